@@ -1,0 +1,75 @@
+"""Equivariant networks on point clouds with physics in them, in JAX and Haiku.
+
+Importing the package stops with one line under the releases of jax in `FAULTY_JAX`.
+"""
+
+import importlib.metadata
+import sys
+from types import TracebackType
+
+__version__ = "0.1.0"
+
+# Releases that give wrong numbers or that no run can be timed on. setup.cfg excludes
+# them too; an environment that was put together by hand still gets here.
+FAULTY_JAX = {
+    "0.10.2": "computes wrong numbers on CPU (jax issue 39103)",
+    "0.11.0": "has GPU scatter-adds hundreds of times slower",
+    "0.11.1": "hangs in fori_loop",
+}
+
+
+class UnsupportedJaxError(ImportError):
+    """The installed jax is one of the releases in `FAULTY_JAX`."""
+
+
+def check_jax(version: str) -> None:
+    """Refuse a faulty release of jax.
+
+    Raises:
+      UnsupportedJaxError: one line with the release, its fault and the way out.
+    """
+    release = version.partition("+")[0]
+    if release in FAULTY_JAX:
+        requirement = "jax>=0.7," + ",".join(f"!={bad}" for bad in FAULTY_JAX)
+        raise UnsupportedJaxError(
+            f"demetar refuses jax {release}, which {FAULTY_JAX[release]}; "
+            f"mend it with: python -m pip install '{requirement}'"
+        )
+
+
+def _jax_versions() -> set[str]:
+    """The version by the metadata and by jax itself, which is imported only if needed.
+
+    They differ where a copy of jax without metadata hides an installed one.
+    """
+    versions = set()
+    try:
+        versions.add(importlib.metadata.version("jax"))
+    except importlib.metadata.PackageNotFoundError:
+        import jax  # noqa: F401
+    if "jax" in sys.modules:
+        versions.add(sys.modules["jax"].__version__)
+    return versions
+
+
+def _print_without_traceback() -> None:
+    """Let an uncaught `UnsupportedJaxError` end the program with its message alone."""
+    previous = sys.excepthook
+
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, UnsupportedJaxError):
+            print(error, file=sys.stderr)
+        else:
+            previous(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+try:
+    for _version in _jax_versions():
+        check_jax(_version)
+except UnsupportedJaxError:
+    _print_without_traceback()
+    raise

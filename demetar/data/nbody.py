@@ -1,0 +1,246 @@
+"""N-body systems from a folder that `tools.generate_nbody` wrote.
+
+The folder holds `train.npz`, `valid.npz`, `test.npz` and `metadata.json`. Each split
+has `positions` and `velocities` (S, F, n, 3), `charges` or `masses` (S, n), `steps`
+(F,) and, where the systems differ in size, `num_bodies` (S,): the entries of a system beyond
+its number of bodies are padding. The metadata name the saved `frames`, the SHA-256 of
+every array and the fingerprint of them all.
+
+The task: positions and velocities at one frame -> positions at a later one, on complete
+graphs. Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 5.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from demetar import graphs
+from demetar.data import base
+from demetar.errors import UserError
+from demetar.types import Head, Nodes, TaskSpec, VectorInput
+
+FORMAT = 1
+SPLITS = ("train", "valid", "test")
+TARGETS = ("position",)
+RADIAL_PERCENTILE = 99.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is read of a folder.
+
+    Attributes:
+      start_frame, target_frame: frame numbers of input and target.
+      num_train: training samples, the first of the folder's; None for all.
+      batch_size: graphs per batch.
+      dtype: 'float32' or 'float64', of everything that the model sees.
+    """
+
+    start_frame: int
+    target_frame: int
+    num_train: int | None = None
+    batch_size: int = 100
+    dtype: str = "float32"
+
+
+def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
+    """The N-body data set of a folder.
+
+    Raises:
+      UserError: the folder is missing, incomplete, truncated or altered, or does not
+        hold the frames or the number of samples asked for.
+    """
+    metadata = read_metadata(folder)
+    kind = "charges" if metadata["settings"]["system"] == "charged" else "masses"
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for split in SPLITS:
+        if split not in metadata["arrays"]:
+            raise UserError(
+                f"{folder} has no {split} set; generate one with --num_{split} above 0"
+            )
+        arrays = _read_split(folder, split, metadata)
+        count = _num_samples(split, arrays, settings, folder)
+        parts[split] = _select(arrays, kind, metadata, settings, count, folder)
+    splits, start = {}, 0
+    for split in SPLITS:
+        stop = start + len(parts[split]["start"])
+        splits[split] = np.arange(start, stop)
+        start = stop
+    merged = {
+        name: np.concatenate([parts[split][name] for split in SPLITS])
+        for name in parts["train"]
+    }
+    samples = base.to_dtype(_samples(merged), settings.dtype)
+    task = _task(metadata, kind, settings, parts["train"], samples)
+    packing = base.make_packing(samples, task, settings.batch_size)
+    return base.Dataset(task, packing, splits, metadata["fingerprint"])
+
+
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """`metadata.json` of a folder.
+
+    Raises:
+      UserError: there is no such file, or it is not of this format.
+    """
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text())
+        found = metadata["format"]
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is not a finished data set: it has no metadata.json; write one "
+            "with python -m tools.generate_nbody --out=DIR"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}); generate the data set anew"
+        ) from None
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {found}, expected {FORMAT}; generate the data set anew"
+        )
+    return metadata
+
+
+def array_hash(array: np.ndarray) -> str:
+    """SHA-256 of an array's type, shape and C-order bytes, as the generator writes."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _read_split(
+    folder: pathlib.Path, split: str, metadata: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    path = folder / f"{split}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; generate the data set anew") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(
+            f"{path} is truncated or damaged ({error}); generate the data set anew"
+        ) from None
+    expected = metadata["arrays"][split]
+    for name in sorted({*arrays, *expected}):
+        found = array_hash(arrays[name]) if name in arrays else "nothing"
+        if found != expected.get(name):
+            raise UserError(
+                f"{path} was altered: the checksum of {name!r} is {found[:12]}, its "
+                f"metadata say {str(expected.get(name))[:12]}; generate it anew"
+            )
+    return arrays
+
+
+def _num_samples(
+    split: str,
+    arrays: dict[str, np.ndarray],
+    settings: Settings,
+    folder: pathlib.Path,
+) -> int:
+    available = len(arrays["positions"])
+    if split != "train" or settings.num_train is None:
+        return available
+    if not 1 <= settings.num_train <= available:
+        raise UserError(
+            f"expected --num_train between 1 and the {available} training samples of "
+            f"{folder}, found {settings.num_train}"
+        )
+    return settings.num_train
+
+
+def _select(
+    arrays: dict[str, np.ndarray],
+    kind: str,
+    metadata: dict[str, Any],
+    settings: Settings,
+    count: int,
+    folder: pathlib.Path,
+) -> dict[str, np.ndarray]:
+    """The first `count` systems at the two frames."""
+    frames = list(metadata["frames"])
+    for frame in (settings.start_frame, settings.target_frame):
+        if frame not in frames:
+            raise UserError(
+                f"{folder} has no frame {frame}; it has "
+                f"{frames[0]} to {frames[-1]} ({len(frames)} frames)"
+            )
+    start, target = (
+        frames.index(frame) for frame in (settings.start_frame, settings.target_frame)
+    )
+    positions, velocities = arrays["positions"][:count], arrays["velocities"][:count]
+    sizes = np.full(count, positions.shape[2])
+    return {
+        "start": positions[:, start],
+        "velocity": velocities[:, start],
+        "target": positions[:, target],
+        "charge": arrays[kind][:count],
+        "num_bodies": arrays.get("num_bodies", sizes)[:count],
+    }
+
+
+def _samples(merged: dict[str, np.ndarray]) -> base.Samples:
+    """Complete graphs of every system, bodies beyond its size left out."""
+    n_node = merged["num_bodies"].astype(np.int32)
+    real = np.arange(merged["start"].shape[1]) < n_node[:, None]  # [D, n]
+    charges = merged["charge"][real]
+    starts = np.repeat(np.cumsum(n_node) - n_node, n_node * (n_node - 1))
+    pairs = {size: graphs.complete_edges(size) for size in np.unique(n_node).tolist()}
+    senders = np.concatenate([pairs[size][0] for size in n_node.tolist()])
+    receivers = np.concatenate([pairs[size][1] for size in n_node.tolist()])
+    products = charges[starts + senders] * charges[starts + receivers]
+    return base.Samples(
+        nodes=Nodes(
+            merged["start"][real], charges[:, None], merged["velocity"][real][:, None]
+        ),
+        edges=products[:, None],
+        senders=senders,
+        receivers=receivers,
+        n_node=n_node,
+        n_edge=n_node * (n_node - 1),
+        targets={"position": merged["target"][real][:, None]},
+    )
+
+
+def _task(
+    metadata: dict[str, Any],
+    kind: str,
+    settings: Settings,
+    train: dict[str, np.ndarray],
+    samples: base.Samples,
+) -> TaskSpec:
+    length = metadata["units"]["positions"]
+    scalar = kind.removesuffix("s") if kind == "charges" else "mass"
+    edges = int(samples.n_edge[: len(train["start"])].sum())
+    nodes = int(samples.n_node[: len(train["start"])].sum())
+    receivers, senders = _global_edges(samples, edges)
+    positions = samples.nodes.positions
+    distances = np.linalg.norm(positions[receivers] - positions[senders], axis=-1)
+    extent = np.percentile(distances, RADIAL_PERCENTILE) if edges else 1.0
+    return TaskSpec(
+        name=f"{metadata['settings']['system']}, frame {settings.start_frame} -> "
+        f"{settings.target_frame}",
+        heads=(Head("position", "node_vector", base="positions", unit=length),),
+        scalars=(scalar,),
+        vectors=(VectorInput("velocity"),),
+        edge_features=(f"{scalar}_product",),
+        length_unit=length,
+        radial_extent=float(np.float32(extent)),
+        average_neighbors=edges / nodes,
+    )
+
+
+def _global_edges(samples: base.Samples, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Receivers and senders of the first `count` edges as rows of all nodes."""
+    offsets = np.repeat(np.cumsum(samples.n_node) - samples.n_node, samples.n_edge)
+    offsets = offsets[:count]
+    return samples.receivers[:count] + offsets, samples.senders[:count] + offsets

@@ -1,0 +1,102 @@
+"""Geometry that models make from positions and vectors.
+
+Everything here is a function of arrays alone, differentiable everywhere (coincident
+points and zero vectors included), and equivariant under rotations and reflections.
+"""
+
+from __future__ import annotations
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+
+from demetar import graphs
+from demetar.types import Array, Bucket, Nodes
+
+
+def safe_norm(vectors: Array, axis: int = -1, keepdims: bool = False) -> jax.Array:
+    """Euclidean norm whose gradient at the zero vector is zero instead of NaN.
+
+    Args:
+      vectors: [..., 3] or any array with components along `axis`.
+      axis: axis of the components.
+      keepdims: keep `axis` with length 1.
+
+    Returns:
+      Norms in the unit of `vectors`.
+    """
+    squared = jnp.sum(jnp.square(vectors), axis=axis, keepdims=keepdims)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+def edge_differences(values: Array, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    """values_i - values_j for each edge from sender j to receiver i: [E, C]."""
+    receivers = graphs.gather_receivers(values, graph, bucket)
+    return receivers - graphs.gather_senders(values, graph, bucket)
+
+
+def edge_vectors(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    """x_i - x_j for each edge from sender j to receiver i: [E, 3]."""
+    return edge_differences(graph.nodes.positions, graph, bucket)
+
+
+def centred_positions(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    """Positions relative to the centroid of the particles of each graph: [N, 3].
+
+    The mean runs over the particles, for each of x, y and z: a mean over the three
+    coordinates of a particle would depend on the axes.
+    """
+    positions = graph.nodes.positions
+    centroids = graphs.pool_mean(positions, graph, bucket)  # [G, 3]
+    return positions - graphs.broadcast_to_nodes(centroids, graph, bucket)
+
+
+def spherical_harmonics(vectors: Array, lmax: int) -> dict[int, jax.Array]:
+    """Real spherical harmonics of the directions of vectors, up to degree lmax.
+
+    The normalisation is e3nn's 'integral' one (the mean square over the sphere is
+    1 / 4 pi), the component order e3nn-jax's. A zero vector has zero harmonics for
+    every degree above 0, with zero gradient.
+
+    Args:
+      vectors: [X, 3].
+      lmax: highest degree.
+
+    Returns:
+      {degree l: [2l + 1, X]}, component-major.
+    """
+    norms = safe_norm(vectors, keepdims=True)  # [X, 1]
+    units = vectors / jnp.where(norms > 0, norms, 1.0)
+    harmonics = {}
+    for degree in range(lmax + 1):
+        values = e3nn.spherical_harmonics(
+            e3nn.Irreps([(1, (degree, (-1) ** degree))]),
+            units,
+            normalize=False,
+            normalization="integral",
+        ).array  # [X, 2l + 1]
+        harmonics[degree] = values.T
+    return harmonics
+
+
+def random_rotations(key: Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Rotation matrices uniform in SO(3): [*shape, 3, 3], in the default dtype."""
+    return e3nn.rand_matrix(key, shape, jnp.zeros(()).dtype)
+
+
+def transform_nodes(nodes: Nodes, matrices: Array) -> Nodes:
+    """Positions and vectors under one orthogonal matrix [3, 3] or one per node.
+
+    Args:
+      nodes: with vectors that are polar (parity -1) where a matrix reflects.
+      matrices: [3, 3] or [N, 3, 3].
+
+    Returns:
+      The nodes as an observer in the transformed frame sees them.
+    """
+    matrices = jnp.broadcast_to(matrices, (*nodes.positions.shape[:-1], 3, 3))
+    return nodes._replace(
+        positions=jnp.einsum("nij,nj->ni", matrices, nodes.positions),
+        vectors=jnp.einsum("nij,nvj->nvi", matrices, nodes.vectors),
+    )

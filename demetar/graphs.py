@@ -1,0 +1,166 @@
+"""Graphs in fixed shapes: connectivity, padding, gathers and sums.
+
+The one module that knows jraph, and the one place where a bucket of equal complete
+graphs takes a faster path than a ragged one. Both paths compute the same function.
+
+The ragged convention: real graphs come first, the last slot of the bucket is the
+padding graph. It owns every padding node and edge; padding edges join its last node to
+itself, so no real node ever receives from padding. Slots in between may be empty.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from demetar.types import Array, Bucket
+
+Graph: TypeAlias = jraph.GraphsTuple
+
+
+def complete_edges(num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Senders and receivers of the complete graph without self-loops.
+
+    Edges are sorted by receiver i; its senders follow in cyclic order
+    i + 1, i + 2, ..., i - 1 (modulo the number of nodes).
+
+    Returns:
+      Two int32 arrays of num_nodes * (num_nodes - 1) entries.
+    """
+    receivers = np.repeat(np.arange(num_nodes), num_nodes - 1)
+    offsets = np.tile(np.arange(1, num_nodes), num_nodes)
+    senders = (receivers + offsets) % max(num_nodes, 1)
+    return senders.astype(np.int32), receivers.astype(np.int32)
+
+
+def node_mask(graph: Graph, bucket: Bucket) -> jax.Array:
+    """[N] True for nodes that are not padding."""
+    if bucket.nodes_per_graph is not None:
+        return jnp.ones(bucket.max_nodes, bool)
+    return jnp.arange(bucket.max_nodes) < bucket.max_nodes - graph.n_node[-1]
+
+
+def edge_mask(graph: Graph, bucket: Bucket) -> jax.Array:
+    """[E] True for edges that are not padding."""
+    if bucket.nodes_per_graph is not None:
+        return jnp.ones(bucket.max_edges, bool)
+    return jnp.arange(bucket.max_edges) < bucket.max_edges - graph.n_edge[-1]
+
+
+def graph_of_node(graph: Graph, bucket: Bucket) -> jax.Array:
+    """[N] index of the graph slot that each node belongs to."""
+    return jnp.repeat(
+        jnp.arange(bucket.num_graphs),
+        graph.n_node,
+        total_repeat_length=bucket.max_nodes,
+    )
+
+
+def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Node values at the receiving end of each edge.
+
+    Args:
+      values: [..., N, C].
+
+    Returns:
+      [..., E, C].
+    """
+    size = bucket.nodes_per_graph
+    if size is None:
+        return jnp.take(values, graph.receivers, axis=-2)
+    *lead, _, channels = values.shape
+    copies = jnp.broadcast_to(
+        values[..., :, None, :], (*lead, bucket.max_nodes, size - 1, channels)
+    )
+    return copies.reshape(*lead, bucket.max_edges, channels)
+
+
+def gather_senders(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Node values at the sending end of each edge.
+
+    In a regular bucket, entry i * (n + 1) + k of the n values repeated without end is
+    value (i + k) mod n: the k-th sender of receiver i. So the gather is a broadcast, a
+    reshape and a slice, and so is its transpose.
+
+    Args:
+      values: [..., N, C].
+
+    Returns:
+      [..., E, C].
+    """
+    size = bucket.nodes_per_graph
+    if size is None:
+        return jnp.take(values, graph.senders, axis=-2)
+    *lead, _, channels = values.shape
+    blocks = (*lead, bucket.num_graphs)
+    values = values.reshape(*blocks, 1, size, channels)
+    copies = jnp.broadcast_to(values, (*blocks, size + 1, size, channels))
+    rows = copies.reshape(*blocks, size, size + 1, channels)
+    return rows[..., 1:size, :].reshape(*lead, bucket.max_edges, channels)
+
+
+def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Sum of edge values over the edges that end at each node.
+
+    Args:
+      values: [..., E, C].
+
+    Returns:
+      [..., N, C]; zero for a node without edges.
+    """
+    size = bucket.nodes_per_graph
+    *lead, _, channels = values.shape
+    if size is not None:
+        grouped = values.reshape(*lead, bucket.max_nodes, size - 1, channels)
+        return grouped.sum(axis=-2)
+    edges_first = jnp.moveaxis(values, -2, 0)
+    summed = jax.ops.segment_sum(
+        edges_first, graph.receivers, bucket.max_nodes, indices_are_sorted=True
+    )
+    return jnp.moveaxis(summed, 0, -2)
+
+
+def num_neighbors(graph: Graph, bucket: Bucket) -> jax.Array:
+    """[N, 1] number of edges that end at each node, at least 1 (so that it divides)."""
+    size = bucket.nodes_per_graph
+    if size is not None:
+        return jnp.full((bucket.max_nodes, 1), max(size - 1, 1), jnp.float32)
+    ones = jnp.ones((bucket.max_edges, 1), jnp.float32)
+    return jnp.maximum(sum_to_receivers(ones, graph, bucket), 1)
+
+
+def mean_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """As `sum_to_receivers`, divided by the number of edges of the node."""
+    totals = sum_to_receivers(values, graph, bucket)
+    return totals / num_neighbors(graph, bucket).astype(totals.dtype)
+
+
+def pool_sum(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Sum of node values [N, C] over the nodes of each graph: [G, C]."""
+    size = bucket.nodes_per_graph
+    if size is not None:
+        return values.reshape(bucket.num_graphs, size, -1).sum(axis=1)
+    return jax.ops.segment_sum(
+        values,
+        graph_of_node(graph, bucket),
+        bucket.num_graphs,
+        indices_are_sorted=True,
+    )
+
+
+def pool_mean(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Mean of node values [N, C] over the nodes of each graph: [G, C]; 0 if empty."""
+    counts = jnp.maximum(graph.n_node, 1)[:, None]
+    return pool_sum(values, graph, bucket) / counts
+
+
+def broadcast_to_nodes(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Graph values [G, C] at each node of the graph: [N, C]."""
+    size = bucket.nodes_per_graph
+    if size is not None:
+        return jnp.repeat(values, size, axis=0, total_repeat_length=bucket.max_nodes)
+    return values[graph_of_node(graph, bucket)]

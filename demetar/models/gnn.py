@@ -1,0 +1,59 @@
+"""Message passing on raw coordinates: the GNN of the EGNN paper's tables.
+
+Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 5.1 and appendix
+C.1; the messages are those of Gilmer et al. 2017, arXiv 1704.01212.
+
+Differs from the paper: nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from demetar import graphs
+from demetar.models import base
+from demetar.nn import mlp
+from demetar.types import Array, Bucket
+
+
+@dataclasses.dataclass
+class GNN(base.Model):
+    """Not equivariant: reads and predicts coordinates.
+
+    Attributes:
+      hidden_size: channels of nodes and messages.
+      num_layers: rounds of message passing.
+    """
+
+    symmetry: ClassVar[str] = "S(n)"
+    supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+
+    hidden_size: int = 64
+    num_layers: int = 4
+
+    def __call__(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> dict[str, Array]:
+        size = self.hidden_size
+        coordinates = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+        nodes = mlp.Linear(size, name="embedding")(coordinates)  # [N, C]
+        for layer in range(self.num_layers):
+            messages = mlp.EdgeLinear(size, name=f"edge_linear_{layer}")(
+                nodes, graph.edges, graph, bucket
+            )  # [E, C]
+            messages = mlp.MLP([size], activate_last=True, name=f"edge_mlp_{layer}")(
+                jax.nn.silu(messages)
+            )
+            received = graphs.sum_to_receivers(messages, graph, bucket)  # [N, C]
+            update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
+            nodes = nodes + update(jnp.concatenate([nodes, received], axis=-1))
+        outputs: dict[str, Array] = {}
+        for head in self.task.heads:
+            decoder = mlp.MLP([size, head.size * 3], name=f"decoder_{head.name}")
+            values = decoder(nodes).reshape(-1, head.size, 3)
+            outputs[head.name] = base.absolute(values, head, self.task, graph.nodes)
+        return outputs

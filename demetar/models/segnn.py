@@ -1,0 +1,155 @@
+"""SEGNN: steerable E(3) equivariant message passing.
+
+Source: Brandstetter, Hesselink, van der Pol, Bekkers, Welling 2021, arXiv 2110.02905,
+sections 3.1 and 3.2 and appendix C.
+
+Differs from the authors' code: positions are centred on the particles of each graph;
+theirs subtract the mean over the three coordinates of each particle, which depends on
+the axes. The first message layer is multiplied at the nodes, not at the edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import haiku as hk
+import jax.numpy as jnp
+
+from demetar import geometry, graphs
+from demetar.errors import UserError
+from demetar.models import base
+from demetar.nn import inputs, steerable
+from demetar.types import Array, Bucket
+
+Features = steerable.Features
+Attribute = steerable.Attribute
+
+
+@dataclasses.dataclass
+class SEGNN(base.Model):
+    """Messages and updates are tensor products with harmonics of the geometry.
+
+    Attributes:
+      hidden_units: width in units of a scalar network: the number of channels per
+        degree is such that a layer has the weights of hidden_units x hidden_units.
+      lmax_hidden: highest degree of the hidden features.
+      lmax_attributes: highest degree of the harmonics that steer the layers.
+      num_layers: rounds of message passing.
+      node_inputs: invariants that the nodes start from, beside positions and vectors.
+    """
+
+    symmetry: ClassVar[str] = "E(3)"
+    supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+
+    hidden_units: int = 64
+    lmax_hidden: int = 1
+    lmax_attributes: int = 1
+    num_layers: int = 4
+    node_inputs: tuple[str, ...] = ("|velocity|",)
+
+    def __call__(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> dict[str, Array]:
+        hidden = self._hidden_channels()
+        gated = steerable.gated_channels(hidden)
+        edge_attribute, edges = self._edge_inputs(graph, bucket)
+        node_attribute = self._node_attribute(edge_attribute, graph, bucket)
+        nodes = steerable.TensorProduct(hidden, name="embedding")(
+            self._node_inputs(graph, bucket), node_attribute
+        )
+        for layer in range(self.num_layers):
+            messages = steerable.gate(
+                steerable.EdgeTensorProduct(gated, name=f"message_{layer}_0")(
+                    nodes, edges, edge_attribute, graph, bucket
+                )
+            )
+            messages = steerable.gate(
+                steerable.TensorProduct(gated, name=f"message_{layer}_1")(
+                    messages, edge_attribute
+                )
+            )
+            received = {
+                irrep: graphs.sum_to_receivers(message, graph, bucket)
+                for irrep, message in messages.items()
+            }
+            update = steerable.gate(
+                steerable.TensorProduct(gated, name=f"update_{layer}_0")(
+                    steerable.concatenate([nodes, received]), node_attribute
+                )
+            )
+            update = steerable.TensorProduct(hidden, name=f"update_{layer}_1")(
+                update, node_attribute
+            )
+            nodes = {irrep: nodes[irrep] + update[irrep] for irrep in nodes}
+        nodes = steerable.gate(
+            steerable.TensorProduct(gated, name="readout_0")(nodes, node_attribute)
+        )
+        return self._readout(nodes, node_attribute)
+
+    def _hidden_channels(self) -> dict[steerable.Irrep, int]:
+        """Channels per degree that balance the weights with a scalar network."""
+        if self.lmax_hidden < 0 or self.lmax_attributes < 1:
+            raise UserError(
+                "segnn needs lmax_hidden >= 0 and lmax_attributes >= 1 (vectors in, "
+                f"vectors out), found {self.lmax_hidden} and {self.lmax_attributes}"
+            )
+        paths = steerable.natural_paths(self.lmax_hidden, self.lmax_attributes)
+        channels = math.ceil(self.hidden_units / math.sqrt(paths))
+        degrees = range(self.lmax_hidden + 1)
+        return {steerable.natural_irrep(degree): channels for degree in degrees}
+
+    def _edge_inputs(
+        self, graph: graphs.Graph, bucket: Bucket
+    ) -> tuple[Attribute, Features]:
+        """Harmonics of the edge, and its length and features as scalars."""
+        vectors = geometry.edge_vectors(graph, bucket)
+        # The direction that the paper embeds points from receiver to sender.
+        harmonics = geometry.spherical_harmonics(-vectors, self.lmax_attributes)
+        lengths = geometry.safe_norm(vectors, keepdims=True)
+        scalars = jnp.concatenate([lengths, graph.edges], axis=-1)[
+            None
+        ]  # [1, E, F + 1]
+        return steerable.natural_attribute(harmonics), {steerable.SCALAR: scalars}
+
+    def _node_attribute(
+        self, edge_attribute: Attribute, graph: graphs.Graph, bucket: Bucket
+    ) -> Attribute:
+        """Mean harmonics of the edges plus those of the vectors; the scalar is 1."""
+        attribute = {
+            irrep: graphs.mean_to_receivers(values[..., None], graph, bucket)[..., 0]
+            for irrep, values in edge_attribute.items()
+        }
+        for index in range(graph.nodes.vectors.shape[1]):
+            harmonics = steerable.natural_attribute(
+                geometry.spherical_harmonics(
+                    graph.nodes.vectors[:, index], self.lmax_attributes
+                )
+            )
+            for irrep in attribute:
+                attribute[irrep] = attribute[irrep] + harmonics[irrep]
+        attribute[steerable.SCALAR] = jnp.ones_like(attribute[steerable.SCALAR])
+        return attribute
+
+    def _node_inputs(self, graph: graphs.Graph, bucket: Bucket) -> Features:
+        """Centred positions, vectors and invariants: [3, N, 1 + V] and [1, N, S]."""
+        scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
+        positions = geometry.centred_positions(graph, bucket)
+        vectors = jnp.concatenate([positions[:, None], graph.nodes.vectors], axis=1)
+        return {
+            steerable.SCALAR: scalars[None],
+            steerable.VECTOR: vectors.transpose(2, 0, 1),
+        }
+
+    @hk.transparent
+    def _readout(self, nodes: Features, node_attribute: Attribute) -> dict[str, Array]:
+        """One tensor product per head: {name: [N, K, 3]}."""
+        outputs: dict[str, Array] = {}
+        for head in self.task.heads:
+            layer = steerable.TensorProduct(
+                {steerable.VECTOR: head.size}, name=f"readout_{head.name}"
+            )
+            values = layer(nodes, node_attribute)[steerable.VECTOR]  # [3, N, K]
+            outputs[head.name] = values.transpose(1, 2, 0)
+        return outputs

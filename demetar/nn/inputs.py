@@ -1,0 +1,52 @@
+"""The inputs that a model reads, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from demetar import geometry
+from demetar.errors import UserError
+from demetar.types import Array, Nodes, TaskSpec
+
+
+def invariants(nodes: Nodes, task: TaskSpec, names: Sequence[str]) -> jax.Array:
+    """Invariant node features [N, len(names)].
+
+    Args:
+      nodes: inputs of the batch.
+      task: names their columns.
+      names: a scalar input ('charge') or the norm of a vector input ('|velocity|').
+
+    Raises:
+      UserError: the task has no input of that name.
+    """
+    columns = {name: nodes.scalars[:, i] for i, name in enumerate(task.scalars)}
+    for i, vector in enumerate(task.vectors):
+        columns[f"|{vector.name}|"] = geometry.safe_norm(nodes.vectors[:, i])
+    unknown = [name for name in names if name not in columns]
+    if unknown:
+        raise UserError(
+            f"the task {task.name!r} has no node input {unknown[0]!r}; "
+            f"it has {', '.join(columns) or 'none'}"
+        )
+    if not names:
+        return jnp.ones((*nodes.positions.shape[:-1], 1), nodes.positions.dtype)
+    return jnp.stack([columns[name] for name in names], axis=-1)
+
+
+def vector(nodes: Nodes, task: TaskSpec, name: str) -> Array:
+    """The vector input of that name: [N, 3].
+
+    Raises:
+      UserError: the task has no such vector.
+    """
+    names = [vector.name for vector in task.vectors]
+    if name not in names:
+        raise UserError(
+            f"the task {task.name!r} has no vector input {name!r}; "
+            f"it has {', '.join(names) or 'none'}"
+        )
+    return nodes.vectors[:, names.index(name)]

@@ -1,0 +1,110 @@
+"""Linear layers and perceptrons with PyTorch's default initialisation.
+
+The published N-body codes are written in PyTorch, so their protocols include its
+default initialisation: weights and biases uniform in +-1/sqrt(inputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from demetar import graphs
+from demetar.types import Array, Bucket
+
+Activation = Callable[[Array], jax.Array]
+Initializer = Callable[..., jax.Array]
+
+
+def uniform_fan_in(num_inputs: int) -> Initializer:
+    """Uniform in +-1/sqrt(num_inputs), as `torch.nn.Linear` draws."""
+    bound = 1.0 / max(num_inputs, 1) ** 0.5
+    return hk.initializers.RandomUniform(-bound, bound)
+
+
+class Linear(hk.Module):
+    """x W + b on the last axis."""
+
+    def __init__(
+        self,
+        num_outputs: int,
+        with_bias: bool = True,
+        w_init: Initializer | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.num_outputs = num_outputs
+        self.with_bias = with_bias
+        self.w_init = w_init
+
+    def __call__(self, inputs: Array) -> Array:
+        """[..., C] -> [..., num_outputs]."""
+        w, b = self.parameters(inputs.shape[-1], inputs.dtype)
+        outputs = inputs @ w
+        return outputs if b is None else outputs + b
+
+    def parameters(
+        self, num_inputs: int, dtype: jnp.dtype
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Weight [num_inputs, num_outputs] and bias [num_outputs] or None."""
+        init = uniform_fan_in(num_inputs)
+        shape = (num_inputs, self.num_outputs)
+        w = hk.get_parameter("w", shape, dtype, self.w_init or init)
+        if not self.with_bias:
+            return w, None
+        return w, hk.get_parameter("b", shape[1:], dtype, init)
+
+
+class EdgeLinear(Linear):
+    """A linear layer on concat(h_i, h_j, e_ij) for each edge from j to i.
+
+    Written as W_i h_i + W_j h_j + W_e e_ij: the node parts are multiplied at N nodes
+    before they are gathered, not at E edges after. The parameters are those of the
+    layer on the concatenation.
+    """
+
+    def __call__(  # type: ignore[override]
+        self, nodes: Array, edges: Array, graph: graphs.Graph, bucket: Bucket
+    ) -> jax.Array:
+        """Nodes [N, C] and edges [E, F] -> [E, num_outputs]."""
+        channels = nodes.shape[-1]
+        w, b = self.parameters(2 * channels + edges.shape[-1], nodes.dtype)
+        receivers = nodes @ w[:channels]
+        if b is not None:
+            receivers = receivers + b
+        senders = nodes @ w[channels : 2 * channels]
+        return (
+            graphs.gather_receivers(receivers, graph, bucket)
+            + graphs.gather_senders(senders, graph, bucket)
+            + edges @ w[2 * channels :]
+        )
+
+
+class MLP(hk.Module):
+    """Linear layers with an activation between them, and after the last if asked."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: Activation = jax.nn.silu,
+        activate_last: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.sizes = tuple(sizes)
+        self.activation = activation
+        self.activate_last = activate_last
+
+    def __call__(self, inputs: Array) -> jax.Array:
+        """[..., C] -> [..., sizes[-1]]."""
+        values: Any = inputs
+        last = len(self.sizes) - 1
+        for index, size in enumerate(self.sizes):
+            values = Linear(size, name=f"linear_{index}")(values)
+            if index < last or self.activate_last:
+                values = self.activation(values)
+        return values

@@ -1,0 +1,230 @@
+"""Steerable features and the tensor product with an attribute.
+
+Features are kept component-major, one array [2l + 1, X, C] per irrep, so that mixing
+channels is one large matrix product. The attribute has one channel and one array
+[2l + 1, X] per irrep. e3nn-jax supplies the coupling coefficients.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import e3nn_jax as e3nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demetar import graphs
+from demetar.nn import mlp
+from demetar.types import Bucket
+
+Irrep: TypeAlias = e3nn.Irrep
+Features = dict[Irrep, jax.Array]  # {irrep: [2l + 1, X, C]}
+Attribute = dict[Irrep, jax.Array]  # {irrep: [2l + 1, X]}
+Channels = Mapping[Irrep, int]
+
+SCALAR = Irrep("0e")
+VECTOR = Irrep("1o")
+
+
+def natural_irrep(degree: int) -> Irrep:
+    """The irrep of spherical harmonics of that degree: parity (-1)^l."""
+    return Irrep(degree, (-1) ** degree)
+
+
+def natural_attribute(harmonics: Mapping[int, jax.Array]) -> Attribute:
+    """Harmonics {l: [2l + 1, X]} as an attribute."""
+    return {natural_irrep(degree): value for degree, value in harmonics.items()}
+
+
+def natural_paths(lmax: int, lmax_attribute: int) -> int:
+    """Number of couplings l1 x l2 -> l3 of natural irreps, l1 and l3 up to lmax."""
+    degrees = [natural_irrep(degree) for degree in range(lmax + 1)]
+    attribute = [natural_irrep(degree) for degree in range(lmax_attribute + 1)]
+    return sum(out in a * b for a in degrees for b in attribute for out in degrees)
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    """Features side by side, irrep by irrep, in the order of the parts."""
+    irreps = sorted({irrep for part in parts for irrep in part})
+    return {
+        irrep: jnp.concatenate([part[irrep] for part in parts if irrep in part], -1)
+        for irrep in irreps
+    }
+
+
+def couple(
+    features: jax.Array, attribute: jax.Array, irreps: Sequence[Irrep]
+) -> jax.Array:
+    """One coupling of every channel with the attribute.
+
+    Args:
+      features: [2 l1 + 1, X, C] of irrep `irreps[0]`.
+      attribute: [2 l2 + 1, X] of irrep `irreps[1]`.
+      irreps: the two irreps and the third that they couple to.
+
+    Returns:
+      [2 l3 + 1, X, C], normalised so that components keep their variance where those of
+      both inputs are independent with variance 1.
+    """
+    first, second, out = irreps
+    if second == SCALAR:  # the coupling with a scalar is a multiplication
+        return features * attribute[..., None]
+    coefficients = e3nn.clebsch_gordan(first.l, second.l, out.l) * out.dim**0.5
+    coefficients = jnp.asarray(np.asarray(coefficients), features.dtype)
+    matrices = jnp.einsum("ijk,jx->ikx", coefficients, attribute)[..., None]
+    total = matrices[0] * features[0]
+    for index in range(1, first.dim):
+        total = total + matrices[index] * features[index]
+    return total
+
+
+class _TensorProduct(hk.Module):
+    """Parameters of a fully connected tensor product with an attribute.
+
+    One weight [sum of input channels over paths, output channels] per output irrep,
+    drawn as PyTorch draws a linear layer, and a bias for the scalars. A path is a pair
+    (input irrep, attribute irrep) that couples to the output irrep.
+    """
+
+    def __init__(self, channels: Channels, name: str | None = None):
+        super().__init__(name=name)
+        self.channels = {irrep: num for irrep, num in channels.items() if num}
+
+    def paths(
+        self, inputs: Channels, attribute: Attribute, out: Irrep
+    ) -> list[tuple[Irrep, Irrep]]:
+        return [
+            (first, second)
+            for first in sorted(inputs)
+            for second in sorted(attribute)
+            if out in first * second
+        ]
+
+    def parameters(
+        self, num_inputs: int, out: Irrep, dtype: jnp.dtype
+    ) -> tuple[jax.Array, jax.Array | None]:
+        init = mlp.uniform_fan_in(num_inputs)
+        shape = (num_inputs, self.channels[out])
+        w = hk.get_parameter(f"w_{out}", shape, dtype, init)
+        if out != SCALAR:
+            return w, None
+        return w, hk.get_parameter(f"b_{out}", shape[1:], dtype, init)
+
+
+class TensorProduct(_TensorProduct):
+    """Fully connected tensor product of features with an attribute.
+
+    Source: the O3TensorProduct of SEGNN (arXiv 2110.02905, section 3.1). Couples first,
+    then mixes the channels of all paths in one matrix product.
+    """
+
+    def __call__(self, inputs: Features, attribute: Attribute) -> Features:
+        """Features [2l + 1, X, C] and attribute [2l + 1, X] -> features."""
+        outputs = {}
+        for out in self.channels:
+            coupled = [
+                couple(inputs[first], attribute[second], (first, second, out))
+                for first, second in self.paths(
+                    {irrep: 0 for irrep in inputs}, attribute, out
+                )
+            ]
+            stacked = jnp.concatenate(coupled, axis=-1)
+            w, b = self.parameters(stacked.shape[-1], out, stacked.dtype)
+            outputs[out] = stacked @ w if b is None else stacked @ w + b
+        return outputs
+
+
+class EdgeTensorProduct(_TensorProduct):
+    """Tensor product on concat(h_i, h_j, e_ij) for each edge from j to i.
+
+    The product is linear in the features, so the channels are mixed at N nodes, then
+    gathered, then coupled with the attribute of the edge: the same function as
+    `TensorProduct` on the concatenation, with the same parameters.
+    """
+
+    def __call__(
+        self,
+        nodes: Features,
+        edges: Features,
+        attribute: Attribute,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> Features:
+        """Nodes [2l + 1, N, C], edges [2l + 1, E, F] -> features [2l + 1, E, C']."""
+        sizes = {
+            irrep: (
+                nodes[irrep].shape[-1] if irrep in nodes else 0,
+                edges[irrep].shape[-1] if irrep in edges else 0,
+            )
+            for irrep in {*nodes, *edges}
+        }
+        outputs = {}
+        for out in self.channels:
+            paths = self.paths({irrep: 0 for irrep in sizes}, attribute, out)
+            num_inputs = sum(2 * sizes[a][0] + sizes[a][1] for a, _ in paths)
+            dtype = next(iter(attribute.values())).dtype
+            w, b = self.parameters(num_inputs, out, dtype)
+            terms = [] if b is None else [b]
+            row = 0
+            for first, second in paths:
+                num_nodes, num_edges = sizes[first]
+                stop = row + 2 * num_nodes + num_edges
+                mixed = _mix_at_nodes(
+                    nodes.get(first), edges.get(first), w[row:stop], graph, bucket
+                )
+                row = stop
+                terms.append(couple(mixed, attribute[second], (first, second, out)))
+            outputs[out] = functools.reduce(operator.add, terms)
+        return outputs
+
+
+def _mix_at_nodes(
+    nodes: jax.Array | None,
+    edges: jax.Array | None,
+    w: jax.Array,
+    graph: graphs.Graph,
+    bucket: Bucket,
+) -> jax.Array:
+    """concat(h_i, h_j, e_ij) w for one irrep: [2l + 1, E, C']."""
+    terms = []
+    start = 0
+    if nodes is not None:
+        channels = nodes.shape[-1]
+        start = 2 * channels
+        receivers, senders = nodes @ w[:channels], nodes @ w[channels:start]
+        terms.append(graphs.gather_receivers(receivers, graph, bucket))
+        terms.append(graphs.gather_senders(senders, graph, bucket))
+    if edges is not None:
+        terms.append(edges @ w[start:])
+    return functools.reduce(operator.add, terms)
+
+
+def gated_channels(channels: Channels) -> Channels:
+    """Channels that `gate` turns into `channels`: one more scalar per gated irrep."""
+    num_gates = sum(num for irrep, num in channels.items() if irrep != SCALAR)
+    return {**channels, SCALAR: channels.get(SCALAR, 0) + num_gates}
+
+
+def gate(features: Features) -> Features:
+    """SiLU on the scalars, and the remaining irreps multiplied by sigmoids of scalars.
+
+    The last scalars are the gates. Both activations are scaled to keep the second
+    moment of a standard normal input, as e3nn does.
+    """
+    silu = e3nn.normalize_function(jax.nn.silu)
+    sigmoid = e3nn.normalize_function(jax.nn.sigmoid)
+    gated = sorted(irrep for irrep in features if irrep != SCALAR)
+    num_gates = sum(features[irrep].shape[-1] for irrep in gated)
+    scalars = features[SCALAR]
+    start = scalars.shape[-1] - num_gates
+    outputs = {SCALAR: silu(scalars[..., :start])}
+    for irrep in gated:
+        stop = start + features[irrep].shape[-1]
+        outputs[irrep] = features[irrep] * sigmoid(scalars[..., start:stop])
+        start = stop
+    return outputs

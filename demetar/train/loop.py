@@ -1,0 +1,498 @@
+"""The training loop: compiled calls over many batches, for several seeds at once.
+
+Python plans batches, reads metrics once per call, evaluates, checkpoints. Everything
+in between is one compiled program: `lax.scan` over the batches of a plan, `vmap` over
+the replicas. What is trained is a function of (seeds, settings, data) alone, whether or
+not the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from demetar.data import base as data
+from demetar.errors import UserError
+from demetar.train import checkpoint, losses, optim
+from demetar.types import Array, Batch, Params, TaskSpec, TrainState
+
+AVERAGE_WARMUP = 10  # the moving average forgets its start over this many updates
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A run.
+
+    Attributes:
+      epochs: passes over the training set.
+      eval_every: epochs between evaluations on the validation set.
+      seeds: one replica each; they share one program.
+      average_decay: decay of a moving average of the parameters that is evaluated in
+        their place; 0 for none.
+      max_steps_per_call: bound on the updates of one compiled call, so that a person
+        hears of them in time and a signal is heeded.
+      checkpoint_seconds: least time between two checkpoints.
+    """
+
+    epochs: int
+    eval_every: int = 5
+    seeds: tuple[int, ...] = (1,)
+    average_decay: float = 0.0
+    max_steps_per_call: int = 256
+    checkpoint_seconds: float = 20.0
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, as far as Python knows. Saved in every checkpoint.
+
+    Attributes:
+      epoch: epochs finished and evaluated.
+      calls: compiled calls made since.
+      partial: sums over those calls, [quantity][replica], in `METRICS` order.
+      best_loss, best_epoch: lowest validation loss and its epoch, per replica.
+      seconds: wall time of all sittings.
+      num_compiles: the largest number of programs that a sitting compiled.
+    """
+
+    epoch: int
+    calls: int
+    partial: list[list[float]]
+    best_loss: list[float]
+    best_epoch: list[int]
+    seconds: float
+    num_compiles: int = 0
+
+
+METRICS = ("loss", "gradient_norm", "update_norm")
+
+
+def make_update(
+    model: hk.Transformed,
+    task: TaskSpec,
+    optimizer: optax.GradientTransformation,
+    average_decay: float,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The pure function that makes one update of one replica from one batch."""
+
+    def loss_fn(params: Params, key: Array, batch: Batch) -> jax.Array:
+        outputs = model.apply(params, key, batch.graph, batch.bucket, True)
+        predictions = losses.predict(task, outputs, batch.graph.nodes)
+        errors = losses.squared_errors(task, predictions, batch)
+        return losses.mean_loss(errors, batch.weights)
+
+    def update(
+        state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        loss, gradients = jax.value_and_grad(loss_fn)(state.params, key, batch)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average_decay:
+            decay = jnp.minimum(
+                average_decay, (1 + state.step) / (AVERAGE_WARMUP + state.step)
+            )
+            average = optax.incremental_update(params, average, 1 - decay)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(gradients),
+            "update_norm": optax.global_norm(updates),
+        }
+        return TrainState(params, opt_state, state.step + 1, state.key, average), (
+            metrics
+        )
+
+    return update
+
+
+def over_replicas(function: Callable, num_replicas: int, axes: tuple) -> Callable:
+    """`function` over the leading axis R of the arguments whose axis is 0."""
+    if num_replicas > 1:
+        return jax.vmap(function, in_axes=axes)
+
+    def single(*args: Any) -> Any:  # a batch dimension of 1 would cost time
+        args = tuple(
+            jax.tree.map(lambda leaf: leaf[0], arg) if axis == 0 else arg
+            for arg, axis in zip(args, axes, strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*args))
+
+    return single
+
+
+class Trainer:
+    """A model on a data set: compiled programs and their state.
+
+    Attributes:
+      num_compiles, compile_seconds: of training and evaluation programs so far.
+      num_steps: updates of a whole run.
+    """
+
+    def __init__(
+        self,
+        model: hk.Transformed,
+        dataset: data.Dataset,
+        settings: Settings,
+        optimizer: optim.Settings,
+    ):
+        self.dataset = dataset
+        self.settings = settings
+        self.num_compiles = 0
+        self.compile_seconds = 0.0
+        self._model = model
+        self._arrays = jax.tree.map(jnp.asarray, dataset.packing.arrays())
+        self._valid_plan = dataset.plan("valid")
+        per_epoch = len(dataset.train_plan(settings.seeds[0], 0)["weight"])
+        self.num_steps = per_epoch * settings.epochs
+        self._interval_steps = per_epoch * min(settings.eval_every, settings.epochs)
+        num_calls = math.ceil(self._interval_steps / settings.max_steps_per_call)
+        self.steps_per_call = math.ceil(self._interval_steps / num_calls)
+        self._optimizer = optim.make(optimizer, self.num_steps)
+        self.learning_rate = optim.learning_rate(optimizer, self.num_steps)
+        self._programs: dict[str, Any] = {}
+
+    def init(self) -> TrainState:
+        """The state before the first update, one replica per seed."""
+        packing = self.dataset.packing
+        row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
+
+        def init_one(key: Array) -> TrainState:
+            batch = packing.assemble(self._arrays, row)
+            init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+            params = self._model.init(init_key, batch.graph, batch.bucket, True)
+            average = params if self.settings.average_decay else {}
+            opt_state = self._optimizer.init(params)
+            return TrainState(params, opt_state, jnp.int32(0), key, average)
+
+        keys = jnp.stack([jax.random.key(seed) for seed in self.settings.seeds])
+        return jax.jit(jax.vmap(init_one))(keys)
+
+    def evaluated_params(self, state: TrainState) -> Params:
+        """The parameters that are evaluated and kept, [R, ...]."""
+        return state.average if self.settings.average_decay else state.params
+
+    def interval_plan(self, start: int, stop: int) -> data.Plan:
+        """Training batches of the epochs start to stop - 1 of every seed: [B, R, ...].
+
+        The number of batches is a multiple of `steps_per_call`.
+        """
+        packing = self.dataset.packing
+        plans = [
+            data.concatenate_plans(
+                [self.dataset.train_plan(seed, epoch) for epoch in range(start, stop)]
+            )
+            for seed in self.settings.seeds
+        ]
+        longest = max(len(plan["weight"]) for plan in plans)
+        length = math.ceil(longest / self.steps_per_call) * self.steps_per_call
+        padded = [data.pad_plan(plan, packing, length) for plan in plans]
+        return {
+            name: np.stack([plan[name] for plan in padded], axis=1)
+            for name in padded[0]
+        }
+
+    def train(
+        self, state: TrainState, rows: data.Plan
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """One compiled call of `steps_per_call` updates. The state is donated.
+
+        Returns:
+          The state and, per metric, its sum over the batches [R]; 'count' is their
+          number.
+        """
+        program = self._program("train", self._train_call, (state, rows), donate=0)
+        state, metrics = program(state, self._arrays, rows)
+        return state, {name: np.asarray(value) for name, value in metrics.items()}
+
+    def evaluate(
+        self, params: Params, plan: data.Plan
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Squared errors of every sample of a plan, and the predictions.
+
+        Args:
+          params: [R, ...].
+          plan: of `Dataset.plan`.
+
+        Returns:
+          {head: [R, D']} in the order of the plan, and {head: [R, B, ...]} as the
+          batches hold them.
+        """
+        steps = len(self._valid_plan["weight"])
+        length = math.ceil(len(plan["weight"]) / steps) * steps
+        padded = data.pad_plan(plan, self.dataset.packing, length)
+        parts = []
+        for start in range(0, length, steps):
+            rows = {
+                name: value[start : start + steps] for name, value in padded.items()
+            }
+            program = self._program("evaluate", self._evaluate_call, (params, rows))
+            parts.append(jax.device_get(program(params, self._arrays, rows)))
+        errors, predictions = (
+            {
+                name: np.concatenate([part[index][name] for part in parts], axis=1)
+                for name in parts[0][index]
+            }
+            for index in (0, 1)
+        )
+        ordered = {
+            name: data.in_sample_order(value, padded) for name, value in errors.items()
+        }
+        return ordered, predictions
+
+    def validate(self, params: Params) -> np.ndarray:
+        """Validation loss of each replica, [R]: mean over heads and samples."""
+        errors, _ = self.evaluate(params, self._valid_plan)
+        means = [value.astype(np.float64).mean(axis=1) for value in errors.values()]
+        return np.mean(means, axis=0)
+
+    def _program(
+        self, name: str, function: Callable, args: tuple, donate: int | None = None
+    ) -> Any:
+        """The compiled program, made on first use; it accepts one set of shapes."""
+        if name not in self._programs:
+            start = time.perf_counter()
+            jitted = jax.jit(function, donate_argnums=() if donate is None else donate)
+            lowered = jitted.lower(args[0], self._arrays, args[1])
+            self._programs[name] = lowered.compile()
+            self.compile_seconds += time.perf_counter() - start
+            self.num_compiles += 1
+        return self._programs[name]
+
+    def _train_call(
+        self, state: TrainState, arrays: Any, rows: Mapping[str, Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        task, packing = self.dataset.task, self.dataset.packing
+        decay = self.settings.average_decay
+        update = make_update(self._model, task, self._optimizer, decay)
+
+        def step(
+            state: TrainState, row: Mapping[str, Array]
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            batch = packing.assemble(arrays, row)
+
+            def skip(state: TrainState, batch: Batch) -> Any:
+                zero = jnp.zeros((), batch.weights.dtype)
+                return state, dict.fromkeys(METRICS, zero)
+
+            counts = jnp.any(batch.weights > 0)
+            state, metrics = jax.lax.cond(counts, update, skip, state, batch)
+            return state, {**metrics, "count": counts.astype(jnp.int32)}
+
+        many = over_replicas(step, len(self.settings.seeds), (0, 0))
+        state, metrics = jax.lax.scan(many, state, rows)
+        return state, {name: value.sum(axis=0) for name, value in metrics.items()}
+
+    def _evaluate_call(
+        self, params: Params, arrays: Any, rows: Mapping[str, Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        task, packing = self.dataset.task, self.dataset.packing
+
+        def one(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+            def step(_: None, row: Mapping[str, Array]) -> Any:
+                batch = packing.assemble(arrays, row)
+                outputs = self._model.apply(
+                    params, None, batch.graph, batch.bucket, False
+                )
+                predictions = losses.predict(task, outputs, batch.graph.nodes)
+                return None, (
+                    losses.squared_errors(task, predictions, batch),
+                    predictions,
+                )
+
+            return jax.lax.scan(step, None, rows)[1]
+
+        return over_replicas(one, len(self.settings.seeds), (0,))(params)
+
+
+@dataclasses.dataclass
+class Run:
+    """A training run in its work directory.
+
+    Attributes:
+      trainer: programs.
+      state: what the last call left.
+      best: parameters with the lowest validation loss so far, [R, ...].
+      progress: where the run stands.
+      path: the checkpoint that it continues from.
+    """
+
+    trainer: Trainer
+    state: TrainState
+    best: Params
+    progress: Progress
+    path: pathlib.Path
+
+    @classmethod
+    def start(cls, trainer: Trainer, path: pathlib.Path) -> Run:
+        """A new run, or the one that the checkpoint at `path` holds.
+
+        Raises:
+          UserError: the checkpoint is damaged or belongs to another model.
+        """
+        state = trainer.init()
+        best = jax.tree.map(jnp.copy, trainer.evaluated_params(state))
+        num = len(trainer.settings.seeds)
+        progress = Progress(0, 0, _zeros(num), [math.inf] * num, [0] * num, 0.0)
+        if path.exists():
+            template = {"state": state, "best": best}
+            arrays, metadata = checkpoint.restore(path, template)
+            state, best = jax.tree.map(jnp.asarray, (arrays["state"], arrays["best"]))
+            fields = metadata["progress"]
+            fields["best_loss"] = [
+                math.inf if loss is None else loss for loss in fields["best_loss"]
+            ]
+            progress = Progress(**fields)
+        return cls(trainer, state, best, progress, path)
+
+    def save(self) -> None:
+        """Write the checkpoint. Atomic: a crash leaves the earlier one."""
+        self.progress.num_compiles = max(
+            self.progress.num_compiles, self.trainer.num_compiles
+        )
+        progress = dataclasses.asdict(self.progress)
+        progress["best_loss"] = [
+            loss if math.isfinite(loss) else None for loss in self.progress.best_loss
+        ]
+        arrays = {"state": self.state, "best": self.best}
+        checkpoint.save(self.path, arrays, {"progress": progress})
+
+    def fit(
+        self,
+        on_evaluation: Callable[[dict[str, Any]], None],
+        on_save: Callable[[], None],
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        """Train to the end or until asked to stop; either way the run is saved.
+
+        Args:
+          on_evaluation: gets the metrics of each evaluation.
+          on_save: called after each checkpoint.
+          should_stop: asked after each compiled call.
+
+        Returns:
+          True where the run is finished.
+
+        Raises:
+          UserError: the loss is not finite, or the disk is full.
+        """
+        saved = time.perf_counter()
+        while self.progress.epoch < self.trainer.settings.epochs:
+            stopped = not self._interval(on_evaluation, should_stop)
+            seconds = time.perf_counter() - saved
+            finished = self.progress.epoch >= self.trainer.settings.epochs
+            due = seconds >= self.trainer.settings.checkpoint_seconds
+            if stopped or finished or due:
+                self.save()
+                on_save()
+                saved = time.perf_counter()
+            if stopped and not finished:
+                return False
+        return True
+
+    def _interval(
+        self,
+        on_evaluation: Callable[[dict[str, Any]], None],
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        """Train up to the next evaluation and make it; False where asked to stop."""
+        trainer, progress = self.trainer, self.progress
+        settings = trainer.settings
+        stop = min(progress.epoch + settings.eval_every, settings.epochs)
+        plan = trainer.interval_plan(progress.epoch, stop)
+        steps = trainer.steps_per_call
+        num_calls = len(plan["weight"]) // steps
+        began = time.perf_counter()
+        first_call = progress.calls
+        while progress.calls < num_calls:
+            start = progress.calls * steps
+            rows = {name: value[start : start + steps] for name, value in plan.items()}
+            self.state, metrics = trainer.train(self.state, rows)
+            self._check_finite(metrics, stop)
+            for sums, name in zip(progress.partial, (*METRICS, "count"), strict=True):
+                sums[:] = (np.asarray(sums) + metrics[name]).tolist()
+            progress.calls += 1
+            if should_stop() and progress.calls < num_calls:
+                progress.seconds += time.perf_counter() - began
+                return False
+        seconds = time.perf_counter() - began
+        done = (progress.calls - first_call) * steps
+        graphs = plan["weight"][first_call * steps :].sum() / len(settings.seeds)
+        self._keep_best(stop)
+        progress.seconds += time.perf_counter() - began
+        on_evaluation(
+            {
+                **self._averages(),
+                "epoch": stop,
+                "steps_per_second": done / seconds,
+                "graphs_per_second": float(graphs) / seconds,
+                "wall_seconds": progress.seconds,
+            }
+        )
+        progress.epoch, progress.calls = stop, 0
+        progress.partial = _zeros(len(settings.seeds))
+        return not should_stop()
+
+    def _keep_best(self, epoch: int) -> None:
+        trainer, progress = self.trainer, self.progress
+        params = trainer.evaluated_params(self.state)
+        self.valid_loss = trainer.validate(params)
+        if not np.isfinite(self.valid_loss).all():
+            raise self._not_finite("validation loss", epoch)
+        improved = self.valid_loss < np.asarray(progress.best_loss)
+        if improved.any():
+            self.best = _select(jnp.asarray(improved), params, self.best)
+        for index in np.flatnonzero(improved).tolist():
+            progress.best_loss[index] = float(self.valid_loss[index])
+            progress.best_epoch[index] = epoch
+
+    def _averages(self) -> dict[str, Any]:
+        loss, gradient, update, count = (np.asarray(p) for p in self.progress.partial)
+        steps = int(np.asarray(self.state.step)[0])
+        return {
+            "step": steps,
+            "train_loss": (loss / count).tolist(),
+            "valid_loss": self.valid_loss.tolist(),
+            "best_valid_loss": list(self.progress.best_loss),
+            "best_epoch": list(self.progress.best_epoch),
+            "learning_rate": float(self.trainer.learning_rate(max(steps - 1, 0))),
+            "gradient_norm": (gradient / count).tolist(),
+            "update_norm": (update / count).tolist(),
+        }
+
+    def _check_finite(self, metrics: Mapping[str, np.ndarray], epoch: int) -> None:
+        if not np.isfinite(metrics["loss"]).all():
+            raise self._not_finite("training loss", epoch)
+
+    def _not_finite(self, what: str, epoch: int) -> UserError:
+        kept = f"{self.path} keeps the last good state"
+        if not self.path.exists():
+            kept = "no checkpoint was written yet"
+        return UserError(
+            f"the {what} is not finite before epoch {epoch}; {kept}; try a lower "
+            "--learning_rate or a --clip_norm in another --workdir"
+        )
+
+
+@jax.jit
+def _select(mask: Array, new: Params, old: Params) -> Params:
+    """Per replica, `new` where the mask [R] is True and `old` elsewhere."""
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, new, old)
+
+
+def _zeros(num_replicas: int) -> list[list[float]]:
+    return [[0.0] * num_replicas for _ in (*METRICS, "count")]

@@ -1,0 +1,67 @@
+"""Predictions from outputs, and their errors per graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from demetar import graphs
+from demetar.models import base
+from demetar.types import Array, Batch, Bucket, Head, Nodes, TaskSpec
+
+
+def predict(
+    task: TaskSpec, outputs: Mapping[str, Array], nodes: Nodes
+) -> dict[str, Array]:
+    """Predictions in the units of the heads: base + mean + scale * output.
+
+    The one place where a base is added, so that translation equivariance is exact for
+    every model whose output does not depend on the origin.
+
+    Args:
+      task: heads.
+      outputs: of the model, {head: [N, K, 3] | [N, T] | [G, T]}.
+      nodes: inputs of the batch.
+
+    Returns:
+      {head: same shape as its output}.
+    """
+    predictions: dict[str, Array] = {}
+    for head in task.heads:
+        values = head.mean + head.scale * outputs[head.name]
+        if head.kind == "node_vector":
+            values = values + base.base_vectors(head, task, nodes)
+        predictions[head.name] = values
+    return predictions
+
+
+def squared_errors(
+    task: TaskSpec, predictions: Mapping[str, Array], batch: Batch
+) -> dict[str, jax.Array]:
+    """Mean squared error of each graph: {head: [G]}, over its nodes and components."""
+    return {
+        head.name: _per_graph(
+            head,
+            jnp.square(predictions[head.name] - batch.targets[head.name]),
+            batch.graph,
+            batch.bucket,
+        )
+        for head in task.heads
+    }
+
+
+def _per_graph(
+    head: Head, values: Array, graph: graphs.Graph, bucket: Bucket
+) -> jax.Array:
+    means = values.reshape(values.shape[0], -1).mean(axis=-1)  # [N] or [G]
+    if head.kind == "graph_scalar":
+        return means
+    return graphs.pool_mean(means[:, None], graph, bucket)[:, 0]
+
+
+def mean_loss(errors: Mapping[str, Array], weights: Array) -> jax.Array:
+    """Mean over heads of the mean over the graphs that count; 0 without any."""
+    total = sum(jnp.sum(jnp.where(weights > 0, error, 0)) for error in errors.values())
+    return total / len(errors) / jnp.maximum(jnp.sum(weights), 1)

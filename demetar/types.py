@@ -1,0 +1,184 @@
+"""The types that every part of the program shares, and the glossary of shape letters.
+
+Letters used in shape comments throughout:
+
+    N  nodes of a batch          G  graphs of a batch         M  nodes per graph
+    E  edges of a batch          C  channels                  H  attention heads
+    K  vectors per output head   T  scalars per output head   L  layers
+    S  scalar inputs per node    V  vector inputs per node    F  features per edge
+    R  replicas (seeds) trained in one program
+    B  batches of a plan         D  samples of a data set
+
+Every array of a batch is padded to the static sizes of its `Bucket`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Mapping[str, Mapping[str, jax.Array]]
+
+HEAD_KINDS = ("node_vector", "node_scalar", "graph_scalar")
+
+
+class Nodes(NamedTuple):
+    """What a model may know about each node. Geometry is made inside the model."""
+
+    positions: Array  # [N, 3] in the length unit of the task
+    scalars: Array  # [N, S] invariants in the order of `TaskSpec.scalars`
+    vectors: Array  # [N, V, 3] in the order of `TaskSpec.vectors`
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """The static sizes of one padded batch: everything that decides on a compilation.
+
+    Attributes:
+      max_nodes: nodes of the batch, padding included.
+      max_edges: edges of the batch, padding included.
+      num_graphs: graph slots of the batch. In a ragged bucket the last slot is the
+        padding graph that owns every padding node and edge.
+      nodes_per_graph: where set, every slot is a complete graph of that many nodes
+        whose edges stand in the cyclic order of `graphs.complete_edges`; then there is
+        no padding node, gathers are broadcasts and sums are reshapes.
+    """
+
+    max_nodes: int
+    max_edges: int
+    num_graphs: int
+    nodes_per_graph: int | None = None
+
+    def __post_init__(self) -> None:
+        size = self.nodes_per_graph
+        if size is None:
+            return
+        nodes, edges = self.num_graphs * size, self.num_graphs * size * (size - 1)
+        if (self.max_nodes, self.max_edges) != (nodes, edges):
+            raise ValueError(
+                f"a regular bucket of {self.num_graphs} complete graphs with {size} "
+                f"nodes has {nodes} nodes and {edges} edges, "
+                f"found {self.max_nodes} and {self.max_edges}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """One output of a task.
+
+    Attributes:
+      name: key of the model's output and of `Batch.targets`.
+      kind: 'node_vector' [N, K, 3], 'node_scalar' [N, T] or 'graph_scalar' [G, T].
+      size: K or T.
+      base: what the model's output is added to: 'positions', the name of a vector
+        input, or '' for nothing. Only node vectors have a base.
+      unit: unit of the prediction and of its targets.
+      mean, scale: prediction = base + mean + scale * output of the model.
+    """
+
+    name: str
+    kind: str
+    size: int = 1
+    base: str = ""
+    unit: str = ""
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in HEAD_KINDS:
+            raise ValueError(
+                f"head {self.name!r} has kind {self.kind!r}, "
+                f"expected one of {', '.join(HEAD_KINDS)}"
+            )
+        if self.kind == "node_vector" and self.mean:
+            raise ValueError(f"head {self.name!r}: a vector head cannot have a mean")
+        if self.kind != "node_vector" and self.base:
+            raise ValueError(f"head {self.name!r}: only a vector head has a base")
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorInput:
+    """A vector per node. Parity -1 is a polar vector (1o), +1 an axial one (1e)."""
+
+    name: str
+    parity: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """What a model needs to know of its task. Stored in every checkpoint.
+
+    Attributes:
+      name: name of the data set and target.
+      heads: outputs.
+      scalars: names of the scalar inputs per node, in the order of `Nodes.scalars`.
+      vectors: vector inputs per node, in the order of `Nodes.vectors`.
+      edge_features: names of the invariant features per edge.
+      length_unit: unit of positions.
+      connectivity: 'complete'.
+      radial_extent: distance that a radial basis spans; the 99.9th percentile of the
+        training distances. No pair beyond it is silenced.
+      average_neighbors: average number of neighbours per node of the training set.
+    """
+
+    name: str
+    heads: tuple[Head, ...]
+    scalars: tuple[str, ...] = ()
+    vectors: tuple[VectorInput, ...] = ()
+    edge_features: tuple[str, ...] = ()
+    length_unit: str = ""
+    connectivity: str = "complete"
+    radial_extent: float = 1.0
+    average_neighbors: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serialisable dictionary that `from_json` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskSpec:
+        """The task that `to_json` wrote."""
+        fields = dict(data)
+        fields["heads"] = tuple(Head(**head) for head in data["heads"])
+        fields["vectors"] = tuple(VectorInput(**vector) for vector in data["vectors"])
+        for name in ("scalars", "edge_features"):
+            fields[name] = tuple(data[name])
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Graphs of one bucket with what is known about them.
+
+    Attributes:
+      graph: padded `jraph.GraphsTuple` with `Nodes`, edges [E, F], senders, receivers
+        (sorted), n_node and n_edge [G].
+      bucket: the static sizes of `graph`.
+      targets: {head: [N, K, 3] | [N, T] | [G, T]}.
+      weights: [G] 1 for a graph that counts, 0 for padding.
+    """
+
+    graph: Any
+    bucket: Bucket
+    targets: dict[str, Array]
+    weights: Array
+
+
+jax.tree_util.register_dataclass(
+    Batch, data_fields=["graph", "targets", "weights"], meta_fields=["bucket"]
+)
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step changes. Leaves have a leading axis R."""
+
+    params: Params
+    opt_state: Any
+    step: Array  # updates made
+    key: Array  # the replica's root key; step i uses fold_in(key, i)
+    average: Params  # moving average of `params`; empty where it is not asked for

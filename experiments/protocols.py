@@ -1,0 +1,90 @@
+"""Training protocols by model, and the frames of the N-body data sets.
+
+Each protocol names its source. A model without one trains under `DEFAULT`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from demetar.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings of a training. The names are those of the flags."""
+
+    source: str
+    epochs: int = 1_000
+    batch_size: int = 100
+    learning_rate: float = 5e-4
+    schedule: str = "constant"
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    warmup_epochs: int = 0
+    clip_norm: float = 0.0
+    average_decay: float = 0.0
+    eval_every: int = 5
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Which frames of a data set are input and target, and how many samples train."""
+
+    start_frame: int
+    target_frame: int
+    num_train: int | None
+
+
+DATASETS: Mapping[str, Frames] = {
+    "nbody_small": Frames(30, 40, 3_000),
+    "nbody": Frames(6, 8, 50_000),
+}
+
+DEFAULT = Protocol("the settings of this project; no paper's")
+
+_EGNN = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
+_EGNN_SETTINGS: Mapping[str, Any] = {"epochs": 10_000, "weight_decay": 1e-12}
+
+PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
+    "linear": {"paper": Protocol(_EGNN, epochs=100, learning_rate=1e-2)},
+    "linear_map": {"paper": Protocol(_EGNN, epochs=100, learning_rate=1e-2)},
+    "gnn": {"paper": Protocol(_EGNN, learning_rate=1e-3, **_EGNN_SETTINGS)},
+    "egnn": {"paper": Protocol(_EGNN, **_EGNN_SETTINGS)},
+    "segnn": {
+        "paper": Protocol("Brandstetter et al. 2022, arXiv 2110.02905"),
+    },
+}
+
+
+def find(model: str, name: str) -> Protocol:
+    """The protocol of that name for a model.
+
+    Raises:
+      UserError: the model has none of that name.
+    """
+    known = PROTOCOLS.get(model, {"paper": DEFAULT})
+    if name not in known:
+        raise UserError(
+            f"{model} has no protocol {name!r}; expected one of {', '.join(known)}"
+        )
+    return known[name]
+
+
+def describe(model: str, name: str, changed: Mapping[str, Any]) -> str:
+    """The protocol and what departs from it, in one line."""
+    text = f"{name}: {find(model, name).source}"
+    if not changed:
+        return text
+    changes = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
+    return f"{text}; changed: {changes}"
+
+
+def folder_protocol(frames: Sequence[int]) -> Frames:
+    """30 -> 40 where a folder has these frames, else its first and its last."""
+    if {30, 40} <= set(frames):
+        return Frames(30, 40, None)
+    return Frames(frames[0], frames[-1], None)

@@ -1,0 +1,349 @@
+r"""A table of run records, with published values beside ours.
+
+    python -m experiments.report DIR... [--format=markdown|csv] [--output=FILE]
+
+Every record.json in the folders is one line. Runs on the same test set are compared
+sample by sample with the best of them, where their test_errors.npz are at hand.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from demetar.errors import UserError
+from demetar.train import checkpoint
+from experiments import common, protocols, statistics
+
+_FORMAT = flags.DEFINE_enum(
+    "format", "markdown", ["markdown", "csv"], "how the table is written"
+)
+_OUTPUT = flags.DEFINE_string("output", "", "file to write instead of the screen")
+
+RECORD_FILE = "record.json"
+ERRORS_FILE = "test_errors.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A test loss that was published, in the unit of the data set."""
+
+    loss: float
+    source: str
+
+
+_EGNN_PAPER = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
+
+# By data set, target and model.
+PUBLISHED = {
+    ("nbody_small", "position", "linear"): Published(0.0819, _EGNN_PAPER),
+    ("nbody_small", "position", "gnn"): Published(0.0107, _EGNN_PAPER),
+    ("nbody_small", "position", "egnn"): Published(0.0071, _EGNN_PAPER),
+    ("nbody_small", "position", "segnn"): Published(
+        0.0043,
+        "Brandstetter et al. 2022, arXiv 2110.02905; its code centres positions over "
+        "x, y, z instead of the particles and so is not equivariant",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      label: its folder, as short as tells it from the others.
+      record: the content of its record.json.
+      errors: squared error per seed and test sample [R, D]; None without the file.
+    """
+
+    label: str
+    record: dict[str, Any]
+    errors: np.ndarray | None
+
+    @property
+    def test_set(self) -> str:
+        """Runs for which this is equal were tested on the same samples."""
+        settings = self.record["settings"]
+        frames = [settings.get(name) for name in ("start_frame", "target_frame")]
+        return json.dumps([self.record["fingerprint"], self.record["target"], *frames])
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Mean difference between a run and the best on its test set, with its interval."""
+
+    best: str
+    difference: float
+    low: float
+    high: float
+
+
+# What the report reads of a record.
+_KEYS = (
+    "model",
+    "protocol",
+    "dataset",
+    "target",
+    "unit",
+    "fingerprint",
+    "num_params",
+    "epochs",
+    "seeds",
+    "test_loss_mean",
+    "test_loss_std",
+    "test_loss_interval",
+    "delta_eq",
+    "steps_per_second",
+    "wall_seconds",
+    "device",
+    "settings",
+)
+
+
+def read_runs(folders: Sequence[str]) -> list[Run]:
+    """The runs in the folders and below, in the order of their paths.
+
+    Raises:
+      UserError: a folder without record, or a record or file of errors that cannot be
+        read.
+    """
+    paths: set[pathlib.Path] = set()
+    for folder in folders:
+        found = [path.resolve() for path in pathlib.Path(folder).rglob(RECORD_FILE)]
+        if not found:
+            raise UserError(
+                f"expected a {RECORD_FILE} in {folder} or below, found none; "
+                "give the work directory of a finished run"
+            )
+        paths.update(found)
+    parents = [path.parent for path in sorted(paths)]
+    root = os.path.commonpath([parent.parent for parent in parents])
+    return [_read_run(parent, os.path.relpath(parent, root)) for parent in parents]
+
+
+def _read_run(folder: pathlib.Path, label: str) -> Run:
+    path = folder / RECORD_FILE
+    try:
+        record = json.loads(path.read_bytes())
+        missing = [key for key in _KEYS if key not in record]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"expected a record in {path}, found something unreadable ({error}); "
+            "run the command of that work directory again"
+        ) from error
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}; "
+            "run the command of that work directory again with this release"
+        )
+    return Run(label, record, _read_errors(folder / ERRORS_FILE))
+
+
+def _read_errors(path: pathlib.Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["squared_errors"]
+    except Exception as error:
+        # Zip and NumPy fail in a dozen ways, by the place of the damage.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"expected squared_errors in {path}, found something unreadable "
+            f"({reason}); remove the file to leave this run out of the comparison"
+        ) from error
+
+
+def compare(runs: Sequence[Run]) -> dict[str, Comparison]:
+    """Each run against the best on the same test set, by label.
+
+    Raises:
+      UserError: runs on the same test set have different numbers of samples.
+    """
+    groups: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for run in runs:
+        if run.errors is not None:
+            groups.setdefault(run.test_set, []).append((run.label, run.errors))
+    comparisons = {}
+    for group in groups.values():
+        best, best_errors = min(group, key=lambda item: item[1].mean())
+        for label, errors in group:
+            if label == best:
+                continue
+            if errors.shape[-1] != best_errors.shape[-1]:
+                raise UserError(
+                    f"{label} and {best} name the same test set but hold "
+                    f"{errors.shape[-1]} and {best_errors.shape[-1]} errors; "
+                    "run one of them again"
+                )
+            values = statistics.paired_difference(errors, best_errors)
+            comparisons[label] = Comparison(best, *values)
+    return comparisons
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The records, their sources and the paired differences, as Markdown."""
+    sources: list[str] = []
+    rows = [_markdown_row(run.label, run.record, sources) for run in runs]
+    parts = [_markdown_table(rows)]
+    parts.append(
+        "Test loss: mean ± standard deviation over seeds. Interval: bootstrap over "
+        "test samples. Δ_EQ: mean relative equivariance error under rotations."
+    )
+    if sources:
+        notes = (f"[{number}] {text}" for number, text in enumerate(sources, 1))
+        parts.append("  \n".join(notes))
+    units = {run.label: run.record["unit"] for run in runs}
+    comparisons = [
+        {
+            "Run": label,
+            "Best": comparison.best,
+            "Difference": _fixed(comparison.difference, comparison.difference),
+            "95 % interval": _interval(
+                (comparison.low, comparison.high), comparison.difference
+            ),
+            "Unit": units[label],
+            "Beyond chance": "yes" if comparison.low > 0 else "no",
+        }
+        for label, comparison in compare(runs).items()
+    ]
+    if comparisons:
+        parts.append("Paired differences to the best run on the same test samples:")
+        parts.append(_markdown_table(comparisons))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_row(
+    label: str, record: dict[str, Any], sources: list[str]
+) -> dict[str, str]:
+    """One line; a source that it cites is appended to `sources` where it is new."""
+    mean, std = record["test_loss_mean"], record["test_loss_std"]
+    several = len(record["seeds"]) > 1 and std is not None
+    published = _published(record)
+    if published and published.source not in sources:
+        sources.append(published.source)
+    speed = record["steps_per_second"]
+    return {
+        "Run": label,
+        "Model": record["model"],
+        "Protocol": record["protocol"],
+        "Data set": f"{record['dataset']}, {record['target']}",
+        "Parameters": f"{record['num_params']:,}",
+        "Epochs": f"{record['epochs']:,}",
+        "Seeds": str(len(record["seeds"])),
+        "Test loss": _fixed(mean, mean) + (f" ± {_fixed(std, mean)}" * several),
+        "95 % interval": _interval(record["test_loss_interval"], mean),
+        "Published": f"{published.loss:g} [{sources.index(published.source) + 1}]"
+        if published
+        else "–",
+        "Unit": record["unit"],
+        "Δ_EQ": _delta_eq(record["delta_eq"]),
+        "ms per step": f"{1000 / speed:.3g}" if speed else "–",
+        "Wall time (h:m:s)": _clock(record["wall_seconds"]),
+        "Device": record["device"],
+    }
+
+
+def _published(record: dict[str, Any]) -> Published | None:
+    """The value of the same task; none for other frames or another training set."""
+    named = protocols.DATASETS.get(record["dataset"])
+    if named is None or record["settings"].get("data_seed") is not None:
+        return None
+    task = dataclasses.asdict(named)
+    if any(record["settings"].get(name) != value for name, value in task.items()):
+        return None
+    return PUBLISHED.get((record["dataset"], record["target"], record["model"]))
+
+
+def _markdown_table(rows: Sequence[dict[str, str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join(
+        [line(rows[0]), line("---" for _ in rows[0]), *(line(r.values()) for r in rows)]
+    )
+
+
+def _fixed(value: float | None, reference: float | None) -> str:
+    """`value` to as many decimals as show three digits of `reference`."""
+    if value is None:
+        return "not finite"  # JSON has no NaN
+    size = abs(reference or value)
+    decimals = 2 - math.floor(math.log10(size)) if size else 2
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+def _interval(ends: Sequence[float | None], reference: float | None) -> str:
+    low, high = (_fixed(end, reference) for end in ends)
+    return f"{low} to {high}"
+
+
+def _delta_eq(by_head: dict[str, float | None]) -> str:
+    """A number for one head, else a number by name."""
+    values = {
+        head: "not finite" if value is None else f"{value:.1e}"
+        for head, value in by_head.items()
+    }
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return ", ".join(f"{head} {value}" for head, value in values.items()) or "–"
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+def csv_text(runs: Sequence[Run]) -> str:
+    """The records with all digits, one line each, paired differences at the end."""
+    comparisons = compare(runs)
+    rows = []
+    for run in runs:
+        record = {key: run.record[key] for key in _KEYS}
+        low, high = record.pop("test_loss_interval")
+        record |= {"test_loss_low": low, "test_loss_high": high}
+        published = _published(record)
+        del record["settings"]
+        record["seeds"] = len(record["seeds"])
+        record["delta_eq"] = _delta_eq(record["delta_eq"])
+        record["published"] = published.loss if published else None
+        record["source"] = published.source if published else None
+        paired = comparisons.get(run.label)
+        names = [field.name for field in dataclasses.fields(Comparison)]
+        record |= {f"paired_{name}": getattr(paired, name, None) for name in names}
+        rows.append({"run": run.label, **record})
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints or writes the report on the folders that are named on the command line."""
+    if len(argv) < 2:
+        raise UserError(
+            "expected the work directory of at least one run, found none; "
+            "give it as in: python -m experiments.report runs"
+        )
+    runs = read_runs(argv[1:])
+    text = markdown(runs) if _FORMAT.value == "markdown" else csv_text(runs)
+    if _OUTPUT.value:
+        checkpoint.write_bytes(_OUTPUT.value, text.encode())
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    common.run(main, positional=True)

@@ -1,0 +1,70 @@
+"""What every test shares: the CPU, a quiet matplotlib, shared data and subprocesses."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+
+# Before anything imports jax or matplotlib; subprocesses inherit both.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def project_root() -> pathlib.Path:
+    """The folder that holds setup.cfg."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> pathlib.Path:
+    """The folder of published data and golden outputs; without it the test skips.
+
+    `.ci/run` finds these skips by their first word.
+    """
+    path = pathlib.Path(os.environ.get("DEMETAR_SHARED") or ROOT.parent / "shared")
+    if not path.is_dir():
+        pytest.skip(f"shared: no folder {path}; DEMETAR_SHARED names another one")
+    return path
+
+
+@pytest.fixture
+def run_python(
+    tmp_path: pathlib.Path,
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in a process of its own, away from the project's root.
+
+    `run_python(code)` runs source code and `run_python(['-m', 'module', ...])` a
+    command, in `cwd` (by default the test's temporary folder) with the project on the
+    path. Other keywords become environment variables, as in `JAX_ENABLE_X64='1'`.
+    Returns the completed process, with its output as text, whatever its exit code.
+    """
+
+    def run(
+        code_or_args: str | Sequence[str],
+        *,
+        cwd: pathlib.Path = tmp_path,
+        timeout: float = 300.0,
+        **environment: str,
+    ) -> subprocess.CompletedProcess[str]:
+        if isinstance(code_or_args, str):
+            code_or_args = ["-c", code_or_args]
+        environment = {**os.environ, **environment}
+        paths = [str(ROOT), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        return subprocess.run(
+            [sys.executable, *code_or_args],
+            cwd=cwd,
+            env=environment,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,172 @@
+"""The contract over the whole registry, and its negative controls."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from demetar import geometry, graphs, models
+from demetar.nn import steerable
+from demetar.train import checkpoint
+from tests import contract
+
+# What a model does not read, by its paper. Everything else must matter.
+BLIND = {
+    "linear": {"charge", "edge feature", "position"},
+    "linear_map": {"charge", "edge feature"},
+}
+INPUTS = ("charge", "velocity", "position", "edge feature")
+
+MODELS = tuple(models.REGISTRY)
+EQUIVARIANT = tuple(
+    name for name in MODELS if models.model_class(name).symmetry != "S(n)"
+)
+
+
+@functools.cache
+def subject(name: str, dtype: str = "float32") -> contract.Subject:
+    return contract.Subject(name, dtype)
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestEveryModel:
+    def test_shapes_and_dtypes(self, name):
+        contract.assert_shapes(subject(name))
+
+    def test_symmetry(self, name):
+        contract.assert_symmetry(subject(name))
+
+    def test_permutation(self, name):
+        contract.assert_permutation(subject(name))
+
+    def test_padding_and_batch_mates_change_nothing(self, name):
+        contract.assert_alone(subject(name))
+
+    def test_values_and_gradients_are_finite(self, name):
+        contract.assert_finite(subject(name))
+
+    def test_one_trace_per_bucket(self, name):
+        contract.assert_one_trace(subject(name))
+
+    def test_loss_falls_on_eight_samples(self, name):
+        contract.assert_learns(subject(name))
+
+    def test_every_input_matters(self, name):
+        read = [item for item in INPUTS if item not in BLIND.get(name, ())]
+        contract.assert_inputs_matter(subject(name), read)
+
+    def test_saves_and_loads(self, name, tmp_path):
+        own = subject(name)
+        batch = contract.make_batch(contract.systems())
+        replicas = jax.tree.map(lambda leaf: leaf[None], own.params)
+        checkpoint.save_model(
+            tmp_path / "best.npz",
+            checkpoint.ModelCheckpoint(name, dict(own.small), own.task, replicas, {}),
+        )
+        loaded = checkpoint.load_model(tmp_path / "best.npz")
+        model = models.build(loaded.model, loaded.task, loaded.fields)
+        params = jax.tree.map(lambda leaf: leaf[0], loaded.params)
+        apply = jax.jit(model.apply, static_argnums=(3, 4))
+        key = jax.random.key(0)
+        found = apply(params, key, batch.graph, batch.bucket, False)["position"]
+        assert np.array_equal(found, own.outputs(batch)["position"])
+
+    def test_states_its_symmetry_and_heads(self, name):
+        cls = models.model_class(name)
+        assert cls.symmetry in ("E(3)", "SE(3)", "S(n)")
+        assert cls.supports <= {"node_vector", "node_scalar", "graph_scalar"}
+        assert dataclasses.is_dataclass(cls)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_promises_hold_in_float64(name):
+    with jax.enable_x64(True):
+        precise = subject(name, "float64")
+        contract.assert_shapes(precise)
+        contract.assert_symmetry(precise)
+        contract.assert_permutation(precise)
+        contract.assert_alone(precise)
+
+
+def test_centring_over_coordinates_breaks_rotations(monkeypatch):
+    """The fault of two published SEGNN codes; a test that misses it is no test."""
+
+    def wrong(graph, bucket):
+        positions = graph.nodes.positions
+        return positions - positions.mean(axis=1, keepdims=True)
+
+    monkeypatch.setattr(geometry, "centred_positions", wrong)
+    broken = contract.Subject("segnn")
+    error = contract.transformation_error(
+        broken, contract.rotation(), contract.NO_SHIFT
+    )
+    assert error > contract.BROKEN
+
+
+def test_wrong_gate_breaks_rotations(monkeypatch):
+    """A nonlinearity on components, as a careless layer would have."""
+    right = steerable.gate
+
+    def broken_gate(features):
+        gated = right(features)
+        return {irrep: jax.nn.silu(values) for irrep, values in gated.items()}
+
+    monkeypatch.setattr(steerable, "gate", broken_gate)
+    error = contract.transformation_error(
+        contract.Subject("segnn"), contract.rotation(), contract.NO_SHIFT
+    )
+    assert error > contract.BROKEN
+
+
+def test_clipped_components_break_rotations():
+    """EGNN clips messages by component: harmless at 100, not where it acts."""
+    broken = contract.Subject("egnn", fields={"coordinate_clip": 0.01})
+    error = contract.transformation_error(
+        broken, contract.rotation(), contract.NO_SHIFT
+    )
+    assert error > contract.BROKEN
+
+
+def test_absolute_positions_break_translations():
+    """The S(n) models read raw positions."""
+    for name in set(MODELS) - set(EQUIVARIANT):
+        error = contract.transformation_error(
+            subject(name), contract.IDENTITY, contract.SHIFT
+        )
+        assert error > contract.BROKEN
+
+
+def test_the_fixture_notices_self_loops():
+    batch = contract.make_batch(contract.systems())
+    looped = dataclasses.replace(
+        batch, graph=batch.graph._replace(senders=batch.graph.receivers)
+    )
+    contract.assert_not_degenerate(batch)
+    with pytest.raises(AssertionError):
+        contract.assert_not_degenerate(looped)
+
+
+def test_batch_mates_would_be_noticed(monkeypatch):
+    """A centroid over the whole batch instead of each graph fails the promise."""
+
+    def wrong(graph, bucket):
+        return graph.nodes.positions - graph.nodes.positions.mean(axis=0)
+
+    monkeypatch.setattr(geometry, "centred_positions", wrong)
+    with pytest.raises(AssertionError):
+        contract.assert_alone(contract.Subject("segnn"))
+
+
+def test_padding_that_leaks_would_be_noticed(monkeypatch):
+    """Padding edges that reach a real node fail the promise."""
+    right = graphs.sum_to_receivers
+
+    def leaking(values, graph, bucket):
+        moved = graph._replace(receivers=graph.receivers % (bucket.max_nodes - 1))
+        return right(values, moved, bucket)
+
+    monkeypatch.setattr(graphs, "sum_to_receivers", leaking)
+    with pytest.raises(AssertionError):
+        contract.assert_alone(contract.Subject("gnn"))

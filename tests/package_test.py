@@ -1,0 +1,236 @@
+"""The package as a whole: the guard on jax, the wheel, the arrows and the README."""
+
+import ast
+import configparser
+import importlib.metadata
+import importlib.util
+import pathlib
+import re
+import sys
+import types
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import setuptools
+
+import demetar
+
+PACKAGES = ("demetar", "experiments", "tools")
+
+# What each part of `demetar` may import of the rest of it, beside `errors`. A part that
+# is not named here may import nothing and be imported by nobody.
+_BASE = {"types", "geometry", "graphs"}
+MAY_IMPORT = {
+    "graphs": {"types"},
+    "geometry": {"types", "graphs"},
+    "nn": _BASE | {"nn"},
+    "models": _BASE | {"nn", "models"},
+    "data": _BASE | {"data"},
+    "train": _BASE | {"nn", "models", "train"},
+}
+
+# Files, clocks and logging live in `experiments` and `demetar.train`.
+_SIDE_EFFECTS = {"absl", "io", "json", "logging", "os", "pathlib", "time", "tqdm"}
+
+# What nothing in a package may import.
+NEVER_IMPORTS = {
+    "demetar": {"experiments", "tools", "tests", "absl.flags", "absl.app", "torch"},
+    "experiments": {"tests", "jraph", "torch"},
+    "tools": {"experiments", "tests", "jraph", "torch"},
+    "demetar.nn": _SIDE_EFFECTS,
+    "demetar.models": _SIDE_EFFECTS,
+}
+
+
+def _sources(root: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Every module of the program: its name and its source."""
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            yield ".".join(parts), path.read_text()  # a package is NAME.__init__
+
+
+def _imports(module: str, source: str) -> set[str]:
+    """Names imported anywhere in a source; a name from a package counts with it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            if node.level:
+                parents = module.split(".")[: -node.level]
+                origin = ".".join([*parents, *filter(None, [node.module])])
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _within(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def _wrong_arrows(module: str, source: str) -> list[str]:
+    """The imports of a module that DESIGN's arrows do not allow."""
+    imports = _imports(module, source)
+    wrong = {
+        name
+        for scope, forbidden in NEVER_IMPORTS.items()
+        for name in imports
+        if _within(module, scope) and any(_within(name, bad) for bad in forbidden)
+    }
+    package, _, rest = module.partition(".")
+    part = rest.partition(".")[0]
+    if package == "demetar" and part != "__init__":
+        parts = MAY_IMPORT.get(part, set()) | {"errors", "__version__"}
+        allowed = {f"demetar.{name}" for name in parts}
+        wrong |= {
+            name
+            for name in imports
+            if _within(name, "demetar") and not any(_within(name, ok) for ok in allowed)
+        }
+        if module != "demetar.graphs":
+            wrong |= {name for name in imports if _within(name, "jraph")}
+    return sorted(wrong)
+
+
+# --- The guard on jax ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", demetar.FAULTY_JAX)
+def test_faulty_jax_stops_the_import_with_one_line(release, run_python, tmp_path):
+    metadata = tmp_path / f"jax-{release}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: jax\nVersion: {release}\n")
+
+    for args in (["-c", "import demetar.types"], ["-m", "experiments.nbody", "--help"]):
+        process = run_python(args, PYTHONPATH=str(tmp_path))
+        assert process.returncode != 0
+        assert process.stdout == ""
+        (line,) = process.stderr.splitlines()
+        assert f"jax {release}, which {demetar.FAULTY_JAX[release]}" in line
+        assert "python -m pip install 'jax>=0.7,!=0.10.2,!=0.11.0,!=0.11.1'" in line
+
+
+def test_guard_can_be_caught_and_leaves_other_tracebacks_alone(run_python):
+    process = run_python(
+        """
+import importlib.metadata
+
+importlib.metadata.version = lambda name: "0.11.1"
+try:
+    import demetar
+except ImportError as error:
+    print(type(error).__name__)
+raise ValueError("another")
+"""
+    )
+    assert process.stdout == "UnsupportedJaxError\n"
+    assert "Traceback" in process.stderr
+    assert "ValueError: another" in process.stderr
+
+
+@pytest.mark.parametrize("version", ["0.7.0", "0.10.1", "0.11.2", "0.10.20"])
+def test_guard_accepts_other_releases(version):
+    demetar.check_jax(version)
+
+
+def test_guard_sees_a_local_build_and_a_copy_without_metadata(monkeypatch):
+    with pytest.raises(demetar.UnsupportedJaxError, match=r"jax 0\.10\.2,"):
+        demetar.check_jax("0.10.2+cuda12")
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    copy = types.SimpleNamespace(__version__="0.11.1")
+    monkeypatch.setitem(sys.modules, "jax", copy)
+    assert demetar._jax_versions() == {"0.11.1"}
+
+
+def test_jitted_matrix_vector_product_is_right():
+    """The reproduction of jax issue 39103: 0.8 % off on CPU under 0.10.2."""
+    count = jnp.arange(32_769, dtype=jnp.float32)
+    rows = jnp.stack([count, jnp.zeros_like(count), jnp.zeros_like(count)], axis=1)
+    matrix = jnp.eye(3)
+
+    squares = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(rows)
+
+    np.testing.assert_allclose(squares, np.arange(32_769.0) ** 2, rtol=1e-6)
+
+
+# --- The wheel ----------------------------------------------------------------------
+
+
+def _configuration(root: pathlib.Path) -> configparser.ConfigParser:
+    configuration = configparser.ConfigParser()
+    configuration.read(root / "setup.cfg")
+    return configuration
+
+
+def test_wheel_holds_the_three_packages_whole_and_no_tests(project_root):
+    include = _configuration(project_root)["options.packages.find"]["include"].split()
+    found = set(setuptools.find_packages(str(project_root), include=include))
+
+    folders = {
+        ".".join(path.parent.relative_to(project_root).parts)
+        for package in PACKAGES
+        for path in (project_root / package).rglob("*.py")
+    }
+    assert found == folders, "a folder without __init__.py is left out of the wheel"
+    assert {name.partition(".")[0] for name in found} == set(PACKAGES)
+
+
+def test_setup_excludes_the_releases_that_the_guard_refuses(project_root):
+    options = _configuration(project_root)["options"]["install_requires"]
+    (requirement,) = re.findall(r"^jax>=.*$", options, re.MULTILINE)
+    assert set(re.findall(r"!=([\d.]+)", requirement)) == set(demetar.FAULTY_JAX)
+
+
+# --- The arrows ---------------------------------------------------------------------
+
+
+def test_arrows_point_one_way(project_root):
+    sources = dict(_sources(project_root))
+    assert {module.partition(".")[0] for module in sources} == set(PACKAGES)
+    wrong = {
+        module: _wrong_arrows(module, source) for module, source in sources.items()
+    }
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "module, source, name",
+    [
+        ("demetar.types", "from demetar import graphs", "demetar.graphs"),
+        ("demetar.models.egnn", "import demetar.data.nbody", "demetar.data.nbody"),
+        ("demetar.nn.mlp", "from ..train import loop", "demetar.train.loop"),
+        ("demetar.models.egnn", "from . import egnn\nimport jraph", "jraph"),
+        ("demetar.train.loop", "def f():\n  from absl import flags", "absl.flags"),
+        ("tools.generate_nbody", "import experiments", "experiments"),
+    ],
+)
+def test_a_wrong_arrow_is_found(module, source, name):
+    assert _wrong_arrows(module, source) == [name]
+
+
+def test_jax_is_not_needed_to_check_its_version(run_python):
+    process = run_python("import sys, demetar; print('jax' in sys.modules)")
+    assert process.stdout == "False\n", process.stderr
+
+
+# --- The README ---------------------------------------------------------------------
+
+
+def test_readme_names_modules_and_files_that_exist(project_root):
+    readme = (project_root / "README.md").read_text()
+
+    modules = set(re.findall(r"python -m ([\w.]+)", readme))
+    assert {"experiments.nbody", "pytest", "pip"} <= modules
+    for name in sorted(modules - {"pip"}):
+        assert importlib.util.find_spec(name) is not None, name
+
+    links = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme))
+    assert {link for link in links if not (project_root / link).exists()} == set()

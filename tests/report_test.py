@@ -1,0 +1,249 @@
+"""The table of run records: its numbers, its comparisons, and bad input."""
+
+import csv
+import io
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from demetar.errors import UserError
+from experiments import report, statistics
+
+
+def make_record(**changes: Any) -> dict:
+    record = {
+        "command": "python -m experiments.nbody --model=egnn",
+        "model": "egnn",
+        "fields": {},
+        "dataset": "nbody_small",
+        "fingerprint": "c0ffee",
+        "target": "position",
+        "unit": "length^2",
+        "protocol": "paper: somebody 2021",
+        "num_params": 134020,
+        "epochs": 10000,
+        "seeds": [1, 2],
+        "best_epoch": [9000, 9500],
+        "valid_loss": [0.0074, 0.0075],
+        "test_loss": [0.00711, 0.00725],
+        "test_loss_mean": 0.00718,
+        "test_loss_std": 0.0000990,
+        "test_loss_interval": [0.00631, 0.00822],
+        "delta_eq": {"position": 2.34e-7},
+        "compile_seconds": 4.0,
+        "num_compiles": 2,
+        "wall_seconds": 3723.4,
+        "steps_per_second": 80.0,
+        "versions": {},
+        "device": "cpu x86_64, 2 CPU cores",
+        "settings": {"start_frame": None, "target_frame": None, "num_train": None},
+    }
+    return record | changes
+
+
+def write_run(
+    folder: pathlib.Path, errors: np.ndarray | None = None, **changes: Any
+) -> pathlib.Path:
+    folder.mkdir(parents=True)
+    (folder / report.RECORD_FILE).write_text(json.dumps(make_record(**changes)))
+    if errors is not None:
+        np.savez(folder / report.ERRORS_FILE, squared_errors=errors)
+    return folder
+
+
+def read_tables(text: str) -> list[list[dict[str, str]]]:
+    """The Markdown tables of a text, one dictionary per line."""
+    tables = []
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            lines = [
+                [cell.strip() for cell in line.strip("|").split(" | ")]
+                for line in block.strip().splitlines()
+            ]
+            header, rule, *rows = lines
+            assert set(rule) == {"---"}
+            tables.append([dict(zip(header, row, strict=True)) for row in rows])
+    return tables
+
+
+def report_on(*folders: pathlib.Path) -> str:
+    return report.markdown(report.read_runs([str(folder) for folder in folders]))
+
+
+def make_errors(num_seeds: int, shift: float = 0.0) -> np.ndarray:
+    """[R, 499] errors of which most is common to all models."""
+    common = np.random.default_rng(0).exponential(0.007, size=499)
+    noise = np.random.default_rng(num_seeds).normal(0, 1e-4, size=(num_seeds, 499))
+    return common + noise + shift
+
+
+def test_one_record_is_one_line(tmp_path):
+    text = report_on(write_run(tmp_path / "egnn"))
+    ((row,),) = read_tables(text)
+    assert row == {
+        "Run": "egnn",
+        "Model": "egnn",
+        "Protocol": "paper: somebody 2021",
+        "Data set": "nbody_small, position",
+        "Parameters": "134,020",
+        "Epochs": "10,000",
+        "Seeds": "2",
+        "Test loss": "0.00718 ± 0.00010",
+        "95 % interval": "0.00631 to 0.00822",
+        "Published": "0.0071 [1]",
+        "Unit": "length^2",
+        "Δ_EQ": "2.3e-07",
+        "ms per step": "12.5",
+        "Wall time (h:m:s)": "1:02:03",
+        "Device": "cpu x86_64, 2 CPU cores",
+    }
+    assert "[1] Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844" in text
+
+
+def test_one_seed_has_no_deviation(tmp_path):
+    folder = write_run(tmp_path / "egnn", seeds=[1], test_loss_std=None)
+    ((row,),) = read_tables(report_on(folder))
+    assert row["Test loss"] == "0.00718"
+
+
+def test_published_value_is_that_of_the_same_task(tmp_path):
+    settings = make_record()["settings"]
+    write_run(tmp_path / "a", model="segnn")
+    write_run(tmp_path / "b", model="another")
+    write_run(tmp_path / "c", dataset="nbody")
+    write_run(tmp_path / "d", settings=settings | {"start_frame": 20})
+    write_run(tmp_path / "e", settings=settings | {"num_train": 100})
+    write_run(tmp_path / "f")
+    text = report_on(tmp_path)
+    (rows,) = read_tables(text)
+    published = [row["Published"] for row in rows]
+    assert published == ["0.0043 [1]", "–", "–", "–", "–", "0.0071 [2]"]
+    assert "[1] Brandstetter et al. 2022" in text
+
+
+def test_several_heads_are_named(tmp_path):
+    folder = write_run(tmp_path / "x", delta_eq={"position": 1e-7, "velocity": 0.25})
+    ((row,),) = read_tables(report_on(folder))
+    assert row["Δ_EQ"] == "position 1.0e-07, velocity 2.5e-01"
+
+
+def test_records_are_found_below_and_only_once(tmp_path):
+    write_run(tmp_path / "runs" / "nbody" / "egnn")
+    write_run(tmp_path / "runs" / "small" / "egnn")
+    text = report_on(tmp_path / "runs", tmp_path / "runs" / "nbody" / "egnn")
+    (rows,) = read_tables(text)
+    assert [row["Run"] for row in rows] == ["nbody/egnn", "small/egnn"]
+
+
+def test_models_on_the_same_test_set_are_compared_pair_by_pair(tmp_path):
+    best, close, worse = make_errors(3), make_errors(2), make_errors(1, shift=4e-4)
+    best = best - best.mean(axis=0).mean() + close.mean()  # equally good on average
+    best -= 1e-9
+    write_run(tmp_path / "best", errors=best, model="segnn")
+    write_run(tmp_path / "close", errors=close)
+    write_run(tmp_path / "worse", errors=worse, model="linear")
+    runs = report.read_runs([str(tmp_path)])
+    comparisons = report.compare(runs)
+    assert set(comparisons) == {"close", "worse"}
+    found = comparisons["worse"]
+    expected = statistics.paired_difference(worse, best)
+    assert (found.difference, found.low, found.high) == expected
+    np.testing.assert_allclose(found.difference, worse.mean() - best.mean(), rtol=1e-6)
+    assert comparisons["close"].low < 0 < comparisons["close"].high
+    _, rows = read_tables(report.markdown(runs))
+    shown = {row["Run"]: row for row in rows}
+    assert {row["Best"] for row in rows} == {"best"}
+    assert shown["worse"]["Beyond chance"] == "yes"
+    assert shown["close"]["Beyond chance"] == "no"
+    assert shown["worse"]["Difference"] == f"{found.difference:.6f}"
+    assert shown["worse"]["95 % interval"] == f"{found.low:.6f} to {found.high:.6f}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fingerprint": "decaf"},
+        {"target": "velocity"},
+        {"settings": {"start_frame": 20, "target_frame": 30}},
+    ],
+)
+def test_other_test_sets_are_not_compared(tmp_path, changes):
+    write_run(tmp_path / "a", errors=make_errors(1))
+    write_run(tmp_path / "b", errors=make_errors(1, shift=1.0), **changes)
+    assert report.compare(report.read_runs([str(tmp_path)])) == {}
+    assert len(read_tables(report_on(tmp_path))) == 1
+
+
+def test_runs_without_errors_are_left_out_of_the_comparison(tmp_path):
+    write_run(tmp_path / "a", errors=make_errors(1))
+    write_run(tmp_path / "b", errors=make_errors(1, shift=1.0))
+    write_run(tmp_path / "c")
+    assert set(report.compare(report.read_runs([str(tmp_path)]))) == {"b"}
+
+
+def test_errors_of_other_samples_are_refused(tmp_path):
+    write_run(tmp_path / "a", errors=make_errors(1))
+    write_run(tmp_path / "b", errors=make_errors(1)[:, :7])
+    with pytest.raises(UserError, match="hold 7 and 499|hold 499 and 7"):
+        report_on(tmp_path)
+
+
+def test_csv_holds_every_digit(tmp_path):
+    write_run(tmp_path / "a", errors=make_errors(1))
+    write_run(tmp_path / "b", errors=make_errors(1, shift=1e-3), model="another")
+    text = report.csv_text(report.read_runs([str(tmp_path)]))
+    first, second = csv.DictReader(io.StringIO(text))
+    assert first["run"] == "a" and first["paired_best"] == ""
+    assert float(first["test_loss_std"]) == 0.0000990
+    assert (first["test_loss_low"], first["test_loss_high"]) == ("0.00631", "0.00822")
+    assert first["published"] == "0.0071" and second["published"] == ""
+    assert second["paired_best"] == "a"
+    np.testing.assert_allclose(float(second["paired_difference"]), 1e-3, rtol=1e-6)
+
+
+def one_line_error(folder: pathlib.Path) -> str:
+    with pytest.raises(UserError) as error:
+        report_on(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_folder_without_record_is_named(tmp_path):
+    assert f"record.json in {tmp_path}" in one_line_error(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"model": "eg', "\x00", "3"])
+def test_an_unreadable_record_is_named(tmp_path, content):
+    folder = write_run(tmp_path / "a")
+    (folder / report.RECORD_FILE).write_text(content)
+    assert str(folder / report.RECORD_FILE) in one_line_error(tmp_path)
+
+
+def test_missing_keys_are_named(tmp_path):
+    folder = write_run(tmp_path / "a")
+    record = make_record()
+    del record["unit"], record["device"]
+    (folder / report.RECORD_FILE).write_text(json.dumps(record))
+    assert "record.json lacks unit, device; run" in one_line_error(tmp_path)
+
+
+def test_damaged_errors_are_named(tmp_path):
+    folder = write_run(tmp_path / "a", errors=make_errors(1))
+    path = folder / report.ERRORS_FILE
+    path.write_bytes(path.read_bytes()[:-100])
+    assert str(path) in one_line_error(tmp_path)
+
+
+def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_python):
+    write_run(tmp_path / "runs" / "egnn")
+    command = ["-m", "experiments.report"]
+    done = run_python([*command, "runs", "--format=csv", "--output=table.csv"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    expected = report.csv_text(report.read_runs([str(tmp_path / "runs")]))
+    assert (tmp_path / "table.csv").read_text() == expected
+    done = run_python([*command, "nothing"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

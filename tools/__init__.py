@@ -1,0 +1,1 @@
+"""Generators of data: they share a file format with `demetar`, and no code."""
