@@ -30,6 +30,12 @@ def safe_norm(vectors: Array, axis: int = -1, keepdims: bool = False) -> jax.Arr
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
+def unit_vectors(vectors: Array) -> jax.Array:
+    """Directions of vectors [..., 3]; 0 for the zero vector, with a finite gradient."""
+    norms = safe_norm(vectors, keepdims=True)
+    return jnp.divide(vectors, jnp.where(norms > 0, norms, 1.0))
+
+
 def edge_differences(values: Array, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
     """values_i - values_j for each edge from sender j to receiver i: [E, C]."""
     receivers = graphs.gather_receivers(values, graph, bucket)
@@ -66,8 +72,7 @@ def spherical_harmonics(vectors: Array, lmax: int) -> dict[int, jax.Array]:
     Returns:
       {degree l: [2l + 1, X]}, component-major.
     """
-    norms = safe_norm(vectors, keepdims=True)  # [X, 1]
-    units = vectors / jnp.where(norms > 0, norms, 1.0)
+    units = unit_vectors(vectors)  # [X, 3]
     harmonics = {}
     for degree in range(lmax + 1):
         values = e3nn.spherical_harmonics(

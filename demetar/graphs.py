@@ -10,7 +10,7 @@ itself, so no real node ever receives from padding. Slots in between may be empt
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from demetar.types import Array, Bucket
 
 Graph: TypeAlias = jraph.GraphsTuple
+Rows: TypeAlias = Literal["nodes", "edges"]
 
 
 def complete_edges(num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +144,7 @@ def pool_sum(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     """Sum of node values [N, C] over the nodes of each graph: [G, C]."""
     size = bucket.nodes_per_graph
     if size is not None:
-        return values.reshape(bucket.num_graphs, size, -1).sum(axis=1)
+        return values.reshape(bucket.num_graphs, size, values.shape[-1]).sum(axis=1)
     return jax.ops.segment_sum(
         values,
         graph_of_node(graph, bucket),
@@ -163,4 +164,80 @@ def broadcast_to_nodes(values: Array, graph: Graph, bucket: Bucket) -> jax.Array
     size = bucket.nodes_per_graph
     if size is not None:
         return jnp.repeat(values, size, axis=0, total_repeat_length=bucket.max_nodes)
-    return values[graph_of_node(graph, bucket)]
+    return jnp.asarray(values)[graph_of_node(graph, bucket)]
+
+
+def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Softmax of edge values over the edges that end at the same node.
+
+    Args:
+      logits: [E, H].
+
+    Returns:
+      [E, H], which sum to 1 over the edges of every node that has any.
+    """
+    size = bucket.nodes_per_graph
+    if size is not None:
+        grouped = logits.reshape(bucket.max_nodes, size - 1, logits.shape[-1])
+        return jax.nn.softmax(grouped, axis=1).reshape(logits.shape)
+    peaks = jax.ops.segment_max(
+        logits, graph.receivers, bucket.max_nodes, indices_are_sorted=True
+    )
+    shifted = jnp.exp(logits - jax.lax.stop_gradient(peaks)[graph.receivers])
+    sums = sum_to_receivers(shifted, graph, bucket)
+    return shifted / sums[graph.receivers]
+
+
+def ragged_to_dense(
+    values: Array, graph: Graph, bucket: Bucket, rows: Rows = "nodes"
+) -> tuple[jax.Array, jax.Array]:
+    """Node or edge values with an axis of graphs, padded to the largest graph.
+
+    Args:
+      values: [N, C], or [E, C] where `rows` is 'edges'.
+      graph, bucket: the batch. M is `max_nodes_per_graph` or `max_edges_per_graph` of
+        a ragged bucket, or without these the nodes or edges of the whole batch.
+      rows: 'nodes' or 'edges'.
+
+    Returns:
+      [G, M, C], zero where there is no value, and [G, M] True where there is one. The
+      padding graph has none.
+    """
+    counts, total, size = _rows(graph, bucket, rows)
+    if bucket.nodes_per_graph is not None:
+        dense = jnp.reshape(values, (bucket.num_graphs, size, values.shape[-1]))
+        return dense, jnp.ones(dense.shape[:2], bool)
+    columns = jnp.arange(size)
+    starts = jnp.cumsum(counts) - counts
+    mask = (columns < counts[:, None]).at[-1].set(False)
+    index = jnp.minimum(starts[:, None] + columns, total - 1)
+    return jnp.where(mask[..., None], values[index], 0), mask
+
+
+def dense_to_ragged(
+    values: Array, graph: Graph, bucket: Bucket, rows: Rows = "nodes"
+) -> jax.Array:
+    """Back from `ragged_to_dense`: [G, M, C] -> [N, C] or [E, C], padding zero."""
+    counts, total, size = _rows(graph, bucket, rows)
+    flat = jnp.reshape(values, (-1, values.shape[-1]))  # [G M, C]
+    if bucket.nodes_per_graph is not None:
+        return flat
+    slots = jnp.repeat(
+        jnp.arange(bucket.num_graphs), counts, total_repeat_length=total
+    )  # graph of each row
+    columns = jnp.arange(total) - (jnp.cumsum(counts) - counts)[slots]
+    real = slots < bucket.num_graphs - 1
+    index = jnp.where(real, slots * size + columns, 0)
+    return jnp.where(real[:, None], flat[index], 0)
+
+
+def _rows(graph: Graph, bucket: Bucket, rows: Rows) -> tuple[Array, int, int]:
+    """Nodes or edges: of each graph [G], of the batch, and of the largest graph."""
+    counts, total, largest = (
+        (graph.n_node, bucket.max_nodes, bucket.max_nodes_per_graph)
+        if rows == "nodes"
+        else (graph.n_edge, bucket.max_edges, bucket.max_edges_per_graph)
+    )
+    if bucket.nodes_per_graph is not None:
+        return counts, total, total // bucket.num_graphs
+    return counts, total, largest or total

@@ -47,12 +47,16 @@ class Bucket:
       nodes_per_graph: where set, every slot is a complete graph of that many nodes
         whose edges stand in the cyclic order of `graphs.complete_edges`; then there is
         no padding node, gathers are broadcasts and sums are reshapes.
+      max_nodes_per_graph, max_edges_per_graph: bounds for one graph of a ragged batch,
+        where known; attention within graphs pads to them, else to the whole batch.
     """
 
     max_nodes: int
     max_edges: int
     num_graphs: int
     nodes_per_graph: int | None = None
+    max_nodes_per_graph: int | None = None
+    max_edges_per_graph: int | None = None
 
     def __post_init__(self) -> None:
         size = self.nodes_per_graph

@@ -15,13 +15,29 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from absl import app
+from absl import app, flags
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
+from demetar.types import Head, TaskSpec, VectorInput
 
 USER_ERROR = 2  # exit code
+SIGNALLED = 128  # exit code less the number of the signal
+CONFIG_FILE = "config.json"
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
+
+_ANOTHER = "choose another --workdir"
+
+# What a data set must share with the task of a checkpoint. Sizes and statistics are its
+# own: a model that was trained on 5 bodies is at home on 20.
+_TASK_FIELDS: Mapping[str, str] = {
+    "scalars": "the node inputs",
+    "vectors": "the vectors",
+    "edge_features": "the edge features",
+    "heads": "the targets",
+    "length_unit": "the length unit",
+    "connectivity": "the connectivity",
+}
 
 
 def run(main: Callable[[list[str]], int | None], positional: bool = False) -> None:
@@ -34,6 +50,17 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
     # Which backends jax looked for in vain is no news to a user.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
+    # What listens to neither signal is left at once, without a traceback.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            reason = " ".join(str(error).split())
+            print(f"error: {reason}; see --help", file=sys.stderr)
+            sys.exit(USER_ERROR)
+
     def guarded(argv: list[str]) -> None:
         try:
             if argv[1:] and not positional:
@@ -44,9 +71,17 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(USER_ERROR)
+        except KeyboardInterrupt as interrupt:
+            number = interrupt.args[0] if interrupt.args else signal.SIGINT
+            print("error: interrupted; the same command continues", file=sys.stderr)
+            sys.exit(SIGNALLED + number)
         sys.exit(code or 0)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+def _interrupt(number: int, _: Any) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def cache_dir() -> pathlib.Path:
@@ -84,7 +119,8 @@ class StopSignal:
             self.number = number
             for each in numbers:
                 signal.signal(each, earlier[each])
-            print("\nsaving and leaving; once more to leave at once", flush=True)
+            # Not with print: the signal may have come within one.
+            os.write(1, b"\nsaving and leaving; once more to leave at once\n")
 
         for number in numbers:
             signal.signal(number, remember)
@@ -109,35 +145,30 @@ def device() -> str:
     return f"{first.platform} {kind}, {cores} CPU cores"
 
 
-def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Mark the work directory as that of a run, or make sure that it is.
+def check_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Make sure that a work directory is free or that of a run.
+
+    Args:
+      workdir: it need not exist.
+      config: settings of the run.
 
     Raises:
-      UserError: it belongs to another run, is no directory, or cannot be written.
+      UserError: it belongs to another run, or is no directory that can be read.
     """
-    path = workdir / "config.json"
-    config = json.loads(json.dumps(config))
-    if not path.exists():
-        if workdir.is_dir() and any(workdir.iterdir()):
-            raise UserError(
-                f"{workdir} holds files but no config.json of a run; choose another "
-                "--workdir"
-            )
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot make the work directory {workdir}: {error.strerror}; choose "
-                "another --workdir"
-            ) from None
-        checkpoint.write_json(path, config)
-        return
+    path = workdir / CONFIG_FILE
     try:
-        found = json.loads(path.read_text())
+        content = path.read_text() if path.exists() else None
+        others = [] if content or not workdir.exists() else list(workdir.iterdir())
+        found = json.loads(content) if content else None
     except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); {_ANOTHER}") from None
+    if any(not checkpoint.is_temporary(other) for other in others):
         raise UserError(
-            f"cannot read {path} ({error}); choose another --workdir"
-        ) from None
+            f"{workdir} holds files but no {CONFIG_FILE} of a run; {_ANOTHER}"
+        )
+    if found is None:
+        return
+    config = json.loads(json.dumps(config))
     changed = [
         f"{name} was {found.get(name)!r} and is now {config.get(name)!r}"
         for name in sorted({*found, *config})
@@ -145,6 +176,62 @@ def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise UserError(
-            f"{workdir} belongs to another run: {'; '.join(changed)}; choose another "
-            "--workdir, or give the command of that run to continue it"
+            f"{workdir} belongs to another run: {'; '.join(changed)}; {_ANOTHER}, or "
+            "give the command of that run to continue it"
         )
+
+
+def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Mark a work directory that `check_workdir` has let pass as that of a run.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the work directory {workdir}: {error.strerror}; {_ANOTHER}"
+        ) from None
+    checkpoint.write_json(path, config)
+
+
+def check_task(path: pathlib.Path, task: TaskSpec) -> None:
+    """Make sure that the model at `path`, if there is one, fits a data set.
+
+    Raises:
+      UserError: the data set has other inputs or targets than the model was trained
+        with, or the checkpoint is damaged.
+    """
+    if not os.path.exists(path):  # also where it may not be looked at
+        return
+    known = checkpoint.load_model(path).task
+    changed = [
+        f"{what} {_listed(getattr(task, field))} where {path} knows "
+        f"{_listed(getattr(known, field))}"
+        for field, what in _TASK_FIELDS.items()
+        if _listed(getattr(task, field)) != _listed(getattr(known, field))
+    ]
+    if changed:
+        raise UserError(
+            f"the data set {task.name!r} does not fit the trained model: it has "
+            f"{'; '.join(changed)}; give the data set of that model, or {_ANOTHER}"
+        )
+
+
+def _listed(values: Any) -> str:
+    """Names, vectors or heads of a task as one text, without their statistics."""
+    if isinstance(values, str):
+        return repr(values)
+    texts = [
+        f"{value.name} ({value.size} {value.kind} from {value.base or 'zero'})"
+        if isinstance(value, Head)
+        else f"{value.name} (parity {value.parity:+d})"
+        if isinstance(value, VectorInput)
+        else value
+        for value in values
+    ]
+    return ", ".join(texts) or "none"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import pathlib
 import shlex
 import subprocess
@@ -32,6 +33,21 @@ from experiments import common, protocols, statistics
 
 NUM_PICTURED = 4  # systems in the picture of predicted motion
 
+PLACES = ("workdir", "data_dir")  # flags that change nothing but where files lie
+
+# The least value of each number that has one.
+LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "eval_every": 1,
+    "num_seeds": 1,
+    "seed": 0,
+    "warmup_epochs": 0,
+    "weight_decay": 0,
+    "clip_norm": 0,
+    "average_decay": 0,
+}
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "model", None, f"Model to train: {', '.join(models.REGISTRY)}. Required."
@@ -48,7 +64,9 @@ flags.DEFINE_integer(
     "start_frame", None, "Frame that the model sees. Default: the data set's protocol."
 )
 flags.DEFINE_integer("target_frame", None, "Frame that it predicts. Default: likewise.")
-flags.DEFINE_enum("target", "position", nbody.TARGETS, "What is predicted.")
+flags.DEFINE_enum(
+    "target", "position", list(nbody.TARGETS), "Predicted; the loss of both: the mean."
+)
 flags.DEFINE_integer(
     "num_train",
     None,
@@ -74,6 +92,9 @@ flags.DEFINE_float(
     None,
     "Decay of the moving average of the parameters that is evaluated, 0: none. "
     "Default: the protocol's.",
+)
+flags.DEFINE_enum(
+    "augment", "none", loop.AUGMENTATIONS, "For models that are not equivariant."
 )
 flags.DEFINE_integer("eval_every", None, "Epochs between evaluations on valid.")
 flags.DEFINE_integer("seed", 1, "Seed of initialisation and order of the data.")
@@ -104,7 +125,8 @@ def main(_: list[str]) -> int:
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
     dataset, folder = load_dataset(settings)
     config = {**settings, "fingerprint": dataset.fingerprint}
-    common.claim_workdir(workdir, config)
+    common.check_task(workdir / "best.npz", dataset.task)
+    common.check_workdir(workdir, config)
     record_path = workdir / "record.json"
     if record_path.exists():
         record = json.loads(record_path.read_text())
@@ -113,6 +135,7 @@ def main(_: list[str]) -> int:
     model = models.build(settings["model"], dataset.task, settings["fields"])
     trainer = loop.Trainer(model, dataset, *training_settings(settings, dataset))
     run = loop.Run.start(trainer, workdir / "last.npz")
+    common.claim_workdir(workdir, config)
     num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
     protocol = protocols.describe(settings["model"], FLAGS.protocol, changed)
     print(
@@ -134,7 +157,7 @@ def main(_: list[str]) -> int:
 
         if not run.fit(writer.evaluation, save_best, signals):
             print(f"saved in {workdir}; the same command continues")
-            return 128 + (signals.number or 0)
+            return common.SIGNALLED + (signals.number or 0)
         record, errors = finish(run, model, writer)
         record |= {
             "command": command(),
@@ -155,6 +178,7 @@ def main(_: list[str]) -> int:
 
 def resolve() -> tuple[dict[str, Any], dict[str, Any]]:
     """All settings of the run, and those that depart from the protocol."""
+    models.model_class(FLAGS.model)  # refuses an unknown one
     protocol = protocols.find(FLAGS.model, FLAGS.protocol)
     settings: dict[str, Any] = dataclasses.asdict(protocol)
     del settings["source"]
@@ -171,24 +195,33 @@ def resolve() -> tuple[dict[str, Any], dict[str, Any]]:
         settings[name] = getattr(FLAGS, name)
         if settings[name] is not None:
             changed[name] = settings[name]
-    for name in ("seed", "num_seeds", "dtype"):
+    for name in ("seed", "num_seeds", "dtype", "target", "augment"):
         settings[name] = getattr(FLAGS, name)
         if settings[name] != FLAGS[name].default:
             changed[name] = settings[name]
-    for name in ("epochs", "batch_size", "eval_every", "num_seeds"):
-        if settings[name] < 1:
-            raise UserError(f"expected --{name} of at least 1, found {settings[name]}")
-    if not settings["learning_rate"] > 0:
+    check_ranges(settings)
+    for name in ("model", "dataset", "protocol"):
+        settings[name] = getattr(FLAGS, name)
+    return settings, changed
+
+
+def check_ranges(settings: dict[str, Any]) -> None:
+    """Refuse numbers that no run can be made with."""
+    for name, least in LEAST.items():
+        if not least <= settings[name] < math.inf:  # nor NaN
+            raise UserError(
+                f"expected --{name} of at least {least}, found {settings[name]}"
+            )
+    if not 0 < settings["learning_rate"] < math.inf:
         raise UserError(
             f"expected a --learning_rate above 0, found {settings['learning_rate']}"
         )
-    settings |= {
-        "model": FLAGS.model,
-        "dataset": FLAGS.dataset,
-        "target": FLAGS.target,
-        "protocol": FLAGS.protocol,
-    }
-    return settings, changed
+    if settings["average_decay"] >= 1:
+        raise UserError(
+            f"expected an --average_decay below 1, found {settings['average_decay']}"
+        )
+    if settings["seed"] + settings["num_seeds"] > 2**31:
+        raise UserError(f"expected --seed below 2^31, found {settings['seed']}")
 
 
 def default_workdir(settings: dict[str, Any], changed: dict[str, Any]) -> pathlib.Path:
@@ -272,6 +305,7 @@ def training_settings(
         epochs=settings["epochs"],
         eval_every=settings["eval_every"],
         seeds=tuple(range(seed, seed + settings["num_seeds"])),
+        augment=settings["augment"],
         average_decay=settings["average_decay"],
     )
     optimizer = optim.Settings(
@@ -322,20 +356,25 @@ def finish(
     losses = errors.mean(axis=1)
     spread = losses.std(ddof=1) if len(losses) > 1 else None
     delta = equivariance.rotation_errors(model, dataset, run.best)
+    running_seconds = progress.seconds - progress.compile_seconds
     record = {
         "best_epoch": progress.best_epoch,
-        "compile_seconds": trainer.compile_seconds,
+        "compile_seconds": progress.compile_seconds,
         "delta_eq": {name: float(value.mean()) for name, value in delta.items()},
         "device": common.device(),
         "epochs": settings.epochs,
         "num_compiles": max(trainer.num_compiles, progress.num_compiles),
         "seeds": list(settings.seeds),
-        "steps_per_second": trainer.num_steps / progress.seconds,
+        "steps_per_second": trainer.num_steps / running_seconds,
         "test_loss": losses.tolist(),
+        "test_loss_by_head": {
+            name: value.mean(axis=1, dtype=np.float64).tolist()
+            for name, value in by_head.items()
+        },
         "test_loss_interval": list(statistics.bootstrap_mean(errors)),
         "test_loss_mean": float(losses.mean()),
         "test_loss_std": None if spread is None else float(spread),
-        "unit": f"{dataset.task.heads[0].unit}^2",
+        "unit": " and ".join(f"({head.unit})^2" for head in dataset.task.heads),
         "valid_loss": progress.best_loss,
         "versions": common.versions(),
         "wall_seconds": progress.seconds,
@@ -363,7 +402,8 @@ def draw_motion(
     packing, head = dataset.packing, dataset.task.heads[0]
     row = {name: value[0] for name, value in plan.items()}
     batch = packing.assemble(packing.arrays(), row)
-    sizes = np.asarray(batch.graph.n_node)[: min(NUM_PICTURED, len(plan["sample"][0]))]
+    num_pictured = min(NUM_PICTURED, int((row["weight"] > 0).sum()))
+    sizes = np.asarray(batch.graph.n_node)[:num_pictured]
     stops = np.cumsum(sizes)
     for index, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
         body = slice(stop - size, stop)
@@ -378,8 +418,19 @@ def draw_motion(
 
 
 def command() -> str:
-    """The command line of this run."""
-    return shlex.join(["python", "-m", "experiments.nbody", *sys.argv[1:]])
+    """The command line of this run, without the places of its files.
+
+    So records can be compared, and published without the layout of a disk.
+    """
+    arguments = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in PLACES:
+            arguments.append(argument)
+        elif not equals:
+            next(given, None)  # its value
+    return shlex.join(["python", "-m", "experiments.nbody", *arguments])
 
 
 def describe(record: dict[str, Any]) -> str:

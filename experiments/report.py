@@ -230,9 +230,9 @@ def _markdown_row(
     """One line; a source that it cites is appended to `sources` where it is new."""
     mean, std = record["test_loss_mean"], record["test_loss_std"]
     several = len(record["seeds"]) > 1 and std is not None
-    published = _published(record)
-    if published and published.source not in sources:
-        sources.append(published.source)
+    found = published(record)
+    if found and found.source not in sources:
+        sources.append(found.source)
     speed = record["steps_per_second"]
     return {
         "Run": label,
@@ -244,8 +244,8 @@ def _markdown_row(
         "Seeds": str(len(record["seeds"])),
         "Test loss": _fixed(mean, mean) + (f" ± {_fixed(std, mean)}" * several),
         "95 % interval": _interval(record["test_loss_interval"], mean),
-        "Published": f"{published.loss:g} [{sources.index(published.source) + 1}]"
-        if published
+        "Published": f"{found.loss:g} [{sources.index(found.source) + 1}]"
+        if found
         else "–",
         "Unit": record["unit"],
         "Δ_EQ": _delta_eq(record["delta_eq"]),
@@ -255,7 +255,7 @@ def _markdown_row(
     }
 
 
-def _published(record: dict[str, Any]) -> Published | None:
+def published(record: dict[str, Any]) -> Published | None:
     """The value of the same task; none for other frames or another training set."""
     named = protocols.DATASETS.get(record["dataset"])
     if named is None or record["settings"].get("data_seed") is not None:
@@ -313,12 +313,12 @@ def csv_text(runs: Sequence[Run]) -> str:
         record = {key: run.record[key] for key in _KEYS}
         low, high = record.pop("test_loss_interval")
         record |= {"test_loss_low": low, "test_loss_high": high}
-        published = _published(record)
+        found = published(record)
         del record["settings"]
         record["seeds"] = len(record["seeds"])
         record["delta_eq"] = _delta_eq(record["delta_eq"])
-        record["published"] = published.loss if published else None
-        record["source"] = published.source if published else None
+        record["published"] = found.loss if found else None
+        record["source"] = found.source if found else None
         paired = comparisons.get(run.label)
         names = [field.name for field in dataclasses.fields(Comparison)]
         record |= {f"paired_{name}": getattr(paired, name, None) for name in names}

@@ -25,7 +25,17 @@ from demetar.types import Batch, Bucket, Head, Nodes, TaskSpec, VectorInput
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 BROKEN = 1e-2  # the least error of what is not equivariant
 SIZES = (5, 3, 7, 2)
-SMALL: Mapping[str, Any] = {"hidden_size": 11, "hidden_units": 13, "num_layers": 2}
+SMALL: Mapping[str, Any] = {
+    "hidden_size": 11,
+    "hidden_units": 13,
+    "num_layers": 2,
+    "joint_layers": 1,
+    "radial_sizes": (7,),
+    "num_basis": 5,
+    "hidden_irreps": "8x0e+4x1o+4x2e",
+    "embedding_irreps": "5x0e+3x1o",
+    "layer_irreps": ("7x0e+2x0o+5x1o+3x1e",) * 2,
+}
 
 TASK = TaskSpec(
     name="contract",

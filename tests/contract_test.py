@@ -16,6 +16,8 @@ from tests import contract
 BLIND = {
     "linear": {"charge", "edge feature", "position"},
     "linear_map": {"charge", "edge feature"},
+    "deep_set": {"edge feature"},
+    "set_transformer": {"edge feature"},
 }
 INPUTS = ("charge", "velocity", "position", "edge feature")
 

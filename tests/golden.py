@@ -56,9 +56,20 @@ def _gnn_names() -> dict[str, str]:
     return names
 
 
+def _radial_field_names() -> dict[str, str]:
+    names = {}
+    for layer in range(4):
+        ours, theirs = "radial_field/radial_linear", f"gcl_{layer}"
+        names[f"{ours}_{layer}"] = f"{theirs}.phi.0"
+        names[f"{ours}_{layer}_1"] = f"{theirs}.phi.2"
+        names |= _mlp(f"radial_field/velocity_mlp_{layer}", f"{theirs}.coord_mlp_vel")
+    return names
+
+
 CASES: dict[str, Callable[[], dict[str, str]]] = {
     "egnn": _egnn_names,
     "gnn": _gnn_names,
+    "radial_field": _radial_field_names,
 }
 
 
@@ -83,7 +94,8 @@ def lookup(params: Any, path: tuple[str, str]) -> np.ndarray:
 
 def load(name: str, shared_dir: pathlib.Path) -> Case:
     """The case of a model, with every weight of the file placed in our tree."""
-    with np.load(shared_dir / "golden" / f"{name}_nbody.npz") as file:
+    stem = {"radial_field": "rf"}.get(name, name)
+    with np.load(shared_dir / "golden" / f"{stem}_nbody.npz") as file:
         data = {key: file[key] for key in file.files}
     graph, bucket = _graph(data)
     model = models.build(name, TASK)

@@ -27,11 +27,11 @@ FORCE_LIMIT = 100.0  # charged: each component of the total force is clipped to 
 WALL = 5.0  # charged: initial positions beyond +-this are reflected
 SPEED = 0.5  # charged: initial speed of every body
 
-# Up to this many bodies a cyclic shift pairs them up without waste; beyond it, tiles
-# of bodies keep what is computed per pair in the cache. Both limits were measured.
-RING_BODIES = 8
-TILE_BODIES = 25
-MIN_TILES, MAX_TILES = 4, 8
+# Up to the first number of bodies cyclic shifts pair them up without waste; up to the
+# second, tiles of bodies keep what is computed per pair in the cache; beyond it all
+# pairs of tiles take long to compile, and a loop makes the shifts. As measured.
+RING_BODIES, TILED_BODIES = 8, 125
+NUM_TILES, TILE_BODIES = 4, 25
 
 
 def acceleration_fn(
@@ -61,23 +61,17 @@ def acceleration_fn(
 def _pair_forces_fn(
     sources: jax.Array, softening_squared: float
 ) -> integrators.AccelerationFn:
-    """Sum over j of s_i s_j (x_i - x_j) / |x_i - x_j|^3, each pair computed once."""
+    """Sum over j of s_i s_j (x_i - x_j) / |x_i - x_j|^3."""
     if len(sources) <= RING_BODIES:
         return _ring_forces_fn(sources, softening_squared)
-    return _tiled_forces_fn(sources, softening_squared)
+    if len(sources) <= TILED_BODIES:
+        return _tiled_forces_fn(sources, softening_squared)
+    return _looped_forces_fn(sources, softening_squared)
 
 
-def _inverse_cube(squares: jax.Array) -> jax.Array:
-    """r^-3 by r^2 to within 4 units in the last place.
-
-    A root and a division take longest of all here, in float64 twice as long as in
-    float32. So y = r^-1 comes in float32, and with e = 1 - r^2 y^2, about 1e-7, the rest
-    is r^-3 = y^3 (1 - e)^(-3/2), whose series is cut at e^3.
-    """
-    estimate = jnp.sqrt(1 / squares.astype(jnp.float32)).astype(squares.dtype)
-    error = 1 - squares * (estimate * estimate)
-    cube = estimate * (estimate * estimate)
-    return cube * (1 + error * (1.5 + error * 1.875))
+def _inverse_cube(coupling: jax.Array, squares: jax.Array) -> jax.Array:
+    # One root and one division: `lax.rsqrt` costs the same two and a product more.
+    return coupling / (squares * jnp.sqrt(squares))
 
 
 def _ring_forces_fn(
@@ -93,7 +87,7 @@ def _ring_forces_fn(
         for k, coupling in zip(shifts, couplings, strict=True):
             offsets = positions - jnp.roll(positions, -k, axis=1)  # [3, n, B]
             squares = _sum_squares(offsets) + softening_squared  # [n, B]
-            forces = (coupling * _inverse_cube(squares)) * offsets  # [3, n, B]
+            forces = _inverse_cube(coupling, squares) * offsets  # [3, n, B]
             total = total + forces
             if 2 * k != num_bodies:  # half round the ring, both ends are in `forces`
                 total = total - jnp.roll(forces, k, axis=1)
@@ -106,8 +100,8 @@ def _tiled_forces_fn(
     sources: jax.Array, softening_squared: float
 ) -> integrators.AccelerationFn:
     """Tiles of bodies meet tiles of bodies: the weights of a tile serve both sides."""
-    num_tiles = max(MIN_TILES, -(-len(sources) // TILE_BODIES))
-    tiles = np.array_split(np.arange(len(sources)), min(num_tiles, MAX_TILES))
+    num_tiles = max(NUM_TILES, -(-len(sources) // TILE_BODIES))
+    tiles = np.array_split(np.arange(len(sources)), num_tiles)
     charges = [sources[tile[0] : tile[-1] + 1] for tile in tiles]  # [b, B]
 
     def weights(i: int, j: int, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -115,7 +109,7 @@ def _tiled_forces_fn(
         squares = squares + softening_squared
         if i == j:  # a body does not meet itself: any weight but infinity will do
             squares = squares + jnp.eye(len(tiles[i]), dtype=squares.dtype)[..., None]
-        return charges[i][:, None] * charges[j][None] * _inverse_cube(squares)
+        return _inverse_cube(charges[i][:, None] * charges[j][None], squares)
 
     def forces_fn(positions: jax.Array) -> jax.Array:
         parts = [positions[:, tile[0] : tile[-1] + 1] for tile in tiles]  # [3, b, B]
@@ -128,6 +122,44 @@ def _tiled_forces_fn(
                     weight = weight.swapaxes(0, 1)
                     totals[j] = totals[j] + _tile_forces(weight, second, first)
         return jnp.concatenate(totals, axis=1)  # [3, n, B]
+
+    return forces_fn
+
+
+def _looped_forces_fn(
+    sources: jax.Array, softening_squared: float
+) -> integrators.AccelerationFn:
+    """The ring with a loop over its shifts, in which every shift is a slice."""
+    num_bodies, lanes = sources.shape
+    size = num_bodies * lanes
+    flat = sources.reshape(size)
+    twice = jnp.tile(flat, 2)
+
+    def forces_fn(positions: jax.Array) -> jax.Array:
+        positions = positions.reshape(3, size)
+        around = jnp.tile(positions, (1, 2))  # [3, 2 n B]
+
+        def pulls(k: int | jax.Array) -> jax.Array:
+            partners = lax.dynamic_slice_in_dim(around, k * lanes, size, 1)
+            offsets = positions - partners  # [3, n B]
+            coupling = flat * lax.dynamic_slice_in_dim(twice, k * lanes, size, 0)
+            squares = _sum_squares(offsets) + softening_squared  # [n B]
+            return _inverse_cube(coupling, squares) * offsets
+
+        def add_shift(
+            k: jax.Array, totals: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
+            forces, first = pulls(k), k * lanes
+            total, back = totals
+            slot = lax.dynamic_slice_in_dim(back, first, size, 1) - forces
+            return total + forces, lax.dynamic_update_slice_in_dim(back, slot, first, 1)
+
+        zeros = jnp.zeros_like(positions), jnp.zeros_like(around)
+        total, back = lax.fori_loop(1, (num_bodies + 1) // 2, add_shift, zeros)
+        total = total + back[:, :size] + back[:, size:]
+        if num_bodies % 2 == 0:  # half round the ring
+            total = total + pulls(num_bodies // 2)
+        return total.reshape(3, num_bodies, lanes)
 
     return forces_fn
 

@@ -145,10 +145,11 @@ class RaggedPacking:
         self.bucket = bucket
         self._node_starts = np.concatenate([[0], np.cumsum(samples.n_node)])
         self._edge_starts = np.concatenate([[0], np.cumsum(samples.n_edge)])
-        for limit, counts, what in (
-            (bucket.max_nodes - 1, samples.n_node, "nodes"),
-            (bucket.max_edges, samples.n_edge, "edges"),
+        for total, most, counts, what in (
+            (bucket.max_nodes - 1, bucket.max_nodes_per_graph, samples.n_node, "nodes"),
+            (bucket.max_edges, bucket.max_edges_per_graph, samples.n_edge, "edges"),
         ):
+            limit = total if most is None else min(total, most)
             largest = int(np.argmax(counts))
             if counts[largest] > limit:
                 raise UserError(
@@ -293,7 +294,13 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
         spread = counts.std() * batch_size**0.5
         return max(int(counts.mean() * batch_size + spread) + 1, int(counts.max()))
 
-    bucket = Bucket(budget(samples.n_node) + 1, budget(samples.n_edge), batch_size + 1)
+    bucket = Bucket(
+        budget(samples.n_node) + 1,
+        budget(samples.n_edge),
+        batch_size + 1,
+        max_nodes_per_graph=int(samples.n_node.max()),
+        max_edges_per_graph=int(samples.n_edge.max()),
+    )
     node_targets = [head.name for head in task.heads if head.kind != "graph_scalar"]
     return RaggedPacking(samples, bucket, node_targets)
 

@@ -2,9 +2,9 @@
 
 The folder holds `train.npz`, `valid.npz`, `test.npz` and `metadata.json`. Each split
 has `positions` and `velocities` (S, F, n, 3), `charges` or `masses` (S, n), `steps`
-(F,) and, where the systems differ in size, `num_bodies` (S,): the entries of a system beyond
-its number of bodies are padding. The metadata name the saved `frames`, the SHA-256 of
-every array and the fingerprint of them all.
+(F,) and, where the systems differ in size, `num_bodies` (S,): the entries of a system
+beyond its number of bodies are padding. The metadata name the saved `frames`, the
+SHA-256 of every array and the fingerprint of them all.
 
 The task: positions and velocities at one frame -> positions at a later one, on complete
 graphs. Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 5.1.
@@ -17,6 +17,7 @@ import hashlib
 import json
 import pathlib
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,19 @@ from demetar.types import Head, Nodes, TaskSpec, VectorInput
 
 FORMAT = 1
 SPLITS = ("train", "valid", "test")
-TARGETS = ("position",)
+TARGETS: Mapping[str, tuple[str, ...]] = {
+    "position": ("position",),
+    "velocity": ("velocity",),
+    "both": ("position", "velocity"),
+}
 RADIAL_PERCENTILE = 99.9
+
+# What is read of the metadata beside the checksums.
+_ENTRIES: Mapping[str, tuple[str, ...]] = {
+    "settings": ("system",),
+    "units": ("positions", "velocities"),
+    "frames": (),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +50,7 @@ class Settings:
 
     Attributes:
       start_frame, target_frame: frame numbers of input and target.
+      target: a key of `TARGETS`, which names the heads.
       num_train: training samples, the first of the folder's; None for all.
       batch_size: graphs per batch.
       dtype: 'float32' or 'float64', of everything that the model sees.
@@ -45,6 +58,7 @@ class Settings:
 
     start_frame: int
     target_frame: int
+    target: str = "position"
     num_train: int | None = None
     batch_size: int = 100
     dtype: str = "float32"
@@ -65,6 +79,12 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
             raise UserError(
                 f"{folder} has no {split} set; generate one with --num_{split} above 0"
             )
+        if not {kind, "positions", "velocities"} <= {*metadata["arrays"][split]}:
+            raise UserError(
+                f"expected positions, velocities and {kind} in the {split} set of "
+                f"{folder}, found {', '.join(metadata['arrays'][split]) or 'nothing'}; "
+                "generate the data set anew"
+            )
         arrays = _read_split(folder, split, metadata)
         count = _num_samples(split, arrays, settings, folder)
         parts[split] = _select(arrays, kind, metadata, settings, count, folder)
@@ -77,7 +97,7 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
         name: np.concatenate([parts[split][name] for split in SPLITS])
         for name in parts["train"]
     }
-    samples = base.to_dtype(_samples(merged), settings.dtype)
+    samples = base.to_dtype(_samples(merged, settings.target), settings.dtype)
     task = _task(metadata, kind, settings, parts["train"], samples)
     packing = base.make_packing(samples, task, settings.batch_size)
     return base.Dataset(task, packing, splits, metadata["fingerprint"])
@@ -93,20 +113,41 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text())
         found = metadata["format"]
+        if found == FORMAT:
+            intact = metadata["fingerprint"] == _fingerprint(metadata["arrays"])
+            for entry, names in _ENTRIES.items():
+                missing = {*names} - {*metadata[entry]}
+                if missing:
+                    raise KeyError(f"{entry}.{missing.pop()}")
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not a finished data set: it has no metadata.json; write one "
             "with python -m tools.generate_nbody --out=DIR"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"cannot read {path} ({error}); generate the data set anew"
+            f"cannot read {path} ({error!r}); generate the data set anew"
         ) from None
     if found != FORMAT:
         raise UserError(
             f"{path} has format {found}, expected {FORMAT}; generate the data set anew"
         )
+    if not intact:
+        raise UserError(
+            f"{path} was altered: its fingerprint is not that of its checksums; "
+            "generate the data set anew"
+        )
     return metadata
+
+
+def _fingerprint(arrays: Mapping[str, Mapping[str, str]]) -> str:
+    """SHA-256 of the lines 'split/array:hash' in sorted order, as of the generator."""
+    lines = [
+        f"{split}/{name}:{digest}"
+        for split, digests in arrays.items()
+        for name, digest in digests.items()
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def array_hash(array: np.ndarray) -> str:
@@ -168,6 +209,11 @@ def _select(
 ) -> dict[str, np.ndarray]:
     """The first `count` systems at the two frames."""
     frames = list(metadata["frames"])
+    if len(frames) != arrays["positions"].shape[1]:
+        raise UserError(
+            f"{folder} was altered: its metadata list {len(frames)} frames, its arrays "
+            f"hold {arrays['positions'].shape[1]}; generate the data set anew"
+        )
     for frame in (settings.start_frame, settings.target_frame):
         if frame not in frames:
             raise UserError(
@@ -182,13 +228,14 @@ def _select(
     return {
         "start": positions[:, start],
         "velocity": velocities[:, start],
-        "target": positions[:, target],
+        "position_target": positions[:, target],
+        "velocity_target": velocities[:, target],
         "charge": arrays[kind][:count],
         "num_bodies": arrays.get("num_bodies", sizes)[:count],
     }
 
 
-def _samples(merged: dict[str, np.ndarray]) -> base.Samples:
+def _samples(merged: dict[str, np.ndarray], target: str) -> base.Samples:
     """Complete graphs of every system, bodies beyond its size left out."""
     n_node = merged["num_bodies"].astype(np.int32)
     real = np.arange(merged["start"].shape[1]) < n_node[:, None]  # [D, n]
@@ -207,7 +254,9 @@ def _samples(merged: dict[str, np.ndarray]) -> base.Samples:
         receivers=receivers,
         n_node=n_node,
         n_edge=n_node * (n_node - 1),
-        targets={"position": merged["target"][real][:, None]},
+        targets={
+            name: merged[f"{name}_target"][real][:, None] for name in TARGETS[target]
+        },
     )
 
 
@@ -218,7 +267,15 @@ def _task(
     train: dict[str, np.ndarray],
     samples: base.Samples,
 ) -> TaskSpec:
-    length = metadata["units"]["positions"]
+    units = metadata["units"]
+    heads = {
+        "position": Head(
+            "position", "node_vector", base="positions", unit=units["positions"]
+        ),
+        "velocity": Head(
+            "velocity", "node_vector", base="velocity", unit=units["velocities"]
+        ),
+    }
     scalar = kind.removesuffix("s") if kind == "charges" else "mass"
     edges = int(samples.n_edge[: len(train["start"])].sum())
     nodes = int(samples.n_node[: len(train["start"])].sum())
@@ -229,11 +286,11 @@ def _task(
     return TaskSpec(
         name=f"{metadata['settings']['system']}, frame {settings.start_frame} -> "
         f"{settings.target_frame}",
-        heads=(Head("position", "node_vector", base="positions", unit=length),),
+        heads=tuple(heads[name] for name in TARGETS[settings.target]),
         scalars=(scalar,),
         vectors=(VectorInput("velocity"),),
         edge_features=(f"{scalar}_product",),
-        length_unit=length,
+        length_unit=units["positions"],
         radial_extent=float(np.float32(extent)),
         average_neighbors=edges / nodes,
     )

@@ -15,7 +15,23 @@ from typing import Any
 import haiku as hk
 
 from demetar.errors import UserError
-from demetar.models import base, egnn, gnn, linear, segnn
+from demetar.models import (
+    base,
+    deep_set,
+    demetar,
+    egnn,
+    equiformer,
+    gnn,
+    linear,
+    nequip,
+    radial_field,
+    se3_transformer,
+    segnn,
+    set_transformer,
+    simple_network,
+    tfn,
+    torchmd_et,
+)
 from demetar.types import TaskSpec
 
 REGISTRY: Mapping[str, type[base.Model]] = {
@@ -24,6 +40,17 @@ REGISTRY: Mapping[str, type[base.Model]] = {
     "gnn": gnn.GNN,
     "egnn": egnn.EGNN,
     "segnn": segnn.SEGNN,
+    "tfn": tfn.TFN,
+    "se3_transformer": se3_transformer.SE3Transformer,
+    "torchmd_et": torchmd_et.TorchmdEt,
+    "nequip": nequip.Nequip,
+    "simple_network": simple_network.SimpleNetwork,
+    "equiformer": equiformer.Equiformer,
+    "radial_field": radial_field.RadialField,
+    "deep_set": deep_set.DeepSet,
+    "set_transformer": set_transformer.SetTransformer,
+    "demetar": demetar.Demetar,
+    "demetar_free": demetar.DemetarFree,
 }
 
 

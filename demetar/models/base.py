@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from demetar import graphs
 from demetar.errors import UserError
-from demetar.nn import inputs
+from demetar.nn import inputs, mlp
 from demetar.types import Array, Bucket, Head, Nodes, TaskSpec
 
 
@@ -48,6 +48,11 @@ def raw_coordinates(nodes: Nodes) -> jax.Array:
     return jnp.concatenate([nodes.positions, vectors], axis=-1)
 
 
+def raw_inputs(nodes: Nodes) -> jax.Array:
+    """Scalars and raw coordinates, [N, S + 3 + 3V], for S(n) models alone."""
+    return jnp.concatenate([nodes.scalars, raw_coordinates(nodes)], axis=-1)
+
+
 def base_vectors(head: Head, task: TaskSpec, nodes: Nodes) -> Array:
     """What the output of a vector head is added to: [N, 1, 3] in its unit."""
     if head.base == "positions":
@@ -66,17 +71,48 @@ def absolute(values: Array, head: Head, task: TaskSpec, nodes: Nodes) -> Array:
     return (values - base_vectors(head, task, nodes)) / head.scale
 
 
-def single_vector_head(task: TaskSpec, model: str) -> Head:
-    """The one head of a task for models that predict one vector per node.
+def absolute_heads(task: TaskSpec, features: Array, nodes: Nodes) -> dict[str, Array]:
+    """Vectors decoded from features [N, C] by one perceptron per head.
+
+    Returns:
+      {head: [N, K, 3]} whose predictions are absolute, for S(n) models alone.
+    """
+    outputs: dict[str, Array] = {}
+    for head in task.heads:
+        sizes = [features.shape[-1], head.size * 3]
+        values = mlp.MLP(sizes, name=f"decoder_{head.name}")(features)
+        values = values.reshape(-1, head.size, 3)
+        outputs[head.name] = absolute(values, head, task, nodes)
+    return outputs
+
+
+def moved_heads(
+    task: TaskSpec, model: str, shift: Array, moves: Array, nodes: Nodes
+) -> dict[str, Array]:
+    """Heads of models that move their particles in steps.
+
+    Args:
+      task: heads, of one vector each.
+      model: named in the error.
+      shift: [N, 3] sum of all steps, for a head based on positions.
+      moves: [N, 3] the last step, for any other head.
+      nodes: inputs of the batch.
+
+    Returns:
+      {head: [N, 1, 3]}.
 
     Raises:
-      UserError: the task asks for anything else.
+      UserError: a head of more than one vector.
     """
-    head = task.heads[0]
-    if len(task.heads) > 1 or head.kind != "node_vector" or head.size != 1:
-        asked = ", ".join(f"{h.name} ({h.size} {h.kind})" for h in task.heads)
-        raise UserError(
-            f"{model} predicts one vector per node, the task {task.name!r} asks for "
-            f"{asked}; choose a single target"
-        )
-    return head
+    outputs: dict[str, Array] = {}
+    for head in task.heads:
+        if head.size != 1:
+            raise UserError(
+                f"{model} predicts one vector per node and head, the head "
+                f"{head.name!r} asks for {head.size}"
+            )
+        if head.base == "positions":
+            outputs[head.name] = shift[:, None] / head.scale
+        else:
+            outputs[head.name] = absolute(moves[:, None], head, task, nodes)
+    return outputs

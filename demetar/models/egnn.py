@@ -47,14 +47,13 @@ class EGNN(base.Model):
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
-        head = base.single_vector_head(self.task, "egnn")
         features = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         nodes = mlp.Linear(self.hidden_size, name="embedding")(features)  # [N, C]
         velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
         vectors_0 = geometry.edge_vectors(graph, bucket)  # [E, 3]
         squares = jnp.sum(jnp.square(vectors_0), axis=-1, keepdims=True)  # [E, 1]
         edges = jnp.concatenate([graph.edges, squares], axis=-1)  # [E, F + 1]
-        shift = jnp.zeros_like(velocities)  # [N, 3] displacement so far
+        shift = moves = jnp.zeros_like(velocities)  # [N, 3] displacement, velocity
         for layer in range(self.num_layers):
             vectors = vectors_0
             if layer:
@@ -62,11 +61,12 @@ class EGNN(base.Model):
             messages = self._messages(layer, nodes, vectors, edges, graph, bucket)
             moves = self._coordinate_update(layer, messages, vectors, graph, bucket)
             drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")(nodes)
-            shift = shift + moves + drift * velocities
+            moves = moves + drift * velocities  # the velocity of equation 7
+            shift = shift + moves
             # The update of the last layer reaches no output and is never computed; its
             # parameters are part of the published count.
             nodes = self._node_update(layer, nodes, messages, graph, bucket)
-        return {head.name: shift[:, None] / head.scale}
+        return base.moved_heads(self.task, "egnn", shift, moves, graph.nodes)
 
     @hk.transparent
     def _messages(

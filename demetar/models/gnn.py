@@ -51,9 +51,4 @@ class GNN(base.Model):
             received = graphs.sum_to_receivers(messages, graph, bucket)  # [N, C]
             update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
             nodes = nodes + update(jnp.concatenate([nodes, received], axis=-1))
-        outputs: dict[str, Array] = {}
-        for head in self.task.heads:
-            decoder = mlp.MLP([size, head.size * 3], name=f"decoder_{head.name}")
-            values = decoder(nodes).reshape(-1, head.size, 3)
-            outputs[head.name] = base.absolute(values, head, self.task, graph.nodes)
-        return outputs
+        return base.absolute_heads(self.task, nodes, graph.nodes)

@@ -19,16 +19,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import graphs
-from demetar.nn import mlp
-from demetar.types import Bucket
+from demetar.errors import UserError
+from demetar.nn import inputs, mlp
+from demetar.types import Bucket, Nodes, TaskSpec
 
 Irrep: TypeAlias = e3nn.Irrep
+Irreps: TypeAlias = e3nn.Irreps
 Features = dict[Irrep, jax.Array]  # {irrep: [2l + 1, X, C]}
 Attribute = dict[Irrep, jax.Array]  # {irrep: [2l + 1, X]}
 Channels = Mapping[Irrep, int]
 
 SCALAR = Irrep("0e")
+PSEUDOSCALAR = Irrep("0o")
 VECTOR = Irrep("1o")
+
+
+def parse_channels(irreps: str) -> Channels:
+    """Channels per irrep of a text such as '32x0e+16x1o'.
+
+    Raises:
+      UserError: the text does not parse.
+    """
+    try:
+        parsed = Irreps(irreps).regroup()
+    except ValueError as error:
+        raise UserError(
+            f"{irreps!r} is not a sum of irreps as '32x0e+16x1o'"
+        ) from error
+    return {irrep: num for num, irrep in parsed}
 
 
 def natural_irrep(degree: int) -> Irrep:
@@ -57,6 +75,27 @@ def concatenate(parts: Sequence[Features]) -> Features:
     }
 
 
+def input_features(nodes: Nodes, task: TaskSpec, names: Sequence[str]) -> Features:
+    """What steerable models start from: invariants and the vectors by their parity.
+
+    Args:
+      nodes: inputs of the batch.
+      task: names of the scalars, names and parities of the vectors.
+      names: the invariants, as `inputs.invariants` takes them.
+
+    Returns:
+      Scalars [1, N, S], polar vectors (1o) and axial vectors (1e) [3, N, V], those
+      kinds that the task has.
+    """
+    features = {SCALAR: jnp.asarray(inputs.invariants(nodes, task, names))[None]}
+    for parity in (-1, 1):
+        columns = [i for i, v in enumerate(task.vectors) if v.parity == parity]
+        if columns:
+            vectors = jnp.asarray(nodes.vectors)[:, np.array(columns)]  # [N, V, 3]
+            features[Irrep(1, parity)] = vectors.transpose(2, 0, 1)
+    return features
+
+
 def couple(
     features: jax.Array, attribute: jax.Array, irreps: Sequence[Irrep]
 ) -> jax.Array:
@@ -72,15 +111,43 @@ def couple(
       both inputs are independent with variance 1.
     """
     first, second, out = irreps
-    if second == SCALAR:  # the coupling with a scalar is a multiplication
+    if SCALAR in (first, second):  # the coupling with a scalar is a multiplication
         return features * attribute[..., None]
     coefficients = e3nn.clebsch_gordan(first.l, second.l, out.l) * out.dim**0.5
     coefficients = jnp.asarray(np.asarray(coefficients), features.dtype)
     matrices = jnp.einsum("ijk,jx->ikx", coefficients, attribute)[..., None]
-    total = matrices[0] * features[0]
-    for index in range(1, first.dim):
-        total = total + matrices[index] * features[index]
-    return total
+    return jnp.sum(matrices * features[:, None], axis=0)
+
+
+class Linear(hk.Module):
+    """Mixes the channels of each irrep, with a bias for the scalars alone.
+
+    Weights are drawn as e3nn draws them: normal, variance 1 / inputs. Irreps that the
+    inputs do not have are absent from the outputs.
+    """
+
+    def __init__(
+        self, channels: Channels, with_bias: bool = True, name: str | None = None
+    ):
+        super().__init__(name=name)
+        self.channels = channels
+        self.with_bias = with_bias
+
+    def __call__(self, features: Features) -> Features:
+        """{irrep: [2l + 1, X, C]} -> {irrep: [2l + 1, X, channels[irrep]]}."""
+        init = hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
+        outputs = {}
+        for irrep in sorted(set(features) & set(self.channels)):
+            values = features[irrep]
+            shape = (values.shape[-1], self.channels[irrep])
+            outputs[irrep] = values @ hk.get_parameter(
+                f"w_{irrep}", shape, values.dtype, init
+            )
+            if self.with_bias and irrep == SCALAR:
+                outputs[irrep] += hk.get_parameter(
+                    f"b_{irrep}", shape[1:], values.dtype, jnp.zeros
+                )
+        return outputs
 
 
 class _TensorProduct(hk.Module):
@@ -206,25 +273,41 @@ def _mix_at_nodes(
 
 def gated_channels(channels: Channels) -> Channels:
     """Channels that `gate` turns into `channels`: one more scalar per gated irrep."""
-    num_gates = sum(num for irrep, num in channels.items() if irrep != SCALAR)
+    num_gates = sum(num for irrep, num in channels.items() if irrep.l)
     return {**channels, SCALAR: channels.get(SCALAR, 0) + num_gates}
 
 
-def gate(features: Features) -> Features:
-    """SiLU on the scalars, and the remaining irreps multiplied by sigmoids of scalars.
+def gate(features: Features, gate_fn: mlp.Activation = jax.nn.sigmoid) -> Features:
+    """SiLU on scalars, tanh on pseudoscalars, other irreps times functions of scalars.
 
-    The last scalars are the gates. Both activations are scaled to keep the second
+    The last scalars are the gates. The activations are scaled to keep the second
     moment of a standard normal input, as e3nn does.
+
+    Args:
+      features: of the channels that `gated_channels` gives.
+      gate_fn: activation of the gates.
     """
-    silu = e3nn.normalize_function(jax.nn.silu)
-    sigmoid = e3nn.normalize_function(jax.nn.sigmoid)
-    gated = sorted(irrep for irrep in features if irrep != SCALAR)
-    num_gates = sum(features[irrep].shape[-1] for irrep in gated)
     scalars = features[SCALAR]
+    gated = sorted(irrep for irrep in features if irrep.l)
+    num_gates = sum(features[irrep].shape[-1] for irrep in gated)
     start = scalars.shape[-1] - num_gates
-    outputs = {SCALAR: silu(scalars[..., :start])}
+    outputs = {SCALAR: normalized(jax.nn.silu, scalars.dtype)(scalars[..., :start])}
+    if PSEUDOSCALAR in features:  # an odd function, or a reflection would be noticed
+        odd = normalized(jnp.tanh, scalars.dtype)
+        outputs[PSEUDOSCALAR] = odd(features[PSEUDOSCALAR])
+    gates = normalized(gate_fn, scalars.dtype)(scalars)
     for irrep in gated:
         stop = start + features[irrep].shape[-1]
-        outputs[irrep] = features[irrep] * sigmoid(scalars[..., start:stop])
+        outputs[irrep] = features[irrep] * gates[..., start:stop]
         start = stop
     return outputs
+
+
+@functools.cache
+def normalized(activation: mlp.Activation, dtype: jnp.dtype) -> mlp.Activation:
+    """The activation over the root mean square that it gives a standard normal input.
+
+    e3nn-jax integrates over a million points; a model asks in every layer.
+    """
+    del dtype  # the precision in which e3nn-jax integrates
+    return e3nn.normalize_function(activation)

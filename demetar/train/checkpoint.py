@@ -31,6 +31,7 @@ PathLike = str | os.PathLike[str]
 # Leaf names come from `jax.tree_util.keystr` and so open with a bracket or a dot: this
 # name can never be one of them.
 _HEADER = "header"
+_TEMPORARY = ".tmp"
 
 
 class _Content(NamedTuple):
@@ -207,7 +208,7 @@ def write_bytes(path: PathLike, content: bytes) -> None:
     """
     path = pathlib.Path(path)
     # One name per target: what a killed writer left is overwritten by the next one.
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -219,6 +220,11 @@ def write_bytes(path: PathLike, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: pathlib.Path) -> bool:
+    """Whether a killed writer may have left this file."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def write_error(path: PathLike, error: OSError) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,24 +61,49 @@ def _batch_errors(
     model: hk.Transformed, task: TaskSpec, params: Params, key: Array, batch: Batch
 ) -> dict[str, jax.Array]:
     """Delta_EQ of each graph of a batch: {head: [G]}."""
-    graph, bucket = batch.graph, batch.bucket
-    rotations = geometry.random_rotations(key, (bucket.num_graphs,))  # [G, 3, 3]
-    flat = rotations.reshape(-1, 9)
-    at_nodes = graphs.broadcast_to_nodes(flat, graph, bucket).reshape(-1, 3, 3)
-    turned = graph._replace(nodes=geometry.transform_nodes(graph.nodes, at_nodes))
-    outputs = model.apply(params, None, graph, bucket, False)
+    bucket = batch.bucket
+    rotations = random_rotations(key, batch)  # [N, 3, 3]
+    turned = rotate(task, batch, rotations).graph
+    outputs = model.apply(params, None, batch.graph, bucket, False)
     found = model.apply(params, None, turned, bucket, False)
     errors = {}
     for head in task.heads:
         expected = outputs[head.name]
         if head.kind == "node_vector":
-            expected = jnp.einsum("nij,nkj->nki", at_nodes, expected)
+            expected = _rotate_vectors(rotations, expected)
         squares = [
             _sum_per_graph(head.kind, value, batch)
             for value in (found[head.name] - expected, expected)
         ]
         errors[head.name] = jnp.sqrt(squares[0] / squares[1])
     return errors
+
+
+def random_rotations(key: Array, batch: Batch) -> jax.Array:
+    """One rotation uniform in SO(3) per graph, at each of its nodes: [N, 3, 3]."""
+    bucket = batch.bucket
+    flat = geometry.random_rotations(key, (bucket.num_graphs,)).reshape(-1, 9)
+    at_nodes = graphs.broadcast_to_nodes(flat, batch.graph, bucket)
+    return at_nodes.reshape(-1, 3, 3).astype(batch.weights.dtype)
+
+
+def rotate(task: TaskSpec, batch: Batch, rotations: Array) -> Batch:
+    """The batch with positions, vectors and vector targets under rotations [N, 3, 3].
+
+    Also what augmentation by rotations trains on.
+    """
+    nodes = geometry.transform_nodes(batch.graph.nodes, rotations)
+    vector_heads = {head.name for head in task.heads if head.kind == "node_vector"}
+    targets = {
+        name: _rotate_vectors(rotations, target) if name in vector_heads else target
+        for name, target in batch.targets.items()
+    }
+    graph = batch.graph._replace(nodes=nodes)
+    return dataclasses.replace(batch, graph=graph, targets=targets)
+
+
+def _rotate_vectors(rotations: Array, vectors: Array) -> jax.Array:
+    return jnp.einsum("nij,nkj->nki", rotations, vectors)
 
 
 def _sum_per_graph(kind: str, values: Array, batch: Batch) -> jax.Array:

@@ -23,7 +23,7 @@ import optax
 
 from demetar.data import base as data
 from demetar.errors import UserError
-from demetar.train import checkpoint, losses, optim
+from demetar.train import checkpoint, equivariance, losses, optim
 from demetar.types import Array, Batch, Params, TaskSpec, TrainState
 
 AVERAGE_WARMUP = 10  # the moving average forgets its start over this many updates
@@ -37,6 +37,8 @@ class Settings:
       epochs: passes over the training set.
       eval_every: epochs between evaluations on the validation set.
       seeds: one replica each; they share one program.
+      augment: 'none', or 'rotation': each training graph is turned at random, for
+        models that are not equivariant.
       average_decay: decay of a moving average of the parameters that is evaluated in
         their place; 0 for none.
       max_steps_per_call: bound on the updates of one compiled call, so that a person
@@ -47,6 +49,7 @@ class Settings:
     epochs: int
     eval_every: int = 5
     seeds: tuple[int, ...] = (1,)
+    augment: str = "none"
     average_decay: float = 0.0
     max_steps_per_call: int = 256
     checkpoint_seconds: float = 20.0
@@ -59,10 +62,11 @@ class Progress:
     Attributes:
       epoch: epochs finished and evaluated.
       calls: compiled calls made since.
-      partial: sums over those calls, [quantity][replica], in `METRICS` order.
+      partial: sums over those calls, [quantity][replica], in the order of `SUMS`.
       best_loss, best_epoch: lowest validation loss and its epoch, per replica.
-      seconds: wall time of all sittings.
+      seconds: wall time of all sittings, compilation included.
       num_compiles: the largest number of programs that a sitting compiled.
+      compile_seconds: what compilation took of `seconds`.
     """
 
     epoch: int
@@ -72,9 +76,12 @@ class Progress:
     best_epoch: list[int]
     seconds: float
     num_compiles: int = 0
+    compile_seconds: float = 0.0
 
 
-METRICS = ("loss", "gradient_norm", "update_norm")
+AUGMENTATIONS = ("none", "rotation")
+METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
+SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
 
 
 def make_update(
@@ -82,6 +89,7 @@ def make_update(
     task: TaskSpec,
     optimizer: optax.GradientTransformation,
     average_decay: float,
+    augment: str = "none",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function that makes one update of one replica from one batch."""
 
@@ -95,6 +103,10 @@ def make_update(
         state: TrainState, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
+        if augment == "rotation":
+            key, rotation_key = jax.random.split(key)
+            rotations = equivariance.random_rotations(rotation_key, batch)
+            batch = equivariance.rotate(task, batch, rotations)
         loss, gradients = jax.value_and_grad(loss_fn)(state.params, key, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -208,8 +220,7 @@ class Trainer:
         """One compiled call of `steps_per_call` updates. The state is donated.
 
         Returns:
-          The state and, per metric, its sum over the batches [R]; 'count' is their
-          number.
+          The state and each of `SUMS` over the batches [R].
         """
         program = self._program("train", self._train_call, (state, rows), donate=0)
         state, metrics = program(state, self._arrays, rows)
@@ -273,8 +284,8 @@ class Trainer:
         self, state: TrainState, arrays: Any, rows: Mapping[str, Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         task, packing = self.dataset.task, self.dataset.packing
-        decay = self.settings.average_decay
-        update = make_update(self._model, task, self._optimizer, decay)
+        decay, augment = self.settings.average_decay, self.settings.augment
+        update = make_update(self._model, task, self._optimizer, decay, augment)
 
         def step(
             state: TrainState, row: Mapping[str, Array]
@@ -285,9 +296,11 @@ class Trainer:
                 zero = jnp.zeros((), batch.weights.dtype)
                 return state, dict.fromkeys(METRICS, zero)
 
-            counts = jnp.any(batch.weights > 0)
-            state, metrics = jax.lax.cond(counts, update, skip, state, batch)
-            return state, {**metrics, "count": counts.astype(jnp.int32)}
+            num_graphs = jnp.sum(batch.weights)
+            state, metrics = jax.lax.cond(num_graphs > 0, update, skip, state, batch)
+            metrics["loss"] = metrics["loss"] * num_graphs
+            updates = jnp.int32(num_graphs > 0)
+            return state, {**metrics, "updates": updates, "graphs": num_graphs}
 
         many = over_replicas(step, len(self.settings.seeds), (0, 0))
         state, metrics = jax.lax.scan(many, state, rows)
@@ -352,6 +365,8 @@ class Run:
             fields["best_loss"] = [
                 math.inf if loss is None else loss for loss in fields["best_loss"]
             ]
+            if not fields["calls"]:  # nothing is summed: any earlier release will do
+                fields["partial"] = _zeros(num)
             progress = Progress(**fields)
         return cls(trainer, state, best, progress, path)
 
@@ -377,7 +392,8 @@ class Run:
 
         Args:
           on_evaluation: gets the metrics of each evaluation.
-          on_save: called after each checkpoint.
+          on_save: called before each checkpoint, so that what it writes is never
+            older than the checkpoint.
           should_stop: asked after each compiled call.
 
         Returns:
@@ -393,8 +409,8 @@ class Run:
             finished = self.progress.epoch >= self.trainer.settings.epochs
             due = seconds >= self.trainer.settings.checkpoint_seconds
             if stopped or finished or due:
-                self.save()
                 on_save()
+                self.save()
                 saved = time.perf_counter()
             if stopped and not finished:
                 return False
@@ -412,29 +428,30 @@ class Run:
         plan = trainer.interval_plan(progress.epoch, stop)
         steps = trainer.steps_per_call
         num_calls = len(plan["weight"]) // steps
-        began = time.perf_counter()
-        first_call = progress.calls
+        clock = _Clock(trainer)
+        first_row = progress.calls * steps
         while progress.calls < num_calls:
             start = progress.calls * steps
             rows = {name: value[start : start + steps] for name, value in plan.items()}
             self.state, metrics = trainer.train(self.state, rows)
             self._check_finite(metrics, stop)
-            for sums, name in zip(progress.partial, (*METRICS, "count"), strict=True):
+            for sums, name in zip(progress.partial, SUMS, strict=True):
                 sums[:] = (np.asarray(sums) + metrics[name]).tolist()
             progress.calls += 1
             if should_stop() and progress.calls < num_calls:
-                progress.seconds += time.perf_counter() - began
+                clock.add_to(progress)
                 return False
-        seconds = time.perf_counter() - began
-        done = (progress.calls - first_call) * steps
-        graphs = plan["weight"][first_call * steps :].sum() / len(settings.seeds)
+        seconds = clock.running_seconds()
+        weights = plan["weight"][first_row:]  # [B, R, G]
+        done = weights.any(axis=-1).sum() / len(settings.seeds)
+        graphs = weights.sum() / len(settings.seeds)
         self._keep_best(stop)
-        progress.seconds += time.perf_counter() - began
+        clock.add_to(progress)
         on_evaluation(
             {
                 **self._averages(),
                 "epoch": stop,
-                "steps_per_second": done / seconds,
+                "steps_per_second": float(done) / seconds,
                 "graphs_per_second": float(graphs) / seconds,
                 "wall_seconds": progress.seconds,
             }
@@ -457,22 +474,26 @@ class Run:
             progress.best_epoch[index] = epoch
 
     def _averages(self) -> dict[str, Any]:
-        loss, gradient, update, count = (np.asarray(p) for p in self.progress.partial)
+        loss, gradient, update, updates, num_graphs = map(
+            np.asarray, self.progress.partial
+        )
         steps = int(np.asarray(self.state.step)[0])
         return {
             "step": steps,
-            "train_loss": (loss / count).tolist(),
+            "train_loss": (loss / num_graphs).tolist(),
             "valid_loss": self.valid_loss.tolist(),
             "best_valid_loss": list(self.progress.best_loss),
             "best_epoch": list(self.progress.best_epoch),
             "learning_rate": float(self.trainer.learning_rate(max(steps - 1, 0))),
-            "gradient_norm": (gradient / count).tolist(),
-            "update_norm": (update / count).tolist(),
+            "gradient_norm": (gradient / updates).tolist(),
+            "update_norm": (update / updates).tolist(),
         }
 
     def _check_finite(self, metrics: Mapping[str, np.ndarray], epoch: int) -> None:
-        if not np.isfinite(metrics["loss"]).all():
-            raise self._not_finite("training loss", epoch)
+        # A gradient may overflow before the loss does.
+        for name, what in zip(METRICS, ("loss", "gradient", "update"), strict=True):
+            if not np.isfinite(metrics[name]).all():
+                raise self._not_finite(f"training {what}", epoch)
 
     def _not_finite(self, what: str, epoch: int) -> UserError:
         kept = f"{self.path} keeps the last good state"
@@ -482,6 +503,26 @@ class Run:
             f"the {what} is not finite before epoch {epoch}; {kept}; try a lower "
             "--learning_rate or a --clip_norm in another --workdir"
         )
+
+
+class _Clock:
+    """Wall time from now on, and what compilation takes of it."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+        self._began = time.perf_counter()
+        self._compiled = trainer.compile_seconds
+
+    def compile_seconds(self) -> float:
+        return self._trainer.compile_seconds - self._compiled
+
+    def running_seconds(self) -> float:
+        """Without compilation."""
+        return time.perf_counter() - self._began - self.compile_seconds()
+
+    def add_to(self, progress: Progress) -> None:
+        progress.seconds += time.perf_counter() - self._began
+        progress.compile_seconds += self.compile_seconds()
 
 
 @jax.jit
@@ -495,4 +536,4 @@ def _select(mask: Array, new: Params, old: Params) -> Params:
 
 
 def _zeros(num_replicas: int) -> list[list[float]]:
-    return [[0.0] * num_replicas for _ in (*METRICS, "count")]
+    return [[0.0] * num_replicas for _ in SUMS]

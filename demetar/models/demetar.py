@@ -1,0 +1,265 @@
+"""DEMETAr: a transformer with one encoder for nodes, one for edges, and one for both.
+
+Source: Simion, Vasilev, Schaefer, Go, Kersten 2023, "DEMETAr: Double Encoder Method for
+an Equivariant Transformer Architecture", a report without arXiv id; equations 9 to 11.
+
+Differs from the paper: equation 9 is softmax(Q_n K_e^T / sqrt(d) + M) V_e, as its text
+and shapes ask (printed, it divides after the softmax and mixes edge queries with node
+keys). Padding is masked in every attention. Edges reach the outputs of graphs too.
+Vectors of nodes and edges are multiplied by learned scalars, where the report has a
+free 3-vector, so the predictions are equivariant by construction; velocities enter by
+their angles and projections, edge lengths by a Bessel basis. Encoders normalise before
+each step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from demetar import geometry, graphs
+from demetar.errors import UserError
+from demetar.models import base
+from demetar.nn import attention, capture, inputs, mlp, radial, readout
+from demetar.types import Array, Bucket, Head
+
+EQUIVARIANCE = ("full", "none")
+
+
+@dataclasses.dataclass
+class Demetar(base.Model):
+    """Tokens are invariants; vectors are multiplied by what becomes of the tokens.
+
+    The defaults have 177,600 parameters on N-body.
+
+    Attributes:
+      hidden_size: channels of every token.
+      num_heads: attention heads.
+      node_layers: r, transformer blocks among the nodes.
+      edge_layers: p, steps of the edge encoder: p - 1 transformer blocks among all
+        edges of a graph, then the attention of nodes to their own edges.
+      joint_layers: h, transformer blocks among the nodes after both are added.
+      num_basis: Bessel functions of the edge length over the extent of the task.
+      node_inputs: invariants that the nodes start from, beside distances and angles.
+      node_only: leave the edges out: no edge encoder, and scalars of edges that are
+        made of their two nodes alone.
+      equivariance: 'full', or 'none' to read raw coordinates and predict their free
+        combinations; the symmetry is then S(n), that of `demetar_free`.
+    """
+
+    symmetry: ClassVar[str] = "E(3)"
+    supports: ClassVar[frozenset[str]] = readout.KINDS
+
+    hidden_size: int = 64
+    num_heads: int = 8
+    node_layers: int = 1
+    edge_layers: int = 2
+    joint_layers: int = 2
+    num_basis: int = 16
+    node_inputs: tuple[str, ...] = ("charge", "|velocity|")
+    node_only: bool = False
+    equivariance: str = "full"
+
+    def __call__(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> dict[str, Array]:
+        self._check()
+        size = self.hidden_size
+        tokens = self._node_tokens(graph, bucket)
+        nodes = mlp.MLP([size, size], name="node_embedding")(tokens)  # [N, C]
+        dense, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
+        encoder = attention.Encoder(self.node_layers, self.num_heads, name="node")
+        nodes = graphs.dense_to_ragged(encoder(dense, mask), graph, bucket)
+        edges = None
+        if not self.node_only:
+            edges = self._encode_edges(graph, bucket)  # [E, C]
+            attend = attention.EdgeAttention(self.num_heads, "cross", name="cross")
+            received = attend(nodes, edges, graph, bucket)  # [N, C]
+            capture.record("edge_encoding", received)
+            nodes = nodes + received
+        nodes, summary = self._encode_jointly(nodes, graph, bucket)
+        return self._heads(nodes, edges, summary, graph, bucket)
+
+    def _check(self) -> None:
+        if self.equivariance not in EQUIVARIANCE:
+            raise UserError(
+                f"demetar.equivariance expects one of {', '.join(EQUIVARIANCE)}, "
+                f"found {self.equivariance!r}"
+            )
+        if self.edge_layers < 1:
+            raise UserError(
+                f"demetar.edge_layers expects at least 1, found {self.edge_layers}; "
+                "node_only=true leaves the edges out"
+            )
+
+    def _polar_vectors(self, graph: graphs.Graph) -> list[Array]:
+        """Vector inputs [N, 3] that a reflection turns round.
+
+        The angle of an axial vector with a polar one is no invariant.
+        """
+        return [
+            graph.nodes.vectors[:, index]
+            for index, vector in enumerate(self.task.vectors)
+            if vector.parity < 0
+        ]
+
+    def _node_tokens(self, graph: graphs.Graph, bucket: Bucket) -> Array:
+        """Invariants, distance to the centroid and angles with it: [N, S + 1 + V]."""
+        scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
+        if self.equivariance == "none":
+            coordinates = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+            return jnp.concatenate([scalars, coordinates], axis=-1)
+        inward = -geometry.centred_positions(graph, bucket)  # [N, 3]
+        distances = geometry.safe_norm(inward, keepdims=True) / self.task.radial_extent
+        direction = geometry.unit_vectors(inward)
+        cosines = [
+            jnp.sum(geometry.unit_vectors(vector) * direction, -1, keepdims=True)
+            for vector in self._polar_vectors(graph)
+        ]
+        return jnp.concatenate([scalars, distances, *cosines], axis=-1)
+
+    def _edge_tokens(self, graph: graphs.Graph, bucket: Bucket) -> Array:
+        """Length, edge features and vectors of both ends along the edge: [E, F']."""
+        vectors = geometry.edge_vectors(graph, bucket)  # [E, 3]
+        if self.equivariance == "none":
+            return jnp.concatenate([graph.edges, vectors], axis=-1)
+        lengths = geometry.safe_norm(vectors)  # [E]
+        tokens = radial.edge_inputs(
+            lengths,
+            graph.edges,
+            radial.bessel,
+            self.num_basis,
+            self.task.radial_extent,
+        )
+        direction = geometry.unit_vectors(vectors)
+        projections = [
+            jnp.sum(gather(vector, graph, bucket) * direction, -1, keepdims=True)
+            for vector in self._polar_vectors(graph)
+            for gather in (graphs.gather_receivers, graphs.gather_senders)
+        ]
+        return jnp.concatenate([tokens, *projections], axis=-1)
+
+    @hk.transparent
+    def _encode_edges(self, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+        """The edge encoder up to its last step: [E, C]."""
+        size = self.hidden_size
+        tokens = self._edge_tokens(graph, bucket)
+        edges = mlp.MLP([size, size], name="edge_embedding")(tokens)
+        encoder = attention.Encoder(self.edge_layers - 1, self.num_heads, name="edge")
+        dense, mask = graphs.ragged_to_dense(edges, graph, bucket, "edges")
+        return graphs.dense_to_ragged(encoder(dense, mask), graph, bucket, "edges")
+
+    @hk.transparent
+    def _encode_jointly(
+        self, nodes: Array, graph: graphs.Graph, bucket: Bucket
+    ) -> tuple[jax.Array, Array | None]:
+        """Nodes [N, C] and, where the task has a head for graphs, [CLS] [G, C]."""
+        encoder = attention.Encoder(self.joint_layers, self.num_heads, name="joint")
+        tokens, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
+        if all(head.kind != "graph_scalar" for head in self.task.heads):
+            encoded = encoder(tokens, mask)
+            return graphs.dense_to_ragged(encoded, graph, bucket), None
+        num_graphs, _, size = tokens.shape
+        cls = hk.get_parameter(
+            "cls", (size,), tokens.dtype, hk.initializers.RandomNormal(0.02)
+        )
+        cls = jnp.broadcast_to(cls, (num_graphs, 1, size))
+        mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        encoded = encoder(jnp.concatenate([cls, tokens], axis=1), mask)
+        return graphs.dense_to_ragged(encoded[:, 1:], graph, bucket), encoded[:, 0]
+
+    @hk.transparent
+    def _heads(
+        self,
+        nodes: Array,
+        edges: Array | None,
+        summary: Array | None,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> dict[str, Array]:
+        """All outputs: {head: [N, K, 3] | [N, T] | [G, T]}."""
+        size = self.hidden_size
+        outputs: dict[str, Array] = {}
+        for head in self.task.heads:
+            if head.kind == "node_vector":
+                make = self._vectors if self.equivariance == "full" else self._free
+                outputs[head.name] = make(head, nodes, edges, graph, bucket)
+                continue
+            features = nodes
+            if head.kind == "graph_scalar" and summary is not None:
+                features = summary
+            decoder = mlp.MLP([size, head.size], name=f"readout_{head.name}")
+            outputs[head.name] = decoder(features)
+        return outputs
+
+    @hk.transparent
+    def _vectors(
+        self,
+        head: Head,
+        nodes: Array,
+        edges: Array | None,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> jax.Array:
+        """Vectors of nodes and edges times learned scalars, summed: [N, K, 3].
+
+        A node has x_i - centroid and v_i, an edge x_i - x_j and v_i - v_j: without the
+        last, a particle could not be carried along by another that it is bound to.
+        """
+        name, size = f"readout_{head.name}", self.hidden_size
+        polar = self._polar_vectors(graph)
+        own = jnp.stack([geometry.centred_positions(graph, bucket), *polar], axis=1)
+        hidden = jax.nn.silu(mlp.Linear(size, name=f"{name}_nodes")(nodes))
+        count = own.shape[1]  # 1 + V vectors per node and per edge
+        scalars = _small(head.size * count, f"{name}_node_scalars")(hidden)
+        if edges is None:
+            edges = jnp.zeros((bucket.max_edges, 0), nodes.dtype)
+        pairs = mlp.EdgeLinear(size, name=f"{name}_edges")(nodes, edges, graph, bucket)
+        weights = _small(head.size * count, f"{name}_edge_scalars")(jax.nn.silu(pairs))
+        relative = geometry.edge_differences(
+            own.reshape(-1, 3 * count), graph, bucket
+        ).reshape(-1, count, 3)  # the centroid cancels
+        moves = graphs.sum_to_receivers(
+            _combine(weights, relative, head.size), graph, bucket
+        )  # [N, 3K]
+        return (_combine(scalars, own, head.size) + moves).reshape(-1, head.size, 3)
+
+    @hk.transparent
+    def _free(
+        self,
+        head: Head,
+        nodes: Array,
+        edges: Array | None,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> jax.Array:
+        """Three numbers per vector, whatever they mean: [N, K, 3]."""
+        decoder = mlp.MLP(
+            [self.hidden_size, head.size * 3], name=f"readout_{head.name}"
+        )
+        return decoder(nodes).reshape(-1, head.size, 3)
+
+
+@dataclasses.dataclass
+class DemetarFree(Demetar):
+    """The ablation `equivariance=none`: the same encoders on raw coordinates."""
+
+    symmetry: ClassVar[str] = "S(n)"
+
+    equivariance: str = "none"
+
+
+def _small(num_outputs: int, name: str) -> mlp.Linear:
+    """A linear layer that starts close to zero, and with it the predicted vectors."""
+    init = hk.initializers.VarianceScaling(1e-6, "fan_avg", "uniform")
+    return mlp.Linear(num_outputs, with_bias=False, w_init=init, name=name)
+
+
+def _combine(scalars: Array, vectors: Array, size: int) -> jax.Array:
+    """Scalars [X, K (1 + V)] times vectors [X, 1 + V, 3], summed: [X, 3K]."""
+    scalars = scalars.reshape(-1, size, vectors.shape[1])
+    return jnp.einsum("xkv,xvc->xkc", scalars, vectors).reshape(-1, 3 * size)

@@ -1,0 +1,76 @@
+"""Tensor field network.
+
+Source: Thomas et al. 2018, arXiv 1802.08219, section 4; with the choices that the
+comparison of Satorras et al. 2021, arXiv 2102.09844, appendix C, made for N-body.
+
+Differs from the paper: as in that comparison, the kernels mix channels, messages are
+averaged, the self-interaction reads the node before the convolution, and the
+nonlinearity acts on normalised norms. The radial functions of a layer share their
+hidden layers. Beside the distances they read the edge features, unless `read_edges` is
+off as in the comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from demetar import graphs
+from demetar.models import base
+from demetar.nn import capture, kernels, readout, steerable
+from demetar.types import Array, Bucket
+
+
+@dataclasses.dataclass
+class TFN(base.Model):
+    """Point convolutions with learned radial functions, and norm nonlinearities.
+
+    The defaults have 116,593 parameters on N-body.
+
+    Attributes:
+      hidden_size: channels of each degree.
+      lmax: highest degree of the features.
+      num_layers: point convolutions, the last of which makes the outputs.
+      radial_size: hidden channels of the radial functions.
+      num_basis: Gaussians of the distance that they read; 0: the distance itself.
+      read_edges: whether they read the edge features too.
+      node_inputs: invariants that the nodes start from, beside the vectors.
+    """
+
+    symmetry: ClassVar[str] = "SE(3)"
+    supports: ClassVar[frozenset[str]] = readout.KINDS
+
+    hidden_size: int = 16
+    lmax: int = 1
+    num_layers: int = 4
+    radial_size: int = 32
+    num_basis: int = 16
+    read_edges: bool = True
+    node_inputs: tuple[str, ...] = ("charge",)
+
+    def __call__(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> dict[str, Array]:
+        kernels.check_degrees("tfn", self.lmax)
+        steering = kernels.steer(
+            graph, bucket, self.task, self.lmax, self.num_basis, self.read_edges
+        )
+        hidden = kernels.hidden_channels(self.lmax, self.hidden_size)
+        nodes = kernels.input_features(graph.nodes, self.task, self.node_inputs)
+        for layer in range(self.num_layers - 1):
+            nodes = kernels.PointConvolution(
+                hidden, self.radial_size, name=f"convolution_{layer}"
+            )(nodes, steering, graph, bucket)
+            nodes = kernels.NormNonlinearity(mixes=True, name=f"nonlinearity_{layer}")(
+                nodes
+            )
+            for irrep, values in nodes.items():
+                capture.record(f"features_{layer}_{irrep}", values)
+        outputs = kernels.PointConvolution(
+            kernels.output_channels(self.task, self.hidden_size),
+            self.radial_size,
+            name="output",
+        )(nodes, steering, graph, bucket)
+        scalars = outputs.get(steerable.SCALAR, nodes[steerable.SCALAR])[0]
+        vectors = outputs.get(steerable.VECTOR)
+        return readout.heads(self.task, scalars, vectors, graph, bucket)

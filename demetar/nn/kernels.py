@@ -1,0 +1,282 @@
+"""Kernels of tensor field networks: linear maps between features, steered by an edge.
+
+The kernel from degree k to degree l is a sum over couplings,
+
+    W^{lk}(x) = sum_J phi_J^{lk}(|x|) sum_m Y_Jm(x / |x|) Q_Jm^{lk},
+
+with J from |k - l| to k + l, where phi is a learned radial function with one value per
+pair of channels.
+
+Source: Thomas et al. 2018, arXiv 1802.08219, section 4; in this form Fuchs et al. 2020,
+arXiv 2006.10503, equation 8.
+
+All couplings are there, those that change parity included, so kernels commute with
+rotations but not with reflections. Features stand under the irreps of the harmonics.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import e3nn_jax as e3nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demetar import geometry, graphs
+from demetar.errors import UserError
+from demetar.nn import attention, inputs, mlp, radial, steerable
+from demetar.types import Array, Bucket, Nodes, TaskSpec
+
+Channels = steerable.Channels
+Features = steerable.Features
+Irrep = steerable.Irrep
+EdgeFeatures = dict[Irrep, jax.Array]  # {irrep: [E, 2l + 1, C]}, edges first
+
+# As PyTorch's kaiming_uniform_ draws.
+KAIMING_UNIFORM = hk.initializers.VarianceScaling(2.0, "fan_in", "uniform")
+
+
+class Steering(NamedTuple):
+    """What all kernels of a network read of the edges.
+
+    Attributes:
+      radial: [E, R] what radial functions read: distances and edge features.
+      bases: {l: [E, 2l + 1, P]} the sums over m of the kernels into degree l. P runs
+        over k, the components of k, and J.
+    """
+
+    radial: jax.Array
+    bases: dict[int, jax.Array]
+
+
+def check_degrees(model: str, lmax: int) -> None:
+    """Vectors go in and come out.
+
+    Raises:
+      UserError: lmax is below 1.
+    """
+    if lmax < 1:
+        raise UserError(f"{model} needs lmax >= 1 (vectors in and out), found {lmax}")
+
+
+def hidden_channels(lmax: int, num_channels: int) -> Channels:
+    """As many channels of each degree up to lmax."""
+    return {steerable.natural_irrep(l): num_channels for l in range(lmax + 1)}
+
+
+def input_features(nodes: Nodes, task: TaskSpec, names: tuple[str, ...]) -> Features:
+    """Invariants [1, N, S] and all vectors [3, N, V], whatever their parity."""
+    features = {steerable.SCALAR: inputs.invariants(nodes, task, names)[None]}
+    if task.vectors:
+        features[steerable.VECTOR] = jnp.transpose(nodes.vectors, (2, 0, 1))
+    return features
+
+
+def output_channels(task: TaskSpec, num_scalars: int) -> Channels:
+    """Channels from which `readout.heads` makes the heads of a task."""
+    channels = {}
+    if any(head.kind != "node_vector" for head in task.heads):
+        channels[steerable.SCALAR] = num_scalars
+    num_vectors = sum(h.size for h in task.heads if h.kind == "node_vector")
+    if num_vectors:
+        channels[steerable.VECTOR] = num_vectors
+    return channels
+
+
+def num_couplings(source: int, target: int) -> int:
+    """Number of degrees J that couple degree `source` to degree `target`."""
+    return 2 * min(source, target) + 1
+
+
+@functools.cache
+def _coupling_tensor(lmax: int, target: int) -> np.ndarray:
+    """Coupling coefficients into a degree: [all harmonics up to 2 lmax, 2l + 1, P]."""
+    blocks = []
+    for source in range(lmax + 1):
+        shape = ((2 * lmax + 1) ** 2, 2 * target + 1, 2 * source + 1)
+        block = np.zeros((*shape, num_couplings(source, target)))
+        for index in range(block.shape[-1]):
+            degree = abs(source - target) + index
+            coefficients = e3nn.clebsch_gordan(source, degree, target)
+            block[degree**2 : (degree + 1) ** 2, ..., index] = np.transpose(
+                np.asarray(coefficients), (1, 2, 0)
+            )
+        blocks.append(block.reshape(*shape[:2], -1))
+    # As `steerable.couple` normalises.
+    return np.concatenate(blocks, axis=-1) * (2 * target + 1) ** 0.5
+
+
+def steer(
+    graph: graphs.Graph,
+    bucket: Bucket,
+    task: TaskSpec,
+    lmax: int,
+    num_basis: int,
+    read_edges: bool,
+) -> Steering:
+    """What kernels between degrees up to lmax read, made once for all layers.
+
+    Args:
+      graph, bucket: the batch.
+      task: its `radial_extent` is what the basis spans.
+      lmax: highest degree of the features; harmonics go up to twice that.
+      num_basis: Gaussians of the distance; 0: radial functions read the distance.
+      read_edges: whether they read the edge features too.
+    """
+    vectors = geometry.edge_vectors(graph, bucket)  # [E, 3]
+    lengths = geometry.safe_norm(vectors)  # [E]
+    edges = graph.edges if read_edges else graph.edges[:, :0]
+    if num_basis:
+        values = radial.edge_inputs(
+            lengths, edges, radial.gaussian, num_basis, task.radial_extent
+        )
+    else:
+        values = jnp.concatenate([lengths[:, None], edges], axis=-1)
+    harmonics = geometry.spherical_harmonics(vectors, 2 * lmax)
+    stacked = jnp.concatenate([harmonics[l] for l in range(2 * lmax + 1)])  # [Y, E]
+    bases = {
+        target: jnp.einsum(
+            "ye,ykp->ekp",
+            stacked,
+            jnp.asarray(_coupling_tensor(lmax, target), stacked.dtype),
+        )
+        for target in range(lmax + 1)
+    }
+    return Steering(values, bases)
+
+
+class Kernels(hk.Module):
+    """Kernels applied to the features of the sending nodes: sum_k W^{lk}(x_ij) f_j^k.
+
+    The radial functions of all kernels share their hidden layers, two of `radial_size`
+    with layer normalisation and ReLU. Their last layer is one matrix per degree k, with
+    columns in the order of channel in, degree l, coupling J, channel out. The channels
+    are mixed by it before the couplings, so that the couplings see the fewer ones.
+    """
+
+    def __init__(self, channels: Channels, radial_size: int, name: str | None = None):
+        super().__init__(name=name)
+        self.channels = dict(sorted(channels.items()))
+        self.radial_size = radial_size
+
+    def __call__(
+        self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
+    ) -> EdgeFeatures:
+        """Node features of degrees 0, 1, ... without a gap -> [E, 2l + 1, C] each."""
+        hidden = self._radial_hidden(steering.radial)  # [E, H]
+        mixed: dict[Irrep, list[jax.Array]] = {out: [] for out in self.channels}
+        for irrep in sorted(nodes):
+            values = _rows(nodes[irrep])  # [N, (2k + 1) C]
+            senders = graphs.gather_senders(values, graph, bucket)
+            senders = senders.reshape(-1, irrep.dim, nodes[irrep].shape[-1])
+            weights = self._radial_weights(hidden, irrep, senders.shape[-1])
+            products = jnp.einsum("emc,eco->emo", senders, weights)
+            start = 0
+            for out, num in self.channels.items():
+                stop = start + num_couplings(irrep.l, out.l) * num
+                part = products[..., start:stop]  # [E, 2k + 1, J C]
+                mixed[out].append(part.reshape(part.shape[0], -1, num))
+                start = stop
+        outputs = {}
+        for out, parts in mixed.items():
+            stacked = jnp.concatenate(parts, axis=1)  # [E, P, C]
+            basis = steering.bases[out.l][..., : stacked.shape[1]]
+            outputs[out] = jnp.einsum("emp,epc->emc", basis, stacked)
+        return outputs
+
+    @hk.transparent
+    def _radial_hidden(self, values: Array) -> Array:
+        """The hidden layers of the radial functions: [E, radial_size]."""
+        for index in range(2):
+            values = mlp.Linear(
+                self.radial_size, w_init=KAIMING_UNIFORM, name=f"radial_{index}"
+            )(values)
+            values = jax.nn.relu(attention.layer_norm(values, f"radial_norm_{index}"))
+        return values
+
+    @hk.transparent
+    def _radial_weights(self, hidden: Array, irrep: Irrep, num_inputs: int) -> Array:
+        """All radial functions that read one degree: [E, C, sum over l of J C']."""
+        num_outputs = sum(
+            num_couplings(irrep.l, out.l) * num for out, num in self.channels.items()
+        )
+        values = mlp.Linear(
+            num_inputs * num_outputs,
+            w_init=KAIMING_UNIFORM,
+            name=f"radial_{irrep}",
+        )(hidden)
+        return values.reshape(-1, num_inputs, num_outputs)
+
+
+class PointConvolution(hk.Module):
+    """Mean of the kernels over the neighbours, and a self-interaction.
+
+    Source: as the module, and Satorras et al. 2021, arXiv 2102.09844, appendix C, for
+    the mean and for a self-interaction that mixes the node's own channels.
+    """
+
+    def __init__(self, channels: Channels, radial_size: int, name: str | None = None):
+        super().__init__(name=name)
+        self.channels = channels
+        self.radial_size = radial_size
+
+    def __call__(
+        self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
+    ) -> Features:
+        """{irrep: [2l + 1, N, C]} -> {irrep: [2l + 1, N, channels[irrep]]}."""
+        messages = Kernels(self.channels, self.radial_size, name="kernels")(
+            nodes, steering, graph, bucket
+        )
+        own = steerable.Linear(self.channels, with_bias=False, name="self_interaction")(
+            nodes
+        )
+        outputs = {}
+        for irrep, values in messages.items():
+            received = graphs.mean_to_receivers(
+                values.reshape(values.shape[0], -1), graph, bucket
+            )
+            outputs[irrep] = _components(received, irrep)
+            if irrep in own:
+                outputs[irrep] += own[irrep]
+        return outputs
+
+
+class NormNonlinearity(hk.Module):
+    """ReLU(LN(|f|)) f / |f| for each degree, LN over the channels.
+
+    Source: Fuchs et al. 2020, arXiv 2006.10503. A feature of norm zero stays zero, with
+    zero gradient.
+
+    Attributes:
+      mixes: whether a linear layer mixes the channels of ReLU(LN(|f|)).
+    """
+
+    def __init__(self, mixes: bool, name: str | None = None):
+        super().__init__(name=name)
+        self.mixes = mixes
+
+    def __call__(self, features: Features) -> Features:
+        """{irrep: [2l + 1, N, C]} -> the same shapes."""
+        outputs = {}
+        for irrep, values in features.items():
+            norms = geometry.safe_norm(values, axis=0)  # [N, C]
+            scales: Array = jax.nn.relu(attention.layer_norm(norms, f"norm_{irrep}"))
+            if self.mixes:
+                scales = mlp.Linear(
+                    norms.shape[-1], w_init=KAIMING_UNIFORM, name=f"linear_{irrep}"
+                )(scales)
+            outputs[irrep] = values * (scales / jnp.where(norms > 0, norms, 1.0))
+        return outputs
+
+
+def _rows(values: jax.Array) -> jax.Array:
+    """[2l + 1, N, C] -> [N, (2l + 1) C], one row per node for a gather."""
+    return jnp.swapaxes(values, 0, 1).reshape(values.shape[1], -1)
+
+
+def _components(rows: jax.Array, irrep: Irrep) -> jax.Array:
+    """[N, (2l + 1) C] -> [2l + 1, N, C]."""
+    return jnp.swapaxes(rows.reshape(rows.shape[0], irrep.dim, -1), 0, 1)

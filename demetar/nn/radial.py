@@ -1,0 +1,135 @@
+"""Functions of the distance: bases, cutoff envelopes and radial networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from demetar.nn import mlp
+from demetar.types import Array
+
+Basis = Callable[[Array, int, float], jax.Array]
+
+
+def bessel(lengths: Array, num_basis: int, extent: float) -> jax.Array:
+    """sqrt(2 / c) sin(n pi r / c) / r for n = 1 .. num_basis.
+
+    Source: Gasteiger et al. 2020, arXiv 2003.03123, equation 7.
+
+    Args:
+      lengths: [E], >= 0; finite and smooth at 0, oscillating on beyond `extent`.
+      num_basis: number of functions.
+      extent: c, in the unit of `lengths`.
+
+    Returns:
+      [E, num_basis].
+    """
+    frequencies = jnp.arange(1, num_basis + 1, dtype=lengths.dtype) / extent
+    # jnp.sinc(x) is sin(pi x) / (pi x), with its limit at 0.
+    waves = jnp.pi * frequencies * jnp.sinc(frequencies * lengths[:, None])
+    return jnp.sqrt(2.0 / extent).astype(lengths.dtype) * waves
+
+
+def gaussian(lengths: Array, num_basis: int, extent: float) -> jax.Array:
+    """Gaussians at num_basis >= 2 equal steps from 0 to `extent`, one step wide.
+
+    Source: Schuett et al. 2017, arXiv 1706.08566, section 4.2.
+
+    Args:
+      lengths: [E].
+      num_basis: number of functions.
+      extent: centre of the last one, in the unit of `lengths`.
+
+    Returns:
+      [E, num_basis].
+    """
+    step = extent / (num_basis - 1)
+    centres = step * jnp.arange(num_basis, dtype=lengths.dtype)
+    return jnp.exp(-0.5 * jnp.square((lengths[:, None] - centres) / step))
+
+
+def exp_normal(lengths: Array, num_basis: int, extent: float) -> jax.Array:
+    """exp(-beta (exp(-5 r / c) - mu_k)^2): Gaussians in a coordinate dense at small r.
+
+    The num_basis >= 2 centres mu_k are equally spaced from exp(-5) to 1, beta is
+    (2 (1 - exp(-5)) / num_basis)^-2. Source: Thoelke and De Fabritiis 2022, arXiv
+    2202.02541, equation 1 without its cutoff, for c = 5 Angstrom; for other extents
+    distances are scaled to that.
+
+    Args:
+      lengths: [E].
+      num_basis: number of functions.
+      extent: c, in the unit of `lengths`.
+
+    Returns:
+      [E, num_basis].
+    """
+    start = math.exp(-5.0)
+    step = (1.0 - start) / (num_basis - 1)
+    centres = start + step * jnp.arange(num_basis, dtype=lengths.dtype)
+    beta = (2.0 * (1.0 - start) / num_basis) ** -2
+    decays = jnp.exp(-5.0 * lengths[:, None] / extent)
+    return jnp.exp(-beta * jnp.square(decays - centres))
+
+
+def polynomial_cutoff(lengths: Array, cutoff: float, power: int = 6) -> jax.Array:
+    """An envelope that falls from 1 at 0 to 0 at the cutoff, smooth to second order.
+
+    Source: Gasteiger et al. 2020, arXiv 2003.03123, equation 8.
+
+    Args:
+      lengths: [E].
+      cutoff: in the unit of `lengths`.
+      power: p of the equation.
+
+    Returns:
+      [E]; 0 beyond the cutoff.
+    """
+    x = lengths / cutoff
+    a, b, c = (
+        (power + 1) * (power + 2) / 2,
+        power * (power + 2),
+        power * (power + 1) / 2,
+    )
+    values = 1 - a * x**power + b * x ** (power + 1) - c * x ** (power + 2)
+    return jnp.where(x < 1, values, 0.0)
+
+
+def cosine_cutoff(lengths: Array, cutoff: float) -> jax.Array:
+    """(cos(pi r / c) + 1) / 2 up to the cutoff c and 0 beyond: [E].
+
+    Source: Behler 2011, J. Chem. Phys. 134, 074106, equation 4.
+    """
+    values = 0.5 * (jnp.cos(jnp.pi * lengths / cutoff) + 1.0)
+    return jnp.where(lengths < cutoff, values, 0.0)
+
+
+def edge_inputs(
+    lengths: Array, edges: Array, basis: Basis, num_basis: int, extent: float
+) -> jax.Array:
+    """What a radial network reads: the basis of the length beside the edge features.
+
+    On complete N-body graphs the charge products enter here, and no envelope is
+    applied: charges stay distinguishable at any distance.
+
+    Args:
+      lengths: [E].
+      edges: [E, F].
+      basis: `bessel`, `gaussian` or `exp_normal`.
+      num_basis: number of functions.
+      extent: of the basis, in the unit of `lengths`.
+
+    Returns:
+      [E, num_basis + F].
+    """
+    return jnp.concatenate([basis(lengths, num_basis, extent), edges], axis=-1)
+
+
+def network(
+    inputs: Array, hidden_sizes: tuple[int, ...], num_outputs: int, name: str
+) -> Array:
+    """A perceptron on radial inputs [E, C]: [E, num_outputs]."""
+    return mlp.MLP([*hidden_sizes, num_outputs], name=name)(inputs)

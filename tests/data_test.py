@@ -1,0 +1,425 @@
+"""Data sets: every sample once, in an order of (seed, epoch), as on the disk."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from demetar import graphs
+from demetar.data import base, nbody
+from demetar.errors import UserError
+from tests import contract, nbody_folder
+from tools import generate_nbody, simulation
+
+SETTINGS = nbody.Settings(10, 30, batch_size=4)
+REGULAR_SIZES = (5,) * 11
+RAGGED_SIZES = (3, 7, 2, 5, 5, 1, 11, 2, 3, 7, 2)
+
+
+def make_dataset(sizes, batch_size=4):
+    """Systems of these sizes, all of them for training, named by their charges."""
+    samples = contract.make_samples(contract.systems(sizes), "float32")
+    names = np.repeat(np.arange(len(sizes)), sizes) + 0.5
+    samples.nodes.scalars[:, 0] = names
+    packing = base.make_packing(samples, contract.TASK, batch_size)
+    splits = {"train": np.arange(len(sizes)), "valid": np.array([4, 0, 2])}
+    return samples, base.Dataset(contract.TASK, packing, splits, "")
+
+
+def batches(dataset, plan):
+    """The batches of a plan, assembled on the host."""
+    arrays = dataset.packing.arrays()
+    for index in range(len(plan["weight"])):
+        row = {name: values[index] for name, values in plan.items()}
+        yield jax.tree.map(np.asarray, dataset.packing.assemble(arrays, row))
+
+
+def names_in_order(dataset, plan):
+    """The samples of a plan as their nodes tell."""
+    found = []
+    for batch in batches(dataset, plan):
+        stops = np.cumsum(batch.graph.n_node)
+        for slot in np.flatnonzero(batch.weights):
+            own = slice(stops[slot] - batch.graph.n_node[slot], stops[slot])
+            (name,) = set(batch.graph.nodes.scalars[own, 0].tolist())
+            found.append(int(name - 0.5))
+    return found
+
+
+@pytest.mark.parametrize("sizes", [REGULAR_SIZES, RAGGED_SIZES])
+class TestPlans:
+    def test_every_sample_exactly_once_per_epoch(self, sizes):
+        _, dataset = make_dataset(sizes)
+        for epoch in range(3):
+            plan = dataset.train_plan(7, epoch)
+            assert sorted(names_in_order(dataset, plan)) == list(range(len(sizes)))
+            assert plan["weight"].sum() == len(sizes)
+            assert set(np.unique(plan["weight"])) <= {0.0, 1.0}
+
+    def test_order_is_a_function_of_seed_and_epoch(self, sizes):
+        _, dataset = make_dataset(sizes)
+        orders = {
+            key: tuple(names_in_order(dataset, dataset.train_plan(*key)))
+            for key in itertools.product((1, 2), (0, 1, 2))
+        }
+        assert len(set(orders.values())) == len(orders)
+        _, again = make_dataset(sizes)
+        for key, order in orders.items():
+            assert tuple(names_in_order(again, again.train_plan(*key))) == order
+
+    def test_a_split_comes_in_its_own_order(self, sizes):
+        _, dataset = make_dataset(sizes)
+        plan = dataset.plan("valid")
+        assert names_in_order(dataset, plan) == [4, 0, 2]
+        values = np.where(plan["weight"] > 0, plan["sample"], -1)
+        doubled = np.stack([values, 10 * values])
+        found = base.in_sample_order(doubled, plan)
+        assert found.tolist() == [[4, 0, 2], [40, 0, 20]]
+
+    def test_batches_are_the_samples_and_nothing_else(self, sizes):
+        samples, dataset = make_dataset(sizes)
+        node_starts = np.cumsum([0, *samples.n_node])
+        edge_starts = np.cumsum([0, *samples.n_edge])
+        order = iter(names_in_order(dataset, dataset.train_plan(1, 0)))
+        for batch in batches(dataset, dataset.train_plan(1, 0)):
+            graph = batch.graph
+            starts = np.cumsum(graph.n_node) - graph.n_node
+            edge_at = np.cumsum(graph.n_edge) - graph.n_edge
+            for slot in np.flatnonzero(batch.weights):
+                number = next(order)
+                own = slice(node_starts[number], node_starts[number + 1])
+                here = slice(starts[slot], starts[slot] + graph.n_node[slot])
+                for found, expected in zip(graph.nodes, samples.nodes, strict=True):
+                    np.testing.assert_array_equal(found[here], expected[own])
+                np.testing.assert_array_equal(
+                    batch.targets["position"][here], samples.targets["position"][own]
+                )
+                own = slice(edge_starts[number], edge_starts[number + 1])
+                edges = slice(edge_at[slot], edge_at[slot] + graph.n_edge[slot])
+                np.testing.assert_array_equal(graph.edges[edges], samples.edges[own])
+                for name in ("senders", "receivers"):
+                    np.testing.assert_array_equal(
+                        getattr(graph, name)[edges] - starts[slot],
+                        getattr(samples, name)[own],
+                    )
+
+    def test_every_batch_fits_its_bucket(self, sizes):
+        _, dataset = make_dataset(sizes)
+        bucket = dataset.packing.bucket
+        for batch in batches(dataset, dataset.train_plan(1, 0)):
+            graph = batch.graph
+            assert batch.bucket == bucket
+            assert graph.n_node.sum() == bucket.max_nodes == len(graph.nodes.positions)
+            assert graph.n_edge.sum() == bucket.max_edges == len(graph.edges)
+            assert len(graph.n_node) == bucket.num_graphs == len(batch.weights)
+            assert (np.diff(graph.receivers) >= 0).all()
+
+    def test_empty_batches_have_the_shapes_of_others(self, sizes):
+        _, dataset = make_dataset(sizes)
+        plan = dataset.plan("train")
+        padded = base.pad_plan(plan, dataset.packing, len(plan["weight"]) + 2)
+        assert {name: value.dtype for name, value in padded.items()} == {
+            name: value.dtype for name, value in plan.items()
+        }
+        assert padded["weight"][-2:].sum() == 0
+        twice = base.concatenate_plans([plan, padded])
+        assert names_in_order(dataset, twice) == 2 * list(range(len(sizes)))
+
+
+def test_padding_of_ragged_batches_is_the_last_slot():
+    _, dataset = make_dataset(RAGGED_SIZES)
+    seen = 0
+    for batch in batches(dataset, dataset.train_plan(1, 0)):
+        real_nodes = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+        real_edges = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+        assert batch.weights[-1] == 0 and not real_nodes[-1]
+        assert real_nodes.sum() == batch.graph.n_node[batch.weights > 0].sum()
+        ends = np.stack([batch.graph.senders, batch.graph.receivers])
+        assert (ends[:, ~real_edges] == batch.bucket.max_nodes - 1).all()
+        assert real_nodes[ends[:, real_edges]].all()
+        assert (batch.graph.nodes.positions[~real_nodes] == 0).all()
+        seen += (~real_edges).sum()
+    assert seen > 0
+
+
+def test_ragged_batches_are_filled_greedily():
+    samples, dataset = make_dataset(RAGGED_SIZES)
+    bucket, plan = dataset.packing.bucket, dataset.train_plan(3, 1)
+    members = [
+        row[weight > 0]
+        for row, weight in zip(plan["sample"], plan["weight"], strict=True)
+    ]
+    assert len(members) > 2
+    for own, following in itertools.pairwise(members):
+        grown = [*own, following[0]]
+        assert (
+            samples.n_node[grown].sum() > bucket.max_nodes - 1
+            or samples.n_edge[grown].sum() > bucket.max_edges
+            or len(grown) > bucket.num_graphs - 1
+        ), "the next sample would have fitted"
+
+
+def test_only_equal_complete_graphs_take_the_regular_path():
+    samples, dataset = make_dataset(REGULAR_SIZES)
+    assert dataset.packing.bucket.nodes_per_graph == 5
+    swapped = samples.senders.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    assert dataclasses.replace(samples, senders=swapped).common_size() is None
+    _, dataset = make_dataset(RAGGED_SIZES)
+    assert dataset.packing.bucket.nodes_per_graph is None
+    assert dataset.packing.bucket.max_nodes_per_graph == 11
+
+
+def test_packing_refuses_what_cannot_be_packed():
+    samples, _ = make_dataset(RAGGED_SIZES)
+    with pytest.raises(UserError, match="batch size of at least 1, found 0"):
+        base.make_packing(samples, contract.TASK, 0)
+    bucket = base.Bucket(8, 200, 3)
+    with pytest.raises(UserError, match="graph 6 has 11 nodes but a batch holds 7"):
+        base.RaggedPacking(samples, bucket, ["position"])
+
+
+# --- N-body folders -----------------------------------------------------------------
+
+
+def stored(dataset):
+    """The flat samples of a data set."""
+    return dataset.packing._samples
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (2, 7)])
+def test_a_folder_is_read_as_it_was_written(tmp_path, sizes):
+    arrays = nbody_folder.write(tmp_path / "set", sizes)
+    dataset = nbody.load(tmp_path / "set", dataclasses.replace(SETTINGS, target="both"))
+    samples = stored(dataset)
+    number = node = edge = 0
+    for split, own in arrays.items():
+        count = len(own["positions"])
+        assert dataset.splits[split].tolist() == list(range(number, number + count))
+        number += count
+        for system in range(count):
+            size = own.get("num_bodies", np.full(count, sizes[1]))[system]
+            for body in range(size):
+                start, end = (own["positions"][system, k, body] for k in (0, 2))
+                velocity, later = (own["velocities"][system, k, body] for k in (0, 2))
+                expected = {
+                    "position": (samples.nodes.positions[node], start),
+                    "velocity": (samples.nodes.vectors[node, 0], velocity),
+                    "charge": (
+                        samples.nodes.scalars[node],
+                        own["charges"][system, body],
+                    ),
+                    "target": (samples.targets["position"][node, 0], end),
+                    "later": (samples.targets["velocity"][node, 0], later),
+                }
+                for name, (found, value) in expected.items():
+                    np.testing.assert_array_equal(
+                        found, np.float32(value), err_msg=name
+                    )
+                node += 1
+            for sender, receiver in zip(*graphs.complete_edges(size), strict=True):
+                product = own["charges"][system, sender]
+                product *= own["charges"][system, receiver]
+                assert samples.edges[edge] == np.float32(product)
+                assert samples.senders[edge] == sender
+                assert samples.receivers[edge] == receiver
+                edge += 1
+    assert node == len(samples.nodes.positions) and edge == len(samples.edges)
+    assert len(dataset.fingerprint) == 64
+
+
+def test_the_task_says_what_the_arrays_are(tmp_path):
+    nbody_folder.write(tmp_path / "charged")
+    task = nbody.load(tmp_path / "charged", SETTINGS).task
+    assert task.scalars == ("charge",) and task.edge_features == ("charge_product",)
+    (head,) = task.heads
+    assert (head.name, head.base, head.unit) == ("position", "positions", "m")
+    assert task.length_unit == "m" and task.name == "charged, frame 10 -> 30"
+    nbody_folder.write(tmp_path / "gravity", system="gravity")
+    settings = dataclasses.replace(SETTINGS, target="velocity")
+    task = nbody.load(tmp_path / "gravity", settings).task
+    assert task.scalars == ("mass",) and task.edge_features == ("mass_product",)
+    (head,) = task.heads
+    assert (head.name, head.base, head.unit) == ("velocity", "velocity", "m / s")
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (2, 7)])
+def test_statistics_are_those_of_the_training_set(tmp_path, sizes):
+    splits = {"train": 200, "valid": 2, "test": 2}  # so that 0.1 % are some
+    folder = tmp_path / "set"
+    arrays = nbody_folder.write(folder, sizes, splits=splits)["train"]
+    dataset = nbody.load(folder, dataclasses.replace(SETTINGS, num_train=180))
+    bodies = arrays.get("num_bodies", np.full(200, sizes[1]))[:180]
+    distances = [
+        np.linalg.norm(positions[i] - positions[j])
+        for positions, size in zip(arrays["positions"][:180, 0], bodies, strict=True)
+        for i in range(size)
+        for j in range(size)
+        if i != j
+    ]
+    expected = np.percentile(distances, 99.9)
+    np.testing.assert_allclose(dataset.task.radial_extent, expected, rtol=1e-6)
+    assert max(distances) > 1.001 * dataset.task.radial_extent
+    average = (bodies * (bodies - 1)).sum() / bodies.sum()
+    np.testing.assert_allclose(dataset.task.average_neighbors, average)
+
+
+def test_fewer_training_samples_leave_the_other_splits_alone(tmp_path):
+    nbody_folder.write(tmp_path / "set", (2, 7))
+    whole = nbody.load(tmp_path / "set", SETTINGS)
+    part = nbody.load(tmp_path / "set", dataclasses.replace(SETTINGS, num_train=3))
+    assert len(part.splits["train"]) == 3
+    assert part.fingerprint == whole.fingerprint
+    for split in ("train", "valid", "test"):
+        found = positions_of(part, split)
+        expected = positions_of(whole, split)[: len(found)]
+        assert split == "train" or len(found) == len(positions_of(whole, split))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def positions_of(dataset, split):
+    """Positions of each sample of a split."""
+    samples = stored(dataset)
+    starts = np.cumsum([0, *samples.n_node])
+    return [
+        samples.nodes.positions[starts[number] : starts[number + 1]]
+        for number in dataset.splits[split]
+    ]
+
+
+def test_a_set_of_mixed_sizes_from_the_generator(tmp_path):
+    settings = simulation.Settings(
+        num_bodies=(3, 20),
+        num_steps=300,
+        num_train=9,
+        num_valid=3,
+        num_test=4,
+        random_stream="jax",
+    )
+    metadata = generate_nbody.generate(settings, tmp_path / "set", progress=False)
+    dataset = nbody.load(tmp_path / "set", nbody.Settings(0, 1, batch_size=4))
+    samples = stored(dataset)
+    assert dataset.fingerprint == metadata["fingerprint"]
+    assert dataset.packing.bucket.nodes_per_graph is None
+    assert 3 <= samples.n_node.min() < samples.n_node.max() <= 20
+    assert set(np.unique(samples.nodes.scalars)) == {-1.0, 1.0}
+    assert (np.linalg.norm(samples.nodes.vectors, axis=-1) > 0).all()
+    moved = samples.targets["position"][:, 0] - samples.nodes.positions
+    assert (np.linalg.norm(moved, axis=-1) > 0).all()
+
+
+def test_dtypes(tmp_path):
+    nbody_folder.write(tmp_path / "set")
+    for dtype in ("float32", "float64"):
+        settings = dataclasses.replace(SETTINGS, dtype=dtype)
+        samples = stored(nbody.load(tmp_path / "set", settings))
+        floats = (*samples.nodes, samples.edges, *samples.targets.values())
+        assert {leaf.dtype.name for leaf in floats} == {dtype}
+        assert samples.senders.dtype == samples.n_node.dtype == np.int32
+
+
+def altered(folder):
+    with np.load(folder / "valid.npz") as file:
+        arrays = dict(file)
+    arrays["velocities"][2, 1, 3, 0] += 1e-6
+    nbody_folder.save_split(folder, "valid", arrays)
+
+
+def without_velocities(folder):
+    with np.load(folder / "train.npz") as file:
+        arrays = dict(file)
+    del arrays["velocities"]
+    nbody_folder.save_split(folder, "train", arrays)
+
+
+def truncated(folder):
+    path = folder / "test.npz"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def without_test(folder):
+    arrays = nbody.read_metadata(folder)["arrays"]
+    del arrays["test"]
+    digest = nbody_folder.fingerprint(arrays)
+    nbody_folder.edit_metadata(folder, arrays=arrays, fingerprint=digest)
+
+
+FAULTS = {
+    "no metadata": (
+        lambda folder: (folder / "metadata.json").unlink(),
+        "set is not a finished data set: it has no metadata.json",
+    ),
+    "no file": (
+        lambda folder: (folder / "valid.npz").unlink(),
+        r"valid\.npz is missing; generate",
+    ),
+    "truncated": (truncated, r"test\.npz is truncated or damaged"),
+    "altered": (altered, r"valid\.npz was altered: the checksum of 'velocities'"),
+    "array missing": (without_velocities, r"'velocities' is nothing"),
+    "no JSON": (
+        lambda folder: (folder / "metadata.json").write_text('{"format": 1'),
+        r"cannot read .*metadata\.json",
+    ),
+    "a list": (
+        lambda folder: (folder / "metadata.json").write_text("[1]"),
+        r"cannot read .*metadata\.json",
+    ),
+    "other format": (
+        lambda folder: nbody_folder.edit_metadata(folder, format=2),
+        "has format 2, expected 1",
+    ),
+    "no units": (
+        lambda folder: nbody_folder.edit_metadata(folder, units=None),
+        r"cannot read .*units",
+    ),
+    "no checksums": (
+        lambda folder: nbody_folder.edit_metadata(folder, arrays=None),
+        r"cannot read .*arrays",
+    ),
+    "other fingerprint": (
+        lambda folder: nbody_folder.edit_metadata(folder, fingerprint="0" * 64),
+        "its fingerprint is not that of its checksums",
+    ),
+    "other frames": (
+        lambda folder: nbody_folder.edit_metadata(folder, frames=[10, 30]),
+        "its metadata list 2 frames, its arrays hold 3",
+    ),
+    "other system": (
+        lambda folder: nbody_folder.edit_metadata(
+            folder, settings={"system": "gravity"}
+        ),
+        "expected positions, velocities and masses in the train set",
+    ),
+    "no test set": (without_test, "has no test set; generate one with --num_test"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_folder_is_refused_in_one_line(tmp_path, fault):
+    folder = tmp_path / "set"
+    nbody_folder.write(folder)
+    nbody.load(folder, SETTINGS)
+    damage, message = FAULTS[fault]
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        nbody.load(folder, SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"target_frame": 40}, "has no frame 40; it has 10 to 30 \\(3 frames\\)"),
+        ({"start_frame": 0}, "has no frame 0"),
+        ({"num_train": 12}, "--num_train between 1 and the 11 training samples"),
+        ({"num_train": 0}, "found 0"),
+        ({"batch_size": 0}, "batch size of at least 1, found 0"),
+    ],
+)
+def test_settings_that_the_folder_cannot_meet(tmp_path, settings, message):
+    nbody_folder.write(tmp_path / "set")
+    with pytest.raises(UserError, match=message):
+        nbody.load(tmp_path / "set", dataclasses.replace(SETTINGS, **settings))

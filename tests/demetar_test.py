@@ -1,0 +1,354 @@
+"""DEMETAr against its equations in loops, and what each part of it does."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from demetar import graphs, models
+from demetar.errors import UserError
+from demetar.nn import attention, capture, radial
+from demetar.types import Head, VectorInput
+from tests import contract, plain
+
+TINY = {"hidden_size": 7, "num_heads": 3, "num_basis": 4, "joint_layers": 1}
+SIZES = (4, 1, 3)
+
+
+@functools.cache
+def subject(**fields):
+    return contract.Subject("demetar", fields={**TINY, **fields})
+
+
+def record(own, batch):
+    """Outputs of a subject and what was recorded on the way."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(params, graph, bucket):
+        with capture.recording() as values:
+            outputs = own.model.apply(params, None, graph, bucket, False)
+        return outputs, values
+
+    return run(own.params, batch.graph, batch.bucket)
+
+
+def with_edge(batch, index, change=0.7):
+    edges = batch.graph.edges.at[index].add(change)
+    return dataclasses.replace(batch, graph=batch.graph._replace(edges=edges))
+
+
+# --- The equations, in loops --------------------------------------------------------
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def node_tokens(system, names):
+    centre = sum(system.positions) / len(system.positions)
+    tokens = []
+    for x, v, charge in zip(
+        system.positions, system.velocities, system.charges, strict=True
+    ):
+        known = {"charge": charge, "|velocity|": np.linalg.norm(v)}
+        inward = centre - x
+        distance = np.linalg.norm(inward)
+        cosine = unit(v) @ unit(inward) if distance > 0 else 0.0
+        extent = contract.TASK.radial_extent
+        tokens.append(
+            np.array([*(known[name] for name in names), distance / extent, cosine])
+        )
+    return tokens
+
+
+def edge_tokens(system, pairs, num_basis):
+    extent = contract.TASK.radial_extent
+    tokens = []
+    for j, i in pairs:
+        r = system.positions[i] - system.positions[j]
+        length = np.linalg.norm(r)
+        basis = [
+            np.sqrt(2 / extent) * np.sin(k * np.pi * length / extent) / length
+            for k in range(1, num_basis + 1)
+        ]
+        product = system.charges[i] * system.charges[j]
+        along = [system.velocities[i] @ unit(r), system.velocities[j] @ unit(r)]
+        tokens.append(np.array([*basis, product, *along]))
+    return tokens
+
+
+def cross_attention(params, nodes, edges, pairs, num_heads):
+    """Equation 9 with its incidence mask, n x e of 0 and -inf."""
+    queries = [plain.linear(params, "cross/query", node) for node in nodes]
+    both = [plain.linear(params, "cross/key_value", edge) for edge in edges]
+    keys, values = np.split(np.array(both), 2, axis=1)
+    mask = np.full((len(nodes), len(edges)), -np.inf)
+    for e, (_, i) in enumerate(pairs):
+        mask[i, e] = 0.0
+    mixed = plain.multi_head((queries, keys, values), num_heads, mask)
+    return [plain.linear(params, "cross/output", row) for row in mixed]
+
+
+def reference(params, fields, system):
+    """Displacements of one system, [n, 3]."""
+    num = len(system.charges)
+    pairs = list(zip(*graphs.complete_edges(num), strict=True))
+    heads = fields["num_heads"]
+    tokens = node_tokens(system, fields["node_inputs"])
+    nodes = [plain.mlp(params, "node_embedding", token) for token in tokens]
+    nodes = plain.encoder(params, "node", nodes, fields["node_layers"], heads)
+    edges = [np.zeros(0)] * len(pairs)
+    if not fields["node_only"] and pairs:
+        tokens = edge_tokens(system, pairs, fields["num_basis"])
+        edges = [plain.mlp(params, "edge_embedding", token) for token in tokens]
+        edges = plain.encoder(params, "edge", edges, fields["edge_layers"] - 1, heads)
+        added = cross_attention(params, nodes, edges, pairs, heads)
+        nodes = [x + y for x, y in zip(nodes, added, strict=True)]  # equation 11
+    elif not fields["node_only"]:
+        nodes = [node + params["cross/output"]["b"] for node in nodes]
+    nodes = plain.encoder(params, "joint", nodes, fields["joint_layers"], heads)
+    centre = sum(system.positions) / num
+    moves = np.zeros((num, 3))
+    name = "readout_position"
+    for i in range(num):
+        hidden = plain.silu(plain.linear(params, f"{name}_nodes", nodes[i]))
+        a, b = plain.linear(params, f"{name}_node_scalars", hidden)
+        moves[i] = a * (system.positions[i] - centre) + b * system.velocities[i]
+    for (j, i), edge in zip(pairs, edges, strict=True):
+        together = np.concatenate([nodes[i], nodes[j], edge])
+        hidden = plain.silu(plain.linear(params, f"{name}_edges", together))
+        a, b = plain.linear(params, f"{name}_edge_scalars", hidden)
+        moves[i] += a * (system.positions[i] - system.positions[j])
+        moves[i] += b * (system.velocities[i] - system.velocities[j])
+    return moves
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"node_only": True},
+        {"node_layers": 0, "edge_layers": 3, "joint_layers": 2},
+        {"edge_layers": 1, "num_basis": 2, "node_inputs": ("charge",), "num_heads": 1},
+    ],
+    ids=str,
+)
+def test_forward_pass_is_the_equations(changes):
+    members = contract.systems(SIZES)
+    with jax.enable_x64(True):
+        own = contract.Subject("demetar", "float64", {**TINY, **changes})
+        found = own.displacements(contract.make_batch(members, "float64"))[:, 0]
+        params = {
+            name.removeprefix("demetar/"): jax.tree.map(np.asarray, leaves)
+            for name, leaves in own.params.items()
+        }
+    defaults = {name: f.default for name, f in models.fields("demetar").items()}
+    fields = {**defaults, **own.small}
+    expected = np.concatenate([reference(params, fields, one) for one in members])
+    assert contract.relative_error(found, expected) < 1e-10
+
+
+# --- What each part does ------------------------------------------------------------
+
+
+def test_nodes_attend_to_their_own_edges_alone():
+    batch = contract.make_batch(contract.systems())
+    changed, own = 7, subject(edge_layers=1)
+    receiver = int(batch.graph.receivers[changed])
+    before = record(own, batch)[1]["edge_encoding"]
+    after = record(own, with_edge(batch, changed))[1]["edge_encoding"]
+    differs = np.abs(np.asarray(after - before)).max(axis=1) > 0
+    assert np.flatnonzero(differs).tolist() == [receiver]
+
+
+def test_edges_of_a_graph_hear_of_each_other_before():
+    batch = contract.make_batch(contract.systems((5, 3)))
+    before, after = (
+        np.asarray(record(subject(), item)[1]["edge_encoding"])
+        for item in (batch, with_edge(batch, 7))
+    )
+    assert (np.abs(after - before)[:5].max(axis=1) > 0).all()
+    np.testing.assert_array_equal(after[5:8], before[5:8])  # another graph
+
+
+def test_the_edge_encoder_can_be_left_out():
+    batch = contract.make_batch(contract.systems())
+    full, ablated = subject(), subject(node_only=True)
+    assert not any("edge_embedding" in name for name in ablated.params)
+    shared = {name: full.params[name] for name in ablated.params if name in full.params}
+    # Same weights wherever both have them: what differs is what the edges give.
+    params = {**ablated.params, **shared}
+    params["demetar/readout_position_edges"] = {
+        "w": full.params["demetar/readout_position_edges"]["w"][:14],
+        "b": full.params["demetar/readout_position_edges"]["b"],
+    }
+    outputs = ablated.apply(params, batch.graph, batch.bucket)["position"]
+    expected = full.outputs(batch)["position"]
+    assert contract.relative_error(np.asarray(outputs), np.asarray(expected)) > 0.01
+    changed = with_edge(batch, 7)
+    np.testing.assert_array_equal(
+        outputs, ablated.apply(params, changed.graph, changed.bucket)["position"]
+    )
+    error = contract.transformation_error(
+        ablated, contract.rotation(), contract.NO_SHIFT
+    )
+    assert error < contract.TOLERANCE["float32"]
+
+
+def _flat(logits, mask):
+    mask = jnp.broadcast_to(mask, logits.shape)
+    return mask / jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+
+
+@pytest.mark.parametrize(
+    "module, name, replacement",
+    [
+        (attention, "masked_softmax", _flat),
+        (graphs, "softmax_to_receivers", lambda x, *_: jnp.full_like(x, 0.25)),
+        (radial, "bessel", lambda x, count, _: jnp.zeros((len(x), count))),
+    ],
+    ids=["self-attention", "cross attention", "radial basis"],
+)
+def test_removing_a_part_changes_the_output(module, name, replacement, monkeypatch):
+    batch = contract.make_batch(contract.systems())
+    own = subject()
+    expected = own.displacements(batch)
+    monkeypatch.setattr(module, name, replacement)
+    outputs = own.model.apply(own.params, None, batch.graph, batch.bucket, False)
+    found = np.asarray(outputs["position"])[: len(expected)]
+    assert contract.relative_error(found, expected) > 1e-3
+
+
+def test_attention_maps():
+    batch = contract.make_batch(contract.systems(SIZES), extra=2)
+    own = subject()
+    outputs, values = record(own, batch)
+    np.testing.assert_allclose(outputs["position"], own.outputs(batch)["position"])
+    maps = {name for name in values if name.startswith("attention")}
+    assert maps == {
+        f"attention_{which}" for which in ("node_0", "edge_0", "joint_0")
+    } | {"attention_cross"}
+    for name, counts in (("node_0", (4, 1, 3)), ("edge_0", (12, 0, 6))):
+        weights = np.asarray(values[f"attention_{name}"])
+        for slot, count in enumerate(counts):
+            sums = weights[slot, :, :count, :count].sum(axis=-1)
+            np.testing.assert_allclose(sums, 1, rtol=1e-5)
+            assert (weights[slot, :, :, count:] == 0).all()
+        assert (weights[3:] == 0).all()  # empty slots and the padding graph
+    cross = values["attention_cross"]  # [E, H]
+    sums = np.asarray(graphs.sum_to_receivers(cross, batch.graph, batch.bucket))
+    np.testing.assert_allclose(sums[[0, 1, 2, 3, 5, 6, 7]], 1, rtol=1e-5)
+    np.testing.assert_array_equal(sums[4], 0)  # the graph of one node
+
+
+# --- Symmetry -----------------------------------------------------------------------
+
+
+def test_raw_coordinates_are_the_free_model():
+    free = contract.Subject("demetar_free", fields=TINY)
+    batch = contract.make_batch(contract.systems())
+    ablated = contract.Subject("demetar", fields={**TINY, "equivariance": "none"})
+    params = {
+        name.replace("demetar_free", "demetar"): leaves
+        for name, leaves in free.params.items()
+    }
+    found = ablated.apply(params, batch.graph, batch.bucket)["position"]
+    np.testing.assert_array_equal(found, free.outputs(batch)["position"])
+    assert models.model_class("demetar_free").symmetry == "S(n)"
+
+
+def test_axial_vectors_keep_reflections():
+    """An axial vector has no invariant angle with a polar one, and is no output."""
+    task = dataclasses.replace(contract.TASK, vectors=(VectorInput("velocity", 1),))
+    own = contract.Subject("demetar", fields=TINY, task=task)
+    batch = contract.make_batch(contract.systems())
+    nodes = batch.graph.nodes
+    mirrored = batch.graph._replace(nodes=nodes._replace(positions=-nodes.positions))
+    found = own.apply(own.params, mirrored, batch.bucket)["position"]
+    expected = -own.outputs(batch)["position"]
+    error = contract.relative_error(np.asarray(found), np.asarray(expected))
+    assert error < contract.TOLERANCE["float32"]
+
+
+# --- Heads and fields ---------------------------------------------------------------
+
+HEADS = (
+    Head("position", "node_vector", base="positions"),
+    Head("forces", "node_vector", size=2),
+    Head("charges", "node_scalar", size=3),
+    Head("energy", "graph_scalar", size=2),
+)
+
+
+def all_heads():
+    task = dataclasses.replace(contract.TASK, heads=HEADS)
+    return contract.Subject("demetar", fields=TINY, task=task)
+
+
+def test_every_kind_of_head_at_once():
+    own, members = all_heads(), contract.systems((5, 3))
+    batch = contract.make_batch(members)
+    found = own.outputs(batch)
+    shapes = {name: value.shape for name, value in found.items()}
+    assert shapes == {
+        "position": (9, 1, 3),
+        "forces": (9, 2, 3),
+        "charges": (9, 3),
+        "energy": (3, 2),
+    }
+    matrix = -contract.rotation()
+    turned = own.outputs(
+        contract.make_batch(contract.moved(members, matrix, contract.SHIFT))
+    )
+    expected = np.einsum("ij,nkj->nki", matrix, found["forces"])
+    np.testing.assert_allclose(turned["forces"], expected, rtol=1e-3, atol=1e-4)
+    for name in ("charges", "energy"):
+        np.testing.assert_allclose(turned[name], found[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_summary_token_reads_nodes_and_edges_of_its_graph():
+    own = all_heads()
+    assert own.params["demetar"]["cls"].shape == (7,)
+    batch = contract.make_batch(contract.systems((5, 3)))
+    expected = np.asarray(own.outputs(batch)["energy"])
+    found = np.asarray(own.outputs(with_edge(batch, 7))["energy"])
+    assert np.abs(found[0] - expected[0]).max() > 1e-5
+    np.testing.assert_array_equal(found[1], expected[1])
+    # Neither padding nor batch mates reach it.
+    more = contract.make_batch(contract.systems((5, 3, 7)), extra=3)
+    np.testing.assert_allclose(own.outputs(more)["energy"][:2], expected[:2], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"equivariance": "some"}, "expects one of full, none, found 'some'"),
+        ({"edge_layers": 0}, "at least 1, found 0; node_only=true leaves the edges"),
+    ],
+)
+def test_wrong_fields_are_refused(fields, message):
+    batch = contract.make_batch(contract.systems((3,)))
+    model = models.build("demetar", contract.TASK, fields)
+    with pytest.raises(UserError, match=message):
+        model.init(jax.random.key(0), batch.graph, batch.bucket, False)
+
+
+@pytest.mark.parametrize(
+    "name, count",
+    [
+        ("demetar", 177_600),
+        ("demetar_free", 164_483),
+        ("deep_set", 150_403),
+        ("set_transformer", 138_755),
+        ("radial_field", 2_052),
+    ],
+)
+def test_number_of_parameters(name, count):
+    batch = contract.regular_batch(contract.systems((5,)))
+    model = models.build(name, contract.TASK)
+    init = functools.partial(model.init, jax.random.key(0))
+    params = jax.eval_shape(lambda graph: init(graph, batch.bucket, False), batch.graph)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count

@@ -1,0 +1,86 @@
+"""The depth-wise tensor product against e3nn's generic one, in float64."""
+
+import e3nn_jax as e3nn
+import jax
+import numpy as np
+import pytest
+
+from demetar.nn import depthwise, steerable
+from tests import plain_steerable
+from tests.steerable_test import random_attribute, random_features, to_e3nn
+
+TOLERANCE = 1e-10
+ROWS = 5
+
+
+def all_irreps(lmax):
+    return [steerable.Irrep(l, p) for l in range(lmax + 1) for p in (-1, 1)]
+
+
+NATURAL = [steerable.natural_irrep(l) for l in range(4)]
+
+
+@pytest.mark.parametrize("lmax, irreps", [(1, all_irreps(1)), (3, NATURAL)])
+def test_tensor_product_is_e3nns(lmax, irreps):
+    with jax.enable_x64(True):
+        channels = {irrep: 2 + n for n, irrep in enumerate(irreps)}
+        features = random_features(channels, ROWS, seed=1)
+        attribute = random_attribute(lmax, ROWS, seed=2)
+        paths = depthwise.find_paths(channels, attribute, channels)
+        count = depthwise.num_weights(paths, channels)
+        weights = np.random.default_rng(3).normal(size=(ROWS, count))
+        found = depthwise.tensor_product(features, attribute, paths, weights)
+        expected: dict = {}
+        start = 0
+        for path in paths:
+            product = e3nn.tensor_product(
+                to_e3nn({path.first: features[path.first]}),
+                to_e3nn({path.second: attribute[path.second][..., None]}),
+                filter_ir_out=[path.out],
+                irrep_normalization="component",
+            )
+            rows = product.chunks[0]  # [X, C, 2l + 1]
+            stop = start + rows.shape[1]
+            part = np.asarray(rows) * weights[:, start:stop, None]
+            start = stop
+            expected.setdefault(path.out, []).append(part)
+        assert start == count
+        assert set(found) == set(expected) == set(channels)
+        for irrep, values in found.items():
+            rows = np.concatenate(expected[irrep], axis=1)
+            assert np.abs(values - rows.transpose(2, 0, 1)).max() < TOLERANCE
+
+
+def test_paths_are_those_that_symmetry_allows():
+    odd, even = steerable.Irrep("1o"), steerable.Irrep("1e")
+    scalar, vector = steerable.SCALAR, steerable.VECTOR
+    paths = depthwise.find_paths([vector], [scalar, vector], [scalar, even])
+    assert paths == [(odd, vector, scalar), (odd, vector, even)]
+    assert depthwise.num_weights(paths, {vector: 5}) == 10
+    assert depthwise.find_paths([scalar], [scalar], [vector]) == []
+
+
+def test_harmonics_have_unit_components():
+    with jax.enable_x64(True):
+        vectors = np.random.default_rng(0).normal(size=(4, 3))
+        vectors[2] = 0
+        found = depthwise.harmonics(vectors, 2)
+        for row, vector in enumerate(vectors):
+            for irrep, values in plain_steerable.harmonics(vector, 2).items():
+                assert np.abs(found[irrep][:, row] - values).max() < TOLERANCE
+        assert not found[steerable.VECTOR][:, 2].any()
+
+
+def test_gate_is_e3nns():
+    with jax.enable_x64(True):
+        channels = dict.fromkeys(all_irreps(1), 3)
+        gated = steerable.gated_channels(channels)
+        assert gated[steerable.SCALAR] == 3 + 2 * 3
+        features = random_features(gated, ROWS, seed=4)
+        found = steerable.gate(features, jax.nn.silu)
+        assert {irrep: values.shape[-1] for irrep, values in found.items()} == channels
+        for row in range(ROWS):
+            plain = {irrep: values[:, row].T for irrep, values in features.items()}
+            expected = plain_steerable.gate(plain, jax.nn.silu)
+            for irrep, values in expected.items():
+                assert np.abs(found[irrep][:, row].T - values).max() < TOLERANCE

@@ -1,0 +1,277 @@
+"""Gathers, sums and pools: the fast path of regular buckets against the ragged one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from demetar import graphs
+from demetar.types import Bucket, Nodes
+
+SIZES = (1, 2, 3, 5, 7)
+NUM_GRAPHS, NUM_CHANNELS = 3, 4
+LEADS = ((), (3, 2))
+
+
+def make_graph(sizes, bucket):
+    """Complete graphs of these sizes, padded by the last slot of a ragged bucket."""
+    pairs = [graphs.complete_edges(size) for size in sizes]
+    starts = np.cumsum([0, *sizes])
+    n_node = np.array(sizes, np.int32)
+    n_edge = np.array([len(senders) for senders, _ in pairs], np.int32)
+    ends = [
+        np.concatenate(
+            [pair[k] + start for pair, start in zip(pairs, starts[:-1], strict=True)]
+        )
+        for k in (0, 1)
+    ]
+    if bucket.nodes_per_graph is None:
+        empty = np.zeros(bucket.num_graphs - len(sizes) - 1, np.int32)
+        left = bucket.max_edges - n_edge.sum()
+        ends = [np.append(end, np.full(left, bucket.max_nodes - 1)) for end in ends]
+        n_node = np.concatenate([n_node, empty, [bucket.max_nodes - n_node.sum()]])
+        n_edge = np.concatenate([n_edge, empty, [left]])
+    nothing = np.zeros((bucket.max_nodes, 3), np.float32)
+    return graphs.Graph(
+        nodes=Nodes(nothing, nothing[:, :0], nothing[:, None]),
+        edges=np.zeros((bucket.max_edges, 1), np.float32),
+        senders=ends[0].astype(np.int32),
+        receivers=ends[1].astype(np.int32),
+        n_node=n_node.astype(np.int32),
+        n_edge=n_edge.astype(np.int32),
+        globals=None,
+    )
+
+
+def both_paths(size):
+    """(graph, bucket) of the same graphs: regular, and ragged without any padding."""
+    num_nodes, num_edges = NUM_GRAPHS * size, NUM_GRAPHS * size * (size - 1)
+    regular = Bucket(num_nodes, num_edges, NUM_GRAPHS, size)
+    graph = make_graph([size] * NUM_GRAPHS, regular)
+    return graph, regular, Bucket(num_nodes, num_edges, NUM_GRAPHS)
+
+
+def ragged(sizes=(3, 1, 5, 2), extra_nodes=4, extra_edges=7, extra_slots=2):
+    num_edges = sum(size * (size - 1) for size in sizes)
+    bucket = Bucket(
+        sum(sizes) + 1 + extra_nodes,
+        num_edges + extra_edges,
+        len(sizes) + 1 + extra_slots,
+    )
+    return make_graph(sizes, bucket), bucket
+
+
+# Each with what its values are: of nodes, edges or graphs, and whether axes may lead.
+FUNCTIONS = {
+    graphs.gather_receivers: ("nodes", True),
+    graphs.gather_senders: ("nodes", True),
+    graphs.sum_to_receivers: ("edges", True),
+    graphs.mean_to_receivers: ("edges", True),
+    graphs.softmax_to_receivers: ("edges", False),
+    graphs.pool_sum: ("nodes", False),
+    graphs.pool_mean: ("nodes", False),
+    graphs.broadcast_to_nodes: ("graphs", False),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_regular_and_ragged_paths_are_one_function(size):
+    """Values and gradients; all functions in one program, so that it compiles once."""
+    graph, regular, general = both_paths(size)
+    num_rows = {
+        "nodes": regular.max_nodes,
+        "edges": regular.max_edges,
+        "graphs": NUM_GRAPHS,
+    }
+    generator = np.random.default_rng(size)
+    cases = [
+        (function, generator.normal(size=(*lead, num_rows[rows], NUM_CHANNELS)))
+        for function, (rows, leading) in FUNCTIONS.items()
+        for lead in (LEADS if leading else LEADS[:1])
+    ]
+    inputs = [values.astype(np.float32) for _, values in cases]
+
+    @jax.jit
+    def both(inputs):
+        results = []
+        for (function, _), values in zip(cases, inputs, strict=True):
+            for bucket in (regular, general):
+                output, back = jax.vjp(
+                    lambda x, f=function, b=bucket: f(x, graph, b), values
+                )
+                slope = jnp.cos(jnp.arange(output.size).reshape(output.shape))
+                results.append((output, back(slope.astype(output.dtype))[0]))
+        return results
+
+    results = iter(both(inputs))
+    for function, _ in cases:
+        for fast, slow in zip(next(results), next(results), strict=True):
+            assert fast.shape == slow.shape and fast.dtype == slow.dtype
+            np.testing.assert_allclose(
+                fast, slow, rtol=1e-5, atol=1e-6, err_msg=function.__name__
+            )
+
+
+def test_functions_against_loops():
+    """The ragged path, which the test above leans on, against plain Python."""
+    graph, bucket = ragged()
+    generator = np.random.default_rng(0)
+    nodes = generator.normal(size=(bucket.max_nodes, NUM_CHANNELS)).astype(np.float32)
+    edges = generator.normal(size=(bucket.max_edges, NUM_CHANNELS)).astype(np.float32)
+    sums, weights = np.zeros_like(nodes), np.zeros_like(edges)
+    degrees = np.zeros(bucket.max_nodes)
+    for edge, receiver in enumerate(graph.receivers):
+        sums[receiver] += edges[edge]
+        degrees[receiver] += 1
+    totals = np.zeros_like(nodes)
+    for edge, receiver in enumerate(graph.receivers):
+        totals[receiver] += np.exp(edges[edge])
+    for edge, receiver in enumerate(graph.receivers):
+        weights[edge] = np.exp(edges[edge]) / totals[receiver]
+    pooled = np.zeros((bucket.num_graphs, NUM_CHANNELS))
+    slots = np.concatenate([[k] * n for k, n in enumerate(graph.n_node)]).astype(int)
+    for node, slot in enumerate(slots):
+        pooled[slot] += nodes[node]
+
+    @jax.jit
+    def found(nodes, edges):
+        return {
+            "senders": graphs.gather_senders(nodes, graph, bucket),
+            "receivers": graphs.gather_receivers(nodes, graph, bucket),
+            "sums": graphs.sum_to_receivers(edges, graph, bucket),
+            "means": graphs.mean_to_receivers(edges, graph, bucket),
+            "softmax": graphs.softmax_to_receivers(edges, graph, bucket),
+            "pooled": graphs.pool_sum(nodes, graph, bucket),
+            "pooled means": graphs.pool_mean(nodes, graph, bucket),
+            "slots": graphs.graph_of_node(graph, bucket),
+            "broadcast": graphs.broadcast_to_nodes(pooled, graph, bucket),
+        }
+
+    expected = {
+        "senders": nodes[graph.senders],
+        "receivers": nodes[graph.receivers],
+        "sums": sums,
+        "means": sums / np.maximum(degrees, 1)[:, None],
+        "softmax": weights,
+        "pooled": pooled,
+        "pooled means": pooled / np.maximum(graph.n_node, 1)[:, None],
+        "slots": slots,
+        "broadcast": pooled[slots],
+    }
+    for name, value in found(nodes, edges).items():
+        np.testing.assert_allclose(
+            value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_complete_edges(size):
+    senders, receivers = graphs.complete_edges(size)
+    assert senders.dtype == receivers.dtype == np.int32
+    assert len(senders) == size * (size - 1)
+    pairs = set(zip(senders.tolist(), receivers.tolist(), strict=True))
+    assert pairs == {(j, i) for i in range(size) for j in range(size) if i != j}
+    assert (np.diff(receivers) >= 0).all()
+    cyclic = [(i + k) % size for i in range(size) for k in range(1, size)]
+    assert senders.tolist() == cyclic
+
+
+def test_masks_leave_out_padding_alone():
+    sizes = (3, 1, 5, 2)
+    graph, bucket = ragged(sizes)
+    nodes, edges = graphs.node_mask(graph, bucket), graphs.edge_mask(graph, bucket)
+    real_nodes, real_edges = sum(sizes), sum(n * (n - 1) for n in sizes)
+    assert nodes.tolist() == [k < real_nodes for k in range(bucket.max_nodes)]
+    assert edges.tolist() == [k < real_edges for k in range(bucket.max_edges)]
+    graph, regular, _ = both_paths(3)
+    assert graphs.node_mask(graph, regular).tolist() == [True] * regular.max_nodes
+    assert graphs.edge_mask(graph, regular).tolist() == [True] * regular.max_edges
+
+
+def test_padding_never_reaches_a_real_node():
+    """Whatever stands in padding rows, real rows of values and gradients stay."""
+    graph, bucket = ragged()
+    real_nodes = np.asarray(graphs.node_mask(graph, bucket))[:, None]
+    real_edges = np.asarray(graphs.edge_mask(graph, bucket))[:, None]
+    generator = np.random.default_rng(0)
+    nodes = generator.normal(size=(bucket.max_nodes, NUM_CHANNELS))
+    edges = generator.normal(size=(bucket.max_edges, NUM_CHANNELS))
+
+    def outputs(nodes, edges):
+        pooled = graphs.pool_mean(nodes, graph, bucket)
+        senders = graphs.gather_senders(nodes, graph, bucket)
+        attention = graphs.softmax_to_receivers(edges, graph, bucket)
+        received = graphs.sum_to_receivers(senders * attention, graph, bucket)
+        centred = nodes - graphs.broadcast_to_nodes(pooled, graph, bucket)
+        return pooled[:-1], jnp.where(real_nodes, received + centred, 0)
+
+    def total(nodes, edges):
+        values = outputs(nodes, edges)
+        return sum(jnp.sum(jnp.square(value)) for value in values), values
+
+    compute = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    results = []
+    for filling in (0.0, 1e3):
+        rows = (
+            np.where(real_nodes, nodes, filling),
+            np.where(real_edges, edges, filling),
+        )
+        results.append(compute(*(row.astype(np.float32) for row in rows)))
+    (_, clean), (gradients, filled) = results
+    for found, expected in zip(filled, clean, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for gradient, real in zip(gradients, (real_nodes, real_edges), strict=True):
+        padding = ~np.broadcast_to(real, gradient.shape)
+        assert padding.any()
+        assert (np.asarray(gradient)[padding] == 0).all()
+        assert (np.asarray(gradient)[~padding] != 0).any()
+
+
+def test_a_softmax_of_large_values_is_finite():
+    graph, bucket = ragged()
+    logits = jnp.full((bucket.max_edges, 2), 1e4).at[0].set(-1e4)
+    weights = graphs.softmax_to_receivers(logits, graph, bucket)
+    assert bool(jnp.isfinite(weights).all())
+    sums = graphs.sum_to_receivers(weights, graph, bucket)
+    degrees = np.bincount(graph.receivers, minlength=bucket.max_nodes)
+    np.testing.assert_allclose(sums[:, 0], degrees > 0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", ["nodes", "edges"])
+@pytest.mark.parametrize("bound", [None, 20])
+def test_dense_and_back(rows, bound):
+    sizes = (3, 1, 5, 2)
+    graph, bucket = ragged(sizes)
+    bucket = Bucket(
+        bucket.max_nodes, bucket.max_edges, bucket.num_graphs, None, bound, bound
+    )
+    mask = graphs.node_mask if rows == "nodes" else graphs.edge_mask
+    real = np.asarray(mask(graph, bucket))
+    values = np.random.default_rng(0).normal(size=(len(real), 2)).astype(np.float32)
+    dense, present = graphs.ragged_to_dense(values, graph, bucket, rows)
+    counts = sizes if rows == "nodes" else [size * (size - 1) for size in sizes]
+    assert np.asarray(present).sum(axis=1).tolist() == [*counts, 0, 0, 0]
+    start = 0
+    for slot, count in enumerate(counts):
+        np.testing.assert_array_equal(
+            dense[slot, :count], values[start : start + count]
+        )
+        start += count
+    assert (np.asarray(dense)[~np.asarray(present)] == 0).all()
+    back = graphs.dense_to_ragged(dense, graph, bucket, rows)
+    np.testing.assert_array_equal(back, np.where(real[:, None], values, 0))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_dense_form_of_regular_graphs(size):
+    graph, regular, general = both_paths(size)
+    values = np.arange(regular.max_nodes * 2.0).reshape(-1, 2)
+    dense, present = graphs.ragged_to_dense(values, graph, regular)
+    assert dense.shape == (NUM_GRAPHS, size, 2) and bool(present.all())
+    back = graphs.dense_to_ragged(dense, graph, regular)
+    np.testing.assert_array_equal(back, values)
+
+
+def test_a_regular_bucket_has_the_sizes_that_it_must():
+    with pytest.raises(ValueError, match="has 15 nodes and 60 edges, found 15 and 61"):
+        Bucket(15, 61, 3, 5)

@@ -1,0 +1,397 @@
+"""The training loop against plain NumPy and hand-written steps."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from demetar import models
+from demetar.data import base as data
+from demetar.errors import UserError
+from demetar.train import loop, optim
+from demetar.types import TrainState
+from tests import contract
+
+NUM_TRAIN, NUM_VALID, NUM_TEST, BATCH_SIZE = 11, 5, 13, 4
+SIZES = {"regular": (5,), "mixed": (3, 7, 2, 5, 1)}
+ADAM = optim.Settings(learning_rate=0.02)
+SETTINGS = loop.Settings(epochs=3, eval_every=1, checkpoint_seconds=1e9)
+
+
+@functools.cache
+def make_dataset(kind="regular"):
+    """Systems in three splits, whose batch size divides none of them."""
+    total = NUM_TRAIN + NUM_VALID + NUM_TEST
+    sizes = [SIZES[kind][k % len(SIZES[kind])] for k in range(total)]
+    samples = contract.make_samples(contract.systems(sizes), "float32")
+    noise = np.random.default_rng(0).normal(size=samples.targets["position"].shape)
+    samples.targets["position"] += noise.astype(np.float32)
+    stops = np.cumsum([0, NUM_TRAIN, NUM_VALID, NUM_TEST])
+    splits = {
+        split: np.arange(start, stop)
+        for split, start, stop in zip(
+            ("train", "valid", "test"), stops[:-1], stops[1:], strict=True
+        )
+    }
+    packing = data.make_packing(samples, contract.TASK, BATCH_SIZE)
+    return data.Dataset(contract.TASK, packing, splits, "")
+
+
+def make_trainer(model="linear_map", kind="regular", optimizer=ADAM, **settings):
+    dataset = make_dataset(kind)
+    built = models.build(model, dataset.task)
+    run = dataclasses.replace(SETTINGS, **settings)
+    return loop.Trainer(built, dataset, run, optimizer)
+
+
+# Compiled once for all tests that can share it.
+shared_trainer = functools.cache(make_trainer)
+
+
+def fit(trainer, path, should_stop=lambda: False, snapshots=None):
+    """Trains; returns the run, its evaluations and whether it finished."""
+    run = loop.Run.start(trainer, path)
+    evaluations = []
+
+    def on_evaluation(metrics):
+        evaluations.append(metrics)
+        if snapshots is not None:
+            params = trainer.evaluated_params(run.state)
+            snapshots.append(jax.tree.map(np.array, params))
+
+    finished = run.fit(on_evaluation, lambda: None, should_stop)
+    return run, evaluations, finished
+
+
+def linear_errors(split, time, kind="regular"):
+    """Squared error of x + a v for each sample of a split, without any batch."""
+    dataset = make_dataset(kind)
+    samples = dataset.packing._samples
+    starts = np.cumsum([0, *samples.n_node])
+    errors = []
+    for number in dataset.splits[split]:
+        own = slice(starts[number], starts[number + 1])
+        found = samples.nodes.positions[own] + time * samples.nodes.vectors[own, 0]
+        errors.append(np.mean((found - samples.targets["position"][own, 0]) ** 2))
+    return np.array(errors)
+
+
+def assert_equal_trees(found, expected):
+    (leaves, structure), (others, wanted) = map(jax.tree.flatten, (found, expected))
+    assert str(structure) == str(wanted)
+    for a, b in zip(leaves, others, strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def one_batch(kind="mixed"):
+    dataset = make_dataset(kind)
+    plan = dataset.train_plan(1, 0)
+    row = {name: values[0] for name, values in plan.items()}
+    return dataset.packing.assemble(dataset.packing.arrays(), row)
+
+
+# --- One update ---------------------------------------------------------------------
+
+
+def test_update_is_the_hand_written_step():
+    """Adam with decay on the mean over graphs, not over nodes, of the squared error."""
+    batch = one_batch()
+    settings = optim.Settings(learning_rate=0.01, weight_decay=0.1, clip_norm=0.5)
+    optimizer = optim.make(settings, 10)
+    model = models.build("linear_map", contract.TASK)
+    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, 0.0))
+    key = jax.random.key(0)
+    params: Any = model.init(key, batch.graph, batch.bucket, True)
+    state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
+
+    graph, nodes = batch.graph, batch.graph.nodes
+    stops = np.cumsum(graph.n_node)
+    inputs = np.concatenate([nodes.positions, nodes.vectors[:, 0]], axis=1)
+    targets = batch.targets["position"][:, 0]
+    (path,) = params
+    w, b = (np.array(params[path][name], np.float64) for name in ("w", "b"))
+    moments = [np.zeros((2, *leaf.shape)) for leaf in (w, b)]
+    for step in range(1, 4):
+        gradients = [np.zeros_like(w), np.zeros_like(b)]
+        losses = []
+        real = np.flatnonzero(batch.weights)
+        for slot in real:
+            own = slice(stops[slot] - graph.n_node[slot], stops[slot])
+            errors = inputs[own] @ w + b - targets[own]
+            losses.append(np.mean(errors**2))
+            slope = 2 * errors / errors.size / len(real)
+            gradients[0] += inputs[own].T @ slope
+            gradients[1] += slope.sum(axis=0)
+        norm = math.sqrt(sum((gradient**2).sum() for gradient in gradients))
+        assert norm > settings.clip_norm
+        new, squares = [], 0.0
+        for leaf, gradient, moment in zip((w, b), gradients, moments, strict=True):
+            gradient = gradient * settings.clip_norm / norm + 0.1 * leaf
+            moment[0] = 0.9 * moment[0] + 0.1 * gradient
+            moment[1] = 0.999 * moment[1] + 0.001 * gradient**2
+            mean, square = moment[0] / (1 - 0.9**step), moment[1] / (1 - 0.999**step)
+            change = -0.01 * mean / (np.sqrt(square) + 1e-8)
+            squares += (change**2).sum()
+            new.append(leaf + change)
+        w, b = new
+        state, metrics = update(state, batch)
+        np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+        np.testing.assert_allclose(metrics["update_norm"], squares**0.5, rtol=1e-4)
+        np.testing.assert_allclose(state.params[path]["w"], w, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(state.params[path]["b"], b, rtol=1e-4, atol=1e-6)
+    assert int(state.step) == 3
+
+
+def test_moving_average_of_the_parameters():
+    batch = one_batch()
+    optimizer = optim.make(ADAM, 10)
+    model = models.build("linear", contract.TASK)
+    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, 0.25))
+    key = jax.random.key(0)
+    params = model.init(key, batch.graph, batch.bucket, True)
+    state = TrainState(params, optimizer.init(params), jnp.int32(0), key, params)
+    (expected,) = jax.tree.leaves(params)
+    for step in range(6):
+        state, _ = update(state, batch)
+        decay = min(0.25, (1 + step) / (10 + step))
+        (new,) = jax.tree.leaves(state.params)
+        expected = decay * expected + (1 - decay) * new
+        (found,) = jax.tree.leaves(state.average)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not np.array_equal(found, new)
+
+
+def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
+    trainer = make_trainer("linear", average_decay=0.9)
+    run, evaluations, _ = fit(trainer, tmp_path / "last.npz")
+    (time,) = jax.tree.leaves(run.state.average)
+    assert not np.array_equal(time, jax.tree.leaves(run.state.params)[0])
+    expected = linear_errors("valid", float(time[0, 0, 0])).mean()
+    np.testing.assert_allclose(evaluations[-1]["valid_loss"][0], expected, rtol=1e-5)
+
+
+# --- Optimisers ---------------------------------------------------------------------
+
+
+def test_schedules():
+    settings = optim.Settings(learning_rate=0.5, schedule="constant")
+    assert [float(optim.learning_rate(settings, 10)(k)) for k in (0, 9)] == [0.5, 0.5]
+    settings = optim.Settings(learning_rate=0.5, schedule="cosine", warmup_steps=4)
+    rate = optim.learning_rate(settings, 20)
+    for step in (0, 1, 3, 4, 11, 19, 20):
+        cosine = 0.25 * (1 + math.cos(math.pi * (step - 4) / 16))
+        expected = 0.5 * step / 4 if step < 4 else cosine
+        np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_weight_decay_enters_adam_and_adamw_where_it_should(name):
+    """Into the gradient for adam, past the moments for adamw: by their first step."""
+    settings = optim.Settings(name, learning_rate=0.1, weight_decay=0.5)
+    optimizer = optim.make(settings, 10)
+    params, gradients = {"w": jnp.array([2.0, -3.0])}, {"w": jnp.array([4.0, 1.0])}
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    # The first step of Adam is the sign of what it sees.
+    expected = {
+        "adam": -0.1 * np.sign([4 + 0.5 * 2, 1 - 0.5 * 3]),
+        "adamw": -0.1 * (np.sign([4, 1]) + 0.5 * np.array([2, -3])),
+    }[name]
+    np.testing.assert_allclose(updates["w"], expected, rtol=1e-4)
+
+
+def test_clipping_bounds_the_gradient_alone():
+    settings = optim.Settings(learning_rate=1.0, clip_norm=0.5)
+    optimizer = optim.make(settings, 10)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    (moments,) = [part.mu for part in state if hasattr(part, "mu")]
+    np.testing.assert_allclose(optax.global_norm(moments), 0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(moments["a"], [0.03, 0.0], rtol=1e-5)
+
+
+# --- Metrics ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_the_partial_last_batch_counts_by_its_graphs(kind, tmp_path):
+    """Every loss is a mean over graphs, as computed without batches."""
+    still = optim.Settings(learning_rate=1e-12)
+    trainer = make_trainer("linear", kind, still, epochs=2, eval_every=2)
+    run, (metrics,), _ = fit(trainer, tmp_path / "last.npz")
+    for name, split in (("train_loss", "train"), ("valid_loss", "valid")):
+        expected = linear_errors(split, 0.7, kind).mean()
+        np.testing.assert_allclose(metrics[name][0], expected, rtol=1e-5)
+    # More test batches than validation batches pass through the same program.
+    errors, _ = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+    expected = linear_errors("test", 0.7, kind)
+    np.testing.assert_allclose(errors["position"], expected[None], rtol=1e-5)
+    assert trainer.num_compiles == 2
+    assert metrics["step"] == trainer.num_steps
+    assert metrics["gradient_norm"][0] > 0 and metrics["update_norm"][0] > 0
+
+
+def test_rates_count_updates_and_leave_out_compilation(tmp_path):
+    trainer = make_trainer("linear", "mixed", epochs=1)
+    run, (metrics,), _ = fit(trainer, tmp_path / "last.npz")
+    ratio = metrics["graphs_per_second"] / metrics["steps_per_second"]
+    np.testing.assert_allclose(ratio, NUM_TRAIN / metrics["step"], rtol=1e-6)
+    training = metrics["step"] / metrics["steps_per_second"]
+    assert 0 < training < run.progress.seconds - run.progress.compile_seconds
+    np.testing.assert_allclose(run.progress.compile_seconds, trainer.compile_seconds)
+
+
+def test_mixed_sizes_take_two_programs_whatever_the_order(tmp_path):
+    trainer = make_trainer("linear", "mixed", epochs=7, eval_every=3)
+    counts = {len(trainer.dataset.train_plan(1, k)["weight"]) for k in range(99)}
+    assert len(counts) > 1, "the number of batches does not vary: no test"
+    fit(trainer, tmp_path / "last.npz")
+    assert trainer.num_compiles == 2
+
+
+def test_empty_batches_are_skipped():
+    trainer = shared_trainer()
+    empty = trainer.dataset.packing.empty()
+    rows = {
+        name: np.repeat(values[:, None], trainer.steps_per_call, axis=0)
+        for name, values in empty.items()
+    }
+    before = jax.tree.map(jnp.copy, trainer.init())
+    kept = jax.tree.map(jnp.copy, before)
+    state, metrics = trainer.train(before, rows)
+    assert_equal_trees(state, kept)
+    assert set(metrics) == set(loop.SUMS)
+    assert all(value.tolist() == [0] for value in metrics.values())
+
+
+def test_training_stays_in_float32():
+    trainer = shared_trainer()
+    plan = trainer.interval_plan(0, 1)
+    rows = {name: values[: trainer.steps_per_call] for name, values in plan.items()}
+    state, metrics = trainer.train(trainer.init(), rows)
+    leaves = [*jax.tree.leaves((state.params, state.opt_state)), *metrics.values()]
+    assert {leaf.dtype.name for leaf in leaves} == {"float32", "int32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+
+
+def test_the_schedule_is_as_long_as_the_run(tmp_path):
+    cosine = optim.Settings(learning_rate=0.1, schedule="cosine")
+    trainer = make_trainer("linear", optimizer=cosine, epochs=5, eval_every=2)
+    assert trainer.num_steps == 5 * math.ceil(NUM_TRAIN / BATCH_SIZE)
+    run, evaluations, _ = fit(trainer, tmp_path / "last.npz")
+    assert [metrics["epoch"] for metrics in evaluations] == [2, 4, 5]
+    assert int(run.state.step[0]) == trainer.num_steps
+    # What is told is the rate of the last update made.
+    last = trainer.num_steps - 1
+    expected = 0.05 * (1 + math.cos(math.pi * last / trainer.num_steps))
+    np.testing.assert_allclose(
+        evaluations[-1]["learning_rate"], expected, rtol=1e-4, atol=1e-8
+    )
+
+
+# --- Seeds and the best parameters --------------------------------------------------
+
+
+def test_seeds_in_one_program_are_single_runs_and_each_keeps_its_best(tmp_path):
+    rough = optim.Settings(learning_rate=0.3)  # so that validation losses go up, too
+    seeds = (1, 2, 5)
+    snapshots: list[Any] = []
+    settings = {"optimizer": rough, "epochs": 6}
+    together = make_trainer(seeds=seeds, **settings)
+    run, evaluations, _ = fit(together, tmp_path / "all.npz", snapshots=snapshots)
+    losses = np.array([metrics["valid_loss"] for metrics in evaluations])  # [B, R]
+    best = losses.argmin(axis=0)
+    assert (best < len(losses) - 1).any() and len(set(best)) > 1, "no test of the best"
+    assert run.progress.best_epoch == (best + 1).tolist()
+    assert run.progress.best_loss == losses.min(axis=0).tolist()
+    for replica, index in enumerate(best):
+        expected = jax.tree.map(lambda x, r=replica: x[r], snapshots[index])
+        assert_equal_trees(jax.tree.map(lambda x, r=replica: x[r], run.best), expected)
+    for replica, seed in enumerate(seeds[1:], 1):
+        alone, own, _ = fit(
+            make_trainer(seeds=(seed,), **settings), tmp_path / f"{seed}.npz"
+        )
+        for name in ("train_loss", "valid_loss", "gradient_norm", "update_norm"):
+            found = [metrics[name][replica] for metrics in evaluations]
+            expected = [metrics[name][0] for metrics in own]
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+        for a, b in zip(*map(jax.tree.leaves, (run.best, alone.best)), strict=True):
+            np.testing.assert_allclose(a[replica], b[0], rtol=1e-3, atol=1e-4)
+
+
+# --- Interruptions ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_resuming_gives_the_same_bits(tmp_path, calls):
+    """Stopped within an interval (1 and 5 calls) and between two of them (3)."""
+    trainer = shared_trainer(
+        kind="mixed", epochs=4, eval_every=2, max_steps_per_call=2, seeds=(1, 2)
+    )
+    num_calls = len(trainer.interval_plan(0, 2)["weight"]) // trainer.steps_per_call
+    assert num_calls == 3
+    whole, expected, finished = fit(trainer, tmp_path / "whole.npz")
+    assert finished
+
+    asked = iter(range(100))
+    path = tmp_path / "part.npz"
+    _, first, finished = fit(trainer, path, lambda: next(asked) + 1 >= calls)
+    assert not finished and path.exists()
+    resumed, second, finished = fit(trainer, path)
+    assert finished
+    assert_equal_trees(
+        (resumed.state, resumed.best),
+        jax.tree.map(jnp.asarray, (whole.state, whole.best)),
+    )
+    times = ("steps_per_second", "graphs_per_second", "wall_seconds")
+    for found, one in zip([*first, *second], expected, strict=True):
+        for name in set(one) - set(times):
+            assert found[name] == one[name], name
+    assert resumed.progress.best_epoch == whole.progress.best_epoch
+
+
+def test_on_save_comes_before_the_checkpoint(tmp_path):
+    """So that a kill between the two leaves nothing behind that is too old."""
+    trainer = shared_trainer()
+    run = loop.Run.start(trainer, tmp_path / "last.npz")
+    seen = []
+    run.fit(lambda _: None, lambda: seen.append(run.path.exists()), lambda: False)
+    assert seen == [False] and run.path.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    path = tmp_path / "last.npz"
+    bad = optim.Settings(learning_rate=1e30)
+    diverging = make_trainer(optimizer=bad, epochs=5)
+    with pytest.raises(UserError, match="before epoch 1; no checkpoint was written"):
+        fit(diverging, path)
+    assert not path.exists()
+    fit(shared_trainer(), path)  # 3 epochs that go well
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="not finite before epoch 4") as caught:
+        fit(diverging, path)
+    assert path.read_bytes() == before
+    message = str(caught.value)
+    assert f"{path} keeps the last good state" in message
+    assert "try a lower --learning_rate or a --clip_norm" in message
+    assert "\n" not in message
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
+    """It ruins the parameters before any loss shows it."""
+    trainer = shared_trainer()
+    run = loop.Run.start(trainer, tmp_path / "last.npz")
+    ruined = {name: np.zeros(1) for name in loop.SUMS} | {
+        "gradient_norm": np.full(1, np.inf)
+    }
+    with pytest.raises(UserError, match="the training gradient is not finite"):
+        run._check_finite(ruined, 2)

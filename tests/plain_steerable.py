@@ -1,0 +1,223 @@
+"""Steerable layers in plain NumPy loops: a node has {irrep: [C, 2l + 1]}."""
+
+import dataclasses
+import functools
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demetar import graphs, models
+from demetar.nn import capture, depthwise
+from demetar.types import Head
+from tests import contract
+
+SCALAR, PSEUDOSCALAR = e3nn.Irrep("0e"), e3nn.Irrep("0o")
+
+
+def harmonics(vector, lmax):
+    """{irrep: [2l + 1]} up to degree 2, where the mean square of a component is 1."""
+    length = np.sqrt(sum(vector**2))
+    x, y, z = vector / length if length else vector
+    values = [
+        [1.0],
+        [np.sqrt(3) * x, np.sqrt(3) * y, np.sqrt(3) * z],
+        [
+            np.sqrt(15) * x * z,
+            np.sqrt(15) * x * y,
+            np.sqrt(5) * (y**2 - (x**2 + z**2) / 2),
+            np.sqrt(15) * y * z,
+            np.sqrt(15) / 2 * (z**2 - x**2),
+        ],
+    ]
+    return {e3nn.Irrep(l, (-1) ** l): np.array(values[l]) for l in range(lmax + 1)}
+
+
+def couple(x, y, first, second, out):
+    """sqrt(2 l3 + 1) sum_ij C_ijk x_i y_j."""
+    coefficients = np.asarray(e3nn.clebsch_gordan(first.l, second.l, out.l))
+    total = np.zeros(out.dim)
+    for i in range(first.dim):
+        for j in range(second.dim):
+            for k in range(out.dim):
+                total[k] += coefficients[i, j, k] * x[i] * y[j]
+    return np.sqrt(out.dim) * total
+
+
+def tensor_product(features, attribute, wanted, weights=None):
+    """Each channel with the attribute, one weight per path and channel."""
+    outputs: dict = {}
+    index = 0
+    for first in sorted(features):
+        for second in sorted(attribute):
+            for out in first * second:
+                if out not in wanted:
+                    continue
+                for channel in features[first]:
+                    product = couple(channel, attribute[second], first, second, out)
+                    if weights is not None:
+                        product = weights[index] * product
+                    index += 1
+                    outputs.setdefault(out, []).append(product)
+    assert weights is None or index == len(weights)
+    return {out: np.array(rows) for out, rows in outputs.items()}
+
+
+def mix(params, name, features):
+    """Channels by a matrix for each irrep, and a bias for the scalars."""
+    outputs = {}
+    for irrep, channels in features.items():
+        if f"w_{irrep}" not in params[name]:
+            continue
+        w = params[name][f"w_{irrep}"]
+        outputs[irrep] = np.zeros((w.shape[1], irrep.dim))
+        for row in range(w.shape[0]):
+            for column in range(w.shape[1]):
+                outputs[irrep][column] += w[row, column] * channels[row]
+    if "b_0e" in params[name]:
+        outputs[SCALAR] = outputs[SCALAR] + params[name]["b_0e"][:, None]
+    return outputs
+
+
+def add(*parts):
+    """Sums by irrep, of parts that may lack some."""
+    total: dict = {}
+    for part in parts:
+        for irrep, values in part.items():
+            total[irrep] = total.get(irrep, 0.0) + values
+    return total
+
+
+@functools.cache
+def scaled(activation):
+    """The activation over its root mean square under a standard normal input."""
+    constant = activation(1.0) / e3nn.normalize_function(activation)(1.0)
+    return lambda x: np.asarray(activation(x)) / float(constant)
+
+
+def gate(features, gate_fn=jax.nn.sigmoid):
+    """SiLU on scalars, tanh on pseudoscalars, the last scalars times the rest."""
+    gated = [irrep for irrep in sorted(features) if irrep.l]
+    scalars = features[SCALAR]
+    start = len(scalars) - sum(len(features[irrep]) for irrep in gated)
+    outputs = {SCALAR: scaled(jax.nn.silu)(scalars[:start])}
+    if PSEUDOSCALAR in features:
+        outputs[PSEUDOSCALAR] = scaled(np.tanh)(features[PSEUDOSCALAR])
+    for irrep in gated:
+        rows = []
+        for channel in features[irrep]:
+            rows.append(channel * scaled(gate_fn)(scalars[start, 0]))
+            start += 1
+        outputs[irrep] = np.array(rows)
+    return outputs
+
+
+def node_features(recorded, name, node):
+    """What a pass recorded as `name`_irrep, for one node."""
+    return {
+        e3nn.Irrep(key.rsplit("_", 1)[1]): np.asarray(values)[:, node].T
+        for key, values in recorded.items()
+        if key.rsplit("_", 1)[0] == name
+    }
+
+
+def neighbors(batch):
+    """(sender, edge) of each real edge, by receiver."""
+    mask = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+    found: dict = {}
+    for edge in np.flatnonzero(mask):
+        receiver = int(batch.graph.receivers[edge])
+        found.setdefault(receiver, []).append((int(batch.graph.senders[edge]), edge))
+    return found
+
+
+def forward(subject, batch):
+    """Outputs, and everything that the pass recorded."""
+
+    def run(params):
+        with capture.recording() as values:
+            outputs = subject.model.apply(
+                params, jax.random.key(0), batch.graph, batch.bucket, False
+            )
+        return outputs, values
+
+    return jax.device_get(jax.jit(run)(subject.params))
+
+
+def largest_difference(found, expected):
+    """Over irreps, relative to the largest number of each."""
+    assert set(found) == set(expected)
+    return max(
+        np.abs(found[irrep] - expected[irrep]).max() / np.abs(expected[irrep]).max()
+        for irrep in expected
+    )
+
+
+def without_gate(features, gate_fn=None):
+    """In place of `steerable.gate`: scalars pass, no gate acts."""
+    del gate_fn
+    num_gates = sum(values.shape[-1] for irrep, values in features.items() if irrep.l)
+    scalars = features[SCALAR]
+    return {**features, SCALAR: scalars[..., : scalars.shape[-1] - num_gates]}
+
+
+right_harmonics = depthwise.harmonics
+
+
+def without_directions(vectors, lmax):
+    """In place of `depthwise.harmonics`: only degree 0 is left."""
+    attribute = right_harmonics(vectors, lmax)
+    return {ir: values if ir.l == 0 else 0 * values for ir, values in attribute.items()}
+
+
+def no_basis(lengths, num_basis, extent):
+    """In place of a radial basis."""
+    del extent
+    return jnp.zeros((len(lengths), num_basis))
+
+
+def displacements(name, fields, sizes=(3, 2)):
+    """Of random systems, with disturbed parameters."""
+    subject = contract.Subject(name, fields=fields)
+    return subject.displacements(contract.make_batch(contract.systems(sizes)))
+
+
+def assert_not_idle(monkeypatch, name, fields, module, part, replacement):
+    """Taking a part out changes the displacements."""
+    expected = displacements(name, fields)
+    monkeypatch.setattr(module, part, replacement)
+    assert contract.relative_error(displacements(name, fields), expected) > 1e-3
+
+
+HEADS = (
+    Head("position", "node_vector", base="positions"),
+    Head("modes", "node_vector", size=3),
+    Head("charge", "node_scalar", size=2),
+    Head("energy", "graph_scalar"),
+)
+
+
+def assert_heads(name, fields):
+    """Every kind of head at once, and scalars alone; returns the latter's shapes."""
+    batch = contract.make_batch(contract.systems((3, 2)))
+    key = jax.random.key(0)
+    rows, num_graphs = batch.bucket.max_nodes, batch.bucket.num_graphs
+    expected = {
+        "position": (rows, 1, 3),
+        "modes": (rows, 3, 3),
+        "charge": (rows, 2),
+        "energy": (num_graphs, 1),
+    }
+    for heads in (HEADS, HEADS[2:]):
+        task = dataclasses.replace(contract.TASK, heads=heads)
+        model = models.build(name, task, fields)
+
+        def run(model=model):
+            params = model.init(key, batch.graph, batch.bucket, True)
+            return params, model.apply(params, key, batch.graph, batch.bucket, True)
+
+        params, outputs = jax.eval_shape(run)
+        found = {head: values.shape for head, values in outputs.items()}
+        assert found == {head.name: expected[head.name] for head in heads}
+    return params

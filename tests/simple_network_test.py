@@ -1,0 +1,138 @@
+"""The network of the e3nn tutorial: one layer against its definition in loops."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from demetar import graphs
+from demetar.errors import UserError
+from demetar.nn import depthwise, steerable
+from tests import contract, plain, plain_steerable
+from tests.models_test import num_params
+
+TOLERANCE = 1e-10
+FIELDS: dict = {
+    "embedding_irreps": "3x0e+2x1o",
+    "layer_irreps": ("4x0e+2x0o+3x1o+2x1e", "3x0e+2x0o+2x1o+2x1e"),
+    "radial_sizes": (5,),
+    "lmax": 1,
+}
+BATCH_SIZES = (3, 2)
+
+
+def radial_weights(params, layer, values):
+    """Linear, layer norm, SiLU, linear."""
+    name = f"simple_network/radial_{layer}"
+    hidden = plain.linear(params, f"{name}/linear_0", values)
+    hidden = plain.silu(plain.layer_norm(params, f"{name}/norm_0", hidden))
+    return plain.linear(params, f"{name}/linear_1", hidden)
+
+
+def layer_outputs(params, layer, batch, recorded):
+    """linear(concat(gate(linear(mean_j w(|r|) h_j x Y(r))), h_i))."""
+    positions = np.asarray(batch.graph.nodes.positions)
+    wanted = set(steerable.parse_channels(FIELDS["layer_irreps"][layer]))
+    outputs = {}
+    for i, senders in plain_steerable.neighbors(batch).items():
+        own = plain_steerable.node_features(recorded, f"features_{layer - 1}", i)
+        total: dict = {}
+        for j, edge in senders:
+            vector = positions[i] - positions[j]
+            inputs = [np.linalg.norm(vector), *batch.graph.edges[edge]]
+            message = plain_steerable.tensor_product(
+                plain_steerable.node_features(recorded, f"features_{layer - 1}", j),
+                plain_steerable.harmonics(vector, 1),
+                wanted,
+                radial_weights(params, layer, inputs),
+            )
+            total = plain_steerable.add(total, message)
+        mean = {irrep: values / len(senders) for irrep, values in total.items()}
+        name = f"simple_network/linear_{layer}"
+        gated = plain_steerable.gate(plain_steerable.mix(params, f"{name}_0", mean))
+        joined = {irrep: np.concatenate([gated[irrep], own[irrep]]) for irrep in gated}
+        outputs[i] = plain_steerable.mix(params, f"{name}_1", joined)
+    return outputs
+
+
+def test_a_layer_is_the_tutorials():
+    with jax.enable_x64(True):
+        subject = contract.Subject("simple_network", "float64", FIELDS)
+        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        params = jax.tree.map(np.asarray, subject.params)
+        _, recorded = plain_steerable.forward(subject, batch)
+        expected = layer_outputs(params, 1, batch, recorded)
+        assert len(expected) == sum(BATCH_SIZES)
+        for node, values in expected.items():
+            assert set(map(str, values)) == {"0e", "0o", "1o", "1e"}
+            found = plain_steerable.node_features(recorded, "features_1", node)
+            assert plain_steerable.largest_difference(found, values) < TOLERANCE
+
+
+def summed(graph, bucket):
+    del graph
+    return jnp.ones((bucket.max_nodes, 1))
+
+
+class NoRadial(depthwise.NormedMLP):
+    """The weights of a pair at distance 0 with edge features 0."""
+
+    def __call__(self, inputs):
+        return super().__call__(0 * inputs)
+
+
+@pytest.mark.parametrize(
+    "module, part, replacement",
+    [
+        (steerable, "gate", plain_steerable.without_gate),
+        (depthwise, "NormedMLP", NoRadial),
+        (depthwise, "harmonics", plain_steerable.without_directions),
+        (graphs, "num_neighbors", summed),
+    ],
+)
+def test_no_part_is_idle(monkeypatch, module, part, replacement):
+    plain_steerable.assert_not_idle(
+        monkeypatch, "simple_network", FIELDS, module, part, replacement
+    )
+
+
+def test_fields_shape_the_model():
+    base = num_params("simple_network", **FIELDS)
+    for changed in (
+        {"embedding_irreps": "2x0e+2x1o"},
+        {"layer_irreps": FIELDS["layer_irreps"][:1]},
+        {"layer_irreps": ("4x0e+3x1o", "3x0e+2x1o")},
+        {"radial_sizes": (4,)},
+        {"node_inputs": ("charge",)},
+        {"lmax": 0},
+    ):
+        assert num_params("simple_network", **{**FIELDS, **changed}) < base, changed
+
+
+def test_default_size():
+    assert num_params("simple_network") == 151_392
+
+
+def test_any_irreps_per_layer():
+    layers = ("2x0e+1x0o+1x1e+1x2e+1x2o+1x3o", "3x1o+2x0e+1x3e")
+    fields = {**FIELDS, "lmax": 2, "layer_irreps": layers}
+    contract.assert_symmetry(contract.Subject("simple_network", fields=fields))
+
+
+def test_refuses_irreps_that_the_heads_cannot_read():
+    for layers in ((), ("4x0e",), ("4x1o",)):
+        if not layers:
+            continue
+        with pytest.raises(UserError, match="needs 0e and 1o after its last layer"):
+            num_params("simple_network", **{**FIELDS, "layer_irreps": layers})
+    with pytest.raises(UserError, match="'4x0e\\+vectors' is not a sum of irreps"):
+        num_params("simple_network", **{**FIELDS, "layer_irreps": ("4x0e+vectors",)})
+
+
+def test_every_kind_of_head():
+    plain_steerable.assert_heads("simple_network", FIELDS)
+    scalars = {**FIELDS, "layer_irreps": ("4x0e",)}
+    task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
+    assert contract.Subject("simple_network", fields=scalars, task=task).params

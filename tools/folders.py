@@ -1,0 +1,210 @@
+"""The files of a data set: written row by row, atomically, and verified.
+
+A folder holds one .npz file per split and `metadata.json` with the SHA-256 of every
+array. `tools.generate_nbody` describes the arrays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import hashlib
+import io
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import zipfile
+from typing import IO
+
+import numpy as np
+
+from demetar.errors import UserError
+from tools import simulation
+
+FORMAT = 1
+METADATA = "metadata.json"
+COPY_BYTES = 2**22
+
+
+def array_digest(dtype: np.dtype, shape: tuple[int, ...]) -> hashlib._Hash:
+    """SHA-256 of an array's type and shape, to be updated with its bytes in C order."""
+    return hashlib.sha256(f"{dtype.str}{shape}".encode())
+
+
+def fingerprint(arrays: dict[str, dict[str, str]]) -> str:
+    """SHA-256 of the lines 'split/array:hash' in sorted order."""
+    lines = [
+        f"{split}/{name}:{digest}"
+        for split, digests in arrays.items()
+        for name, digest in digests.items()
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+class SplitWriter:
+    """Writes the arrays of a split row by row and joins them in one .npz file.
+
+    Rows go to one raw file per array, because a .npz holds its arrays one after the
+    other and chunks come with rows of all of them.
+    """
+
+    def __init__(self, folder: pathlib.Path, settings: simulation.Settings, split: str):
+        self._path = folder / f"{split}.npz"
+        self._shapes = settings.shapes(split)
+        self._raw: dict[str, io.FileIO] = {}
+        self._digests = {}
+        for name, (dtype, shape) in self._shapes.items():
+            # Without a buffer nothing is left to write when a full disk ends the run.
+            self._raw[name] = io.FileIO(folder / f"{split}.{name}.raw", "w+")
+            self._digests[name] = array_digest(dtype, shape)
+        self.append({"steps": settings.steps})
+
+    def append(self, rows: dict[str, np.ndarray]) -> None:
+        """Append to the arrays that the file has; others are left out."""
+        for name in rows.keys() & self._shapes.keys():
+            array = np.ascontiguousarray(rows[name], self._shapes[name][0])
+            data = array.data.cast("B")
+            self._digests[name].update(data)
+            while data:
+                data = data[self._raw[name].write(data) :]
+
+    def finish(self) -> dict[str, str]:
+        """Write the file and return the SHA-256 of each array."""
+        with zipfile.ZipFile(self._path, "w") as archive:
+            for name, (dtype, shape) in self._shapes.items():
+                raw = self._raw[name]
+                raw.seek(0)
+                member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: equal data, file
+                with archive.open(member, "w", force_zip64=True) as target:
+                    np.lib.format.write_array_header_1_0(
+                        target,
+                        {"descr": dtype.str, "fortran_order": False, "shape": shape},
+                    )
+                    shutil.copyfileobj(raw, target, COPY_BYTES)
+                raw.close()
+                os.unlink(str(raw.name))
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
+
+class OutputFolder:
+    """A folder that appears at `path` only when it is complete.
+
+    It is built under a hidden name beside it, `.NAME.partial-*`, and locked while its
+    process lives, so that leftovers of a killed process can be told and removed.
+    """
+
+    def __init__(self, path: pathlib.Path, overwrite: bool):
+        self.path = path
+        self._check(overwrite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{path.name}.partial-"
+        for leftover in path.parent.glob(f"{glob.escape(prefix)}*/"):
+            self._remove_if_dead(leftover)
+        self.partial = path.parent / (prefix + secrets.token_hex(4))
+        self.partial.mkdir()
+        self._lock = os.open(self.partial, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _check(self, overwrite: bool) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"--out={self.path} is a file; name a folder")
+        if not any(self.path.iterdir()):
+            return
+        if not (self.path / METADATA).is_file():
+            raise UserError(
+                f"--out={self.path} is not empty and holds no data set; name another"
+            )
+        if not overwrite:
+            raise UserError(
+                f"--out={self.path} holds a data set; pass --overwrite to replace it"
+            )
+
+    @staticmethod
+    def _remove_if_dead(leftover: pathlib.Path) -> None:
+        handle = os.open(leftover, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(handle)
+        shutil.rmtree(leftover)
+
+    def finish(self) -> None:
+        """Put the folder in its place."""
+        if self.path.is_dir() and any(self.path.iterdir()):
+            old = self.partial / "replaced"
+            self.path.rename(old)
+            self.partial.rename(self.path)
+            shutil.rmtree(self.path / old.name)
+        else:
+            self.partial.rename(self.path)
+        os.close(self._lock)
+
+    def discard(self) -> None:
+        """Remove all that was written."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        os.close(self._lock)
+
+
+def verify(folder: str | os.PathLike[str]) -> list[str]:
+    """Check a data set against its metadata.
+
+    Returns:
+      One line per fault: a missing, damaged or altered file or array. None if all is
+      as it was written.
+    """
+    path = pathlib.Path(folder)
+    try:
+        metadata = json.loads((path / METADATA).read_text())
+        expected = metadata["arrays"]
+        if metadata["format"] != FORMAT:
+            return [f"{path / METADATA} has format {metadata['format']}, not {FORMAT}"]
+        faults = []
+        if fingerprint(expected) != metadata["fingerprint"]:
+            faults.append(f"{path / METADATA}: the fingerprint differs")
+    except FileNotFoundError:
+        return [f"{path} is not a finished data set: it has no {METADATA}"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{path / METADATA} is damaged: {type(error).__name__}: {error}"]
+    for split in simulation.SPLITS:
+        file = path / f"{split}.npz"
+        if split in expected:
+            faults += _verify_file(file, expected[split])
+        elif file.exists():
+            faults.append(f"{file}: not in the metadata")
+    return faults
+
+
+def _verify_file(file: pathlib.Path, expected: dict[str, str]) -> list[str]:
+    faults = []
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+            faults += [f"{file}: {name} is missing" for name in expected.keys() - names]
+            faults += [f"{file}: {name} is extra" for name in names - expected.keys()]
+            for name in sorted(expected.keys() & names):
+                with archive.open(f"{name}.npy") as member:
+                    if _digest_member(member) != expected[name]:
+                        faults.append(f"{file}: the SHA-256 of {name} differs")
+    except FileNotFoundError:
+        return [f"{file} is missing"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        faults.append(f"{file} is damaged: {error}")
+    return faults
+
+
+def _digest_member(member: IO[bytes]) -> str:
+    """SHA-256, as `array_digest`, of an array in a .npy stream."""
+    np.lib.format.read_magic(member)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
+    if fortran_order:
+        raise ValueError("an array is not in C order")
+    digest = array_digest(dtype, shape)
+    while block := member.read(COPY_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
