@@ -82,7 +82,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         # close encounters dominate it) and the average of the weights do not.
         "tuned": Protocol(
             "chosen on the validation set of nbody_small",
-            epochs=200,
+            epochs=110,
             learning_rate=8e-3,
             optimizer="adamw",
             weight_decay=1e-2,

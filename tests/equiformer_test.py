@@ -202,10 +202,12 @@ def test_no_part_is_idle(monkeypatch, module, part, replacement):
 
 def test_the_slope_of_the_scores_is_read():
     fields = {**FIELDS, "num_layers": 1}
-    expected = plain_steerable.displacements("equiformer", fields)
-    steeper = {**fields, "negative_slope": 0.9}
-    found = plain_steerable.displacements("equiformer", steeper)
-    assert contract.relative_error(found, expected) > 1e-4
+    subject, expected = plain_steerable.unbroken("equiformer", tuple(fields.items()))
+    steeper = contract.Subject("equiformer", fields={**fields, "negative_slope": 0.9})
+    steeper.params = subject.params
+    batch = contract.make_batch(contract.systems(BATCH_SIZES))
+    error = contract.relative_error(steeper.displacements(batch), expected)
+    assert error > 1e-4
 
 
 def test_fields_shape_the_model():

@@ -113,7 +113,7 @@ def no_envelope(lengths, cutoff):
     ],
 )
 def test_no_part_is_idle(monkeypatch, module, part, replacement):
-    fields = {**FIELDS, "num_layers": 2, "cutoff": 4.0}
+    fields = {**FIELDS, "num_layers": 2, "cutoff": 9.0}
     plain_steerable.assert_not_idle(
         monkeypatch, "nequip", fields, module, part, replacement
     )
