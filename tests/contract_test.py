@@ -27,12 +27,35 @@ EQUIVARIANT = tuple(
 )
 
 
+# Compiled for long; a layer of each is compared in float64 in its own tests.
+SLOW_IN_FLOAT64 = frozenset(
+    [
+        "tfn",
+        "se3_transformer",
+        "nequip",
+        "simple_network",
+        "equiformer",
+        "torchmd_et",
+        "demetar",
+        "demetar_free",
+    ]
+)
+
+
+def grouped(name: str, float64: bool = False):
+    """A model whose tests share a process, and so its compiled programs."""
+    marks = [pytest.mark.xdist_group(name)]
+    if float64 and name in SLOW_IN_FLOAT64:
+        marks.append(pytest.mark.slow)
+    return pytest.param(name, marks=marks)
+
+
 @functools.cache
 def subject(name: str, dtype: str = "float32") -> contract.Subject:
     return contract.Subject(name, dtype)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [grouped(name) for name in MODELS])
 class TestEveryModel:
     def test_shapes_and_dtypes(self, name):
         contract.assert_shapes(subject(name))
@@ -82,7 +105,7 @@ class TestEveryModel:
         assert dataclasses.is_dataclass(cls)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [grouped(name, float64=True) for name in MODELS])
 def test_promises_hold_in_float64(name):
     with jax.enable_x64(True):
         precise = subject(name, "float64")

@@ -144,7 +144,7 @@ def test_malformed_assignments_are_refused(registered, assignment, message):
         models.parse_fields(registered, [assignment])
 
 
-@pytest.mark.parametrize("lmax", [0, 2, 3])
+@pytest.mark.parametrize("lmax", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_segnn_of_other_degrees_keeps_its_promises(lmax):
     fields = {
         "hidden_units": 3,

@@ -284,6 +284,8 @@ def test_float64(run, tmp_path, dataset):
 
 # --- Data that is not there yet -----------------------------------------------------
 
+FRAMES = ("start_frame", "target_frame")
+
 # The generator's process gets fewer simulations, and is else as it is.
 FEWER = """
 import subprocess
@@ -299,23 +301,25 @@ def test_data_is_generated_once_and_every_seed_gives_another_set(run, tmp_path):
     small += [f"--data_dir={data_dir}"]
     first = run(*small, setup=FEWER).succeeded()
     assert f"generating nbody_small in {data_dir / 'nbody_small'}" in first.output
+    (path,) = (tmp_path / "runs").rglob("record.json")
+    record = json.loads(path.read_text())
+    assert [record["settings"][name] for name in FRAMES] == [30, 40]
     (folder,) = data_dir.iterdir()
     before = contents(folder)
-    again = run(*small, "--seed=2").succeeded()
+    # What is refused after the data are read need not train.
+    again = run(*small, "--num_train=31")
+    again.refused("--num_train between 1 and the 30 training samples")
     assert "generating" not in again.output
     assert contents(folder) == before
-    run(*small, "--data_seed=7", setup=FEWER).succeeded()
-    assert {path.name for path in data_dir.iterdir()} == {
-        "nbody_small",
-        "nbody_small-seed7",
+    other = run(*small, "--num_train=31", "--data_seed=7", setup=FEWER)
+    assert other.code == 2 and "generating nbody_small" in other.output
+    fingerprints = {
+        path.name: nbody.read_metadata(path)["fingerprint"]
+        for path in data_dir.iterdir()
     }
-    records = [
-        json.loads(path.read_text())
-        for path in sorted((tmp_path / "runs").rglob("record.json"))
-    ]
-    assert len(records) == 3
-    assert len({record["fingerprint"] for record in records}) == 2
-    assert {record["settings"]["start_frame"] for record in records} == {30}
+    assert set(fingerprints) == {"nbody_small", "nbody_small-seed7"}
+    assert len(set(fingerprints.values())) == 2
+    assert record["fingerprint"] == fingerprints["nbody_small"]
 
 
 def test_a_generator_that_fails_is_told(run, tmp_path):
@@ -435,6 +439,22 @@ def whole(
     return uninterrupted / "run"
 
 
+def kill_before_the_first_checkpoint(
+    start: Callable[..., Command], dataset: str
+) -> None:
+    """Leave a work directory as a kill while its config.json is written leaves it."""
+    command = start(*LONG, dataset)
+    wait_for_evaluations(command, 1)
+    os.kill(command.process, signal.SIGKILL)
+    command.wait()
+    workdir = command.cwd / "run"
+    assert not (workdir / "last.npz").exists()
+    (workdir / "config.json").rename(workdir / ".config.json.tmp")
+    for path in workdir.iterdir():
+        if not path.name.startswith("."):
+            path.unlink()
+
+
 def stop(
     start: Callable[..., Command], dataset: str, number: signal.Signals, count: int
 ) -> None:
@@ -474,6 +494,7 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_were_not(
 ):
     """SIGINT, SIGTERM and SIGKILL, between and during checkpoints; a full disk."""
     workdir = tmp_path / "run"
+    kill_before_the_first_checkpoint(start, dataset)
     stop(start, dataset, signal.SIGINT, 3)
     fill_the_disk(run, dataset, workdir)
     stop(start, dataset, signal.SIGTERM, 25)
@@ -494,21 +515,6 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_were_not(
     assert not (workdir / "record.json").exists()
     run(*LONG, dataset).succeeded()
     assert_same_end(workdir, whole)
-
-
-def test_a_kill_before_the_first_checkpoint(start, run, whole, tmp_path, dataset):
-    command = start(*LONG, dataset)
-    wait_for_evaluations(command, 1)
-    os.kill(command.process, signal.SIGKILL)
-    command.wait()
-    assert not (tmp_path / "run" / "last.npz").exists()
-    # What a kill while config.json was written leaves is no other run's.
-    (tmp_path / "run" / "config.json").rename(tmp_path / "run" / ".config.json.tmp")
-    for path in (tmp_path / "run").iterdir():
-        if not path.name.startswith("."):
-            path.unlink()
-    run(*LONG, dataset).succeeded()
-    assert_same_end(tmp_path / "run", whole)
 
 
 @pytest.mark.slow

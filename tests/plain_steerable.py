@@ -201,7 +201,7 @@ HEADS = (
 
 
 def assert_heads(name, fields):
-    """Every kind of head at once, and scalars alone; returns the latter's parameters."""
+    """Every kind of head at once, then scalars alone; returns the last parameters."""
     batch = contract.make_batch(contract.systems((3, 2)))
     key = jax.random.key(0)
     rows, num_graphs = batch.bucket.max_nodes, batch.bucket.num_graphs

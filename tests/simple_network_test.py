@@ -52,7 +52,12 @@ def layer_outputs(params, layer, batch, recorded):
         mean = {irrep: values / len(senders) for irrep, values in total.items()}
         name = f"simple_network/linear_{layer}"
         gated = plain_steerable.gate(plain_steerable.mix(params, f"{name}_0", mean))
-        joined = {irrep: np.concatenate([gated[irrep], own[irrep]]) for irrep in gated}
+        joined = {
+            irrep: np.concatenate(
+                [part[irrep] for part in (gated, own) if irrep in part]
+            )
+            for irrep in gated
+        }
         outputs[i] = plain_steerable.mix(params, f"{name}_1", joined)
     return outputs
 
