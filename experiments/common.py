@@ -50,8 +50,10 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
     # Which backends jax looked for in vain is no news to a user.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
-    # What listens to neither signal is left at once, without a traceback.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # What listens to neither signal is left at once, without a traceback. A shell that
+    # starts a command in the background would have it ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
 
     def parse(argv: list[str]) -> list[str]:
         try:

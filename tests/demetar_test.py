@@ -34,11 +34,12 @@ def small_batch():
 def recorder(**fields):
     """A function of a batch: outputs, and what was recorded on the way."""
     own = subject(**fields)
+    params = own.params  # made here: what is first made within a trace leaks from it
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(graph, bucket):
         with capture.recording() as values:
-            outputs = own.model.apply(own.params, None, graph, bucket, False)
+            outputs = own.model.apply(params, None, graph, bucket, False)
         return outputs, values
 
     return lambda batch: run(batch.graph, batch.bucket)

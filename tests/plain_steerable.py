@@ -34,14 +34,18 @@ def harmonics(vector, lmax):
     return {e3nn.Irrep(l, (-1) ** l): np.array(values[l]) for l in range(lmax + 1)}
 
 
+@functools.cache
+def coupling(*degrees):
+    """The Clebsch-Gordan coefficients that are not zero, with their indices."""
+    coefficients = np.asarray(e3nn.clebsch_gordan(*degrees))
+    return [(index, coefficients[*index]) for index in np.argwhere(coefficients)]
+
+
 def couple(x, y, first, second, out):
     """sqrt(2 l3 + 1) sum_ij C_ijk x_i y_j."""
-    coefficients = np.asarray(e3nn.clebsch_gordan(first.l, second.l, out.l))
     total = np.zeros(out.dim)
-    for i in range(first.dim):
-        for j in range(second.dim):
-            for k in range(out.dim):
-                total[k] += coefficients[i, j, k] * x[i] * y[j]
+    for (i, j, k), coefficient in coupling(first.l, second.l, out.l):
+        total[k] += coefficient * x[i] * y[j]
     return np.sqrt(out.dim) * total
 
 

@@ -39,7 +39,7 @@ def make_record(**changes: Any) -> dict:
         "steps_per_second": 80.0,
         "versions": {},
         "device": "cpu x86_64, 2 CPU cores",
-        "settings": {"start_frame": None, "target_frame": None, "num_train": None},
+        "settings": {"start_frame": 30, "target_frame": 40, "num_train": 3000},
     }
     return record | changes
 
