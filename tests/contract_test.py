@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ SLOW_IN_FLOAT64 = frozenset(
 )
 
 
-def grouped(name: str, float64: bool = False):
+def grouped(name: str, float64: bool = False) -> Any:
     """A model whose tests share a process, and so its compiled programs."""
     marks = [pytest.mark.xdist_group(name)]
     if float64 and name in SLOW_IN_FLOAT64:
