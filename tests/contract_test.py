@@ -85,19 +85,16 @@ class TestEveryModel:
 
     def test_saves_and_loads(self, name, tmp_path):
         own = subject(name)
-        batch = contract.make_batch(contract.systems())
         replicas = jax.tree.map(lambda leaf: leaf[None], own.params)
         checkpoint.save_model(
             tmp_path / "best.npz",
             checkpoint.ModelCheckpoint(name, dict(own.small), own.task, replicas, {}),
         )
         loaded = checkpoint.load_model(tmp_path / "best.npz")
-        model = models.build(loaded.model, loaded.task, loaded.fields)
-        params = jax.tree.map(lambda leaf: leaf[0], loaded.params)
-        apply = jax.jit(model.apply, static_argnums=(3, 4))
-        key = jax.random.key(0)
-        found = apply(params, key, batch.graph, batch.bucket, False)["position"]
-        assert np.array_equal(found, own.outputs(batch)["position"])
+        # All that the outputs are a function of.
+        assert (loaded.model, loaded.task) == (name, own.task)
+        assert models.check_fields(name, loaded.fields) == own.small
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, replicas)
 
     def test_states_its_symmetry_and_heads(self, name):
         cls = models.model_class(name)
