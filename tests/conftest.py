@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,16 @@ os.environ.setdefault(
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Releases of jax before 0.8 have this elsewhere."""
+    import jax
+    import jax.experimental
+
+    if not hasattr(jax, "enable_x64"):
+        earlier: Any = jax.experimental
+        vars(jax)["enable_x64"] = earlier.enable_x64
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -103,6 +103,23 @@ class TestEveryModel:
         assert dataclasses.is_dataclass(cls)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped(name) for name in MODELS])
+def test_initial_values(name):
+    """The other tests draw parameters without the initialisers, which compile long."""
+    own = subject(name)
+    batch = contract.make_batch(contract.systems(), bucket=contract.BUCKET)
+    init = jax.jit(own.model.init, static_argnums=(2, 3))
+    params = init(jax.random.key(0), batch.graph, batch.bucket, True)
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), own.params)
+    for leaf in jax.tree.leaves(params):
+        assert np.isfinite(leaf).all()
+    outputs = own.apply(params, batch.graph, batch.bucket)["position"]
+    size = np.sqrt(np.mean(np.square(outputs)))
+    assert np.isfinite(size) and size < 100
+
+
 @pytest.mark.parametrize("name", [grouped(name, float64=True) for name in MODELS])
 def test_promises_hold_in_float64(name):
     with jax.enable_x64(True):

@@ -151,6 +151,33 @@ def test_update_is_the_hand_written_step():
     assert int(state.step) == 3
 
 
+def one_update(name, fields, augment):
+    """Loss and gradient norm of the first update from drawn parameters."""
+    batch = contract.make_batch(contract.systems(), "float64")
+    model = models.build(name, contract.TASK, fields)
+    params = contract.quick_params(model, batch)
+    optimizer = optim.make(optim.Settings(), 10)
+    update = loop.make_update(model, contract.TASK, optimizer, 0.0, augment)
+    key = jax.random.key(4)
+    state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
+    metrics = jax.jit(update)(state, batch)[1]
+    return float(metrics["loss"]), float(metrics["gradient_norm"])
+
+
+def test_augmentation_turns_inputs_and_targets_alike():
+    """An equivariant model learns nothing from it, any other model does."""
+    with jax.enable_x64(True):
+        small = {"hidden_size": 5, "num_layers": 1}
+        plain, turned = (
+            one_update("egnn", small, kind) for kind in ("none", "rotation")
+        )
+        np.testing.assert_allclose(turned, plain, rtol=1e-10)
+        plain, turned = (
+            one_update("linear_map", {}, kind) for kind in ("none", "rotation")
+        )
+        assert abs(turned[0] / plain[0] - 1) > 1e-3
+
+
 def test_moving_average_of_the_parameters():
     batch = one_batch()
     optimizer = optim.make(ADAM, 10)
