@@ -47,7 +47,11 @@ _EGNN_PAPER = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
 # By data set, target and model.
 PUBLISHED = {
     ("nbody_small", "position", "linear"): Published(0.0819, _EGNN_PAPER),
+    ("nbody_small", "position", "linear_map"): Published(0.0683, _EGNN_PAPER),
+    ("nbody_small", "position", "se3_transformer"): Published(0.0244, _EGNN_PAPER),
+    ("nbody_small", "position", "tfn"): Published(0.0155, _EGNN_PAPER),
     ("nbody_small", "position", "gnn"): Published(0.0107, _EGNN_PAPER),
+    ("nbody_small", "position", "radial_field"): Published(0.0104, _EGNN_PAPER),
     ("nbody_small", "position", "egnn"): Published(0.0071, _EGNN_PAPER),
     ("nbody_small", "position", "segnn"): Published(
         0.0043,
