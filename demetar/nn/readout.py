@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from demetar import graphs
@@ -38,20 +37,27 @@ def heads(
     Raises:
       UserError: a vector head without vectors.
     """
+    outputs = scalar_heads(task, scalars, graph, bucket)
+    for head in task.heads:
+        if head.kind != "node_vector":
+            continue
+        if vectors is None:
+            raise UserError(f"head {head.name!r} needs a model with vector features")
+        linear = mlp.Linear(head.size, with_bias=False, name=f"readout_{head.name}")
+        outputs[head.name] = jnp.transpose(linear(vectors), (1, 2, 0))
+    return outputs
+
+
+def scalar_heads(
+    task: TaskSpec, scalars: Array, graph: graphs.Graph, bucket: Bucket
+) -> dict[str, Array]:
+    """The scalar heads of a task from scalars [N, C]: {head: [N, T] | [G, T]}."""
     outputs: dict[str, Array] = {}
     for head in task.heads:
-        name = f"readout_{head.name}"
         if head.kind == "node_vector":
-            if vectors is None:
-                raise UserError(
-                    f"head {head.name!r} needs a model with vector features"
-                )
-            mixed = mlp.Linear(head.size, with_bias=False, name=name)(vectors)
-            outputs[head.name] = jnp.transpose(mixed, (1, 2, 0))
             continue
-        values = mlp.MLP([scalars.shape[-1], head.size], jax.nn.silu, name=name)(
-            scalars
-        )
+        sizes = [scalars.shape[-1], head.size]
+        values = mlp.MLP(sizes, name=f"readout_{head.name}")(scalars)
         if head.kind == "graph_scalar":
             values = graphs.pool_mean(values, graph, bucket)
         outputs[head.name] = values
