@@ -191,7 +191,7 @@ def _place(
 
 
 def _molecules(data: dict[str, np.ndarray]) -> tuple[graphs.Graph, Bucket]:
-    """The file's molecules without its padding: complete graphs, one after the other."""
+    """The file's molecules as complete graphs, and one padding node."""
     real = data["atomic_numbers"] > 0  # [G, M]
     sizes = real.sum(axis=1)
     starts = np.cumsum(sizes) - sizes
