@@ -37,10 +37,25 @@ SMALL: Mapping[str, Any] = {
     "joint_layers": 1,
     "radial_sizes": (7,),
     "num_basis": 5,
+    "basis_step": 1.0,
+    "basis_extent": 6.0,
+    "basis_gamma": 0.5,
+    "edge_sizes": (7,),
+    "num_readout_steps": 3,
+    "readout_size": 13,
+    "kernel_sizes": (7,),
+    "kernel_rank": 5,
+    "num_frequencies": 2,
+    "num_powers": 2,
+    "soft_cutoff": 3.0,
+    "soft_width": 1.0,
+    "decoder_size": 13,
+    "summed_size": 7,
     "hidden_irreps": "8x0e+4x1o+4x2e",
     "embedding_irreps": "5x0e+3x1o",
     "layer_irreps": ("7x0e+2x0o+5x1o+3x1e",) * 2,
 }
+SMALL_OF: Mapping[str, Mapping[str, Any]] = {"cormorant": {"lmax": 1}}
 # What molecules ask of a model that N-body does not.
 SMALL_MOLECULAR: Mapping[str, Any] = {
     "node_inputs": ("all",),
@@ -237,6 +252,7 @@ class Subject:
         own = models.fields(self.name)
         wanted = SMALL if self.task.vectors else {**SMALL, **SMALL_MOLECULAR}
         small = {name: value for name, value in wanted.items() if name in own}
+        small |= SMALL_OF.get(self.name, {})
         self.small = {**small, **(self.fields or {})}
         self.model = models.build(self.name, self.task, self.small)
         self.traces = 0

@@ -47,6 +47,7 @@ COMPILED_FOR_LONG = frozenset(
         "torchmd_et",
         "demetar",
         "demetar_free",
+        "cormorant",
     ]
 )
 

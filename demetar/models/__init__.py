@@ -17,14 +17,18 @@ import haiku as hk
 from demetar.errors import UserError
 from demetar.models import (
     base,
+    cormorant,
     deep_set,
     demetar,
     egnn,
     equiformer,
     gnn,
+    lieconv,
     linear,
     nequip,
+    nmp,
     radial_field,
+    schnet,
     se3_transformer,
     segnn,
     set_transformer,
@@ -51,6 +55,10 @@ REGISTRY: Mapping[str, type[base.Model]] = {
     "set_transformer": set_transformer.SetTransformer,
     "demetar": demetar.Demetar,
     "demetar_free": demetar.DemetarFree,
+    "schnet": schnet.Schnet,
+    "nmp": nmp.NMP,
+    "cormorant": cormorant.Cormorant,
+    "lieconv": lieconv.Lieconv,
 }
 
 

@@ -60,6 +60,7 @@ class EGNN(base.Model):
         nodes = mlp.Linear(self.hidden_size, name="embedding")(features)  # [N, C]
         attributes = features if self.node_attributes else features[:, :0]
         moving = bool(base.vector_heads(self.task))
+        size = self.hidden_size
         vectors = vectors_0 = geometry.edge_vectors(graph, bucket)  # [E, 3]
         edges = graph.edges
         if moving:  # else these are the squares that every layer reads
@@ -78,7 +79,9 @@ class EGNN(base.Model):
             nodes = self._node_update(layer, nodes, attributes, messages, graph, bucket)
         return {
             **base.moved_heads(self.task, "egnn", shift, moves, graph.nodes),
-            **self._scalar_heads(nodes, graph, bucket),
+            **readout.summed_heads(  # appendix C.3
+                self.task, nodes, [size, size], size, jax.nn.silu, graph, bucket
+            ),
         }
 
     @hk.transparent
@@ -144,27 +147,6 @@ class EGNN(base.Model):
         size = self.hidden_size
         update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
         return nodes + update(jnp.concatenate([nodes, received, attributes], axis=-1))
-
-    @hk.transparent
-    def _scalar_heads(
-        self, nodes: Array, graph: graphs.Graph, bucket: Bucket
-    ) -> dict[str, Array]:
-        """Appendix C.3: one decoder of the nodes, one of their sum for each head.
-
-        A head of node scalars decodes the nodes without the sum.
-        """
-        heads = [head for head in self.task.heads if head.kind != "node_vector"]
-        if not heads:
-            return {}
-        size = self.hidden_size
-        decoded = mlp.MLP([size, size], name="node_decoder")(nodes)  # [N, C]
-        pooled = graphs.pool_sum(decoded, graph, bucket)  # [G, C]
-        return {
-            head.name: mlp.MLP([size, head.size], name=f"decoder_{head.name}")(
-                pooled if head.kind == "graph_scalar" else decoded
-            )
-            for head in heads
-        }
 
 
 def _squares(vectors: Array) -> jax.Array:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
 import jax.numpy as jnp
 
 from demetar import graphs
@@ -10,6 +13,11 @@ from demetar.nn import mlp
 from demetar.types import Array, Bucket, TaskSpec
 
 KINDS = frozenset({"node_vector", "node_scalar", "graph_scalar"})
+SCALAR_KINDS = frozenset({"node_scalar", "graph_scalar"})
+POOLINGS: Mapping[str, Callable[[Array, graphs.Graph, Bucket], jax.Array]] = {
+    "mean": graphs.pool_mean,
+    "sum": graphs.pool_sum,
+}
 
 
 def heads(
@@ -49,16 +57,79 @@ def heads(
 
 
 def scalar_heads(
-    task: TaskSpec, scalars: Array, graph: graphs.Graph, bucket: Bucket
+    task: TaskSpec,
+    scalars: Array,
+    graph: graphs.Graph,
+    bucket: Bucket,
+    hidden_size: int | None = None,
+    activation: mlp.Activation = jax.nn.silu,
+    pooling: str = "mean",
 ) -> dict[str, Array]:
-    """The scalar heads of a task from scalars [N, C]: {head: [N, T] | [G, T]}."""
+    """The scalar heads of a task: a perceptron of each node, pooled for graphs.
+
+    Args:
+      task: heads.
+      scalars: [N, C].
+      graph, bucket: the batch.
+      hidden_size: of the perceptron, C by default.
+      activation: of its hidden layer.
+      pooling: a key of `POOLINGS`.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    if pooling not in POOLINGS:
+        raise UserError(
+            f"expected a pooling of {' or '.join(POOLINGS)}, found {pooling!r}"
+        )
     outputs: dict[str, Array] = {}
     for head in task.heads:
         if head.kind == "node_vector":
             continue
-        sizes = [scalars.shape[-1], head.size]
-        values = mlp.MLP(sizes, name=f"readout_{head.name}")(scalars)
+        sizes = [hidden_size or scalars.shape[-1], head.size]
+        values = mlp.MLP(sizes, activation, name=f"readout_{head.name}")(scalars)
         if head.kind == "graph_scalar":
-            values = graphs.pool_mean(values, graph, bucket)
+            values = POOLINGS[pooling](values, graph, bucket)
         outputs[head.name] = values
+    return outputs
+
+
+def summed_heads(
+    task: TaskSpec,
+    scalars: Array,
+    node_sizes: Sequence[int],
+    graph_size: int,
+    activation: mlp.Activation,
+    graph: graphs.Graph,
+    bucket: Bucket,
+) -> dict[str, Array]:
+    """The scalar heads of a task: a perceptron of the nodes, their sum, one per head.
+
+    A head of node scalars decodes the nodes without the sum.
+
+    Args:
+      task: heads.
+      scalars: [N, C].
+      node_sizes: layers of the perceptron of the nodes, which all heads share.
+      graph_size: hidden layer of the perceptron of each head.
+      activation: of both.
+      graph, bucket: the batch.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+    """
+    heads = [head for head in task.heads if head.kind != "node_vector"]
+    if not heads:
+        return {}
+    nodes = mlp.MLP(node_sizes, activation, name="node_decoder")(scalars)  # [N, C']
+    pooled = graphs.pool_sum(nodes, graph, bucket)  # [G, C']
+    outputs: dict[str, Array] = {}
+    for head in heads:
+        decoder = mlp.MLP(
+            [graph_size, head.size], activation, name=f"decoder_{head.name}"
+        )
+        outputs[head.name] = decoder(pooled if head.kind == "graph_scalar" else nodes)
     return outputs
