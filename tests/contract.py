@@ -126,7 +126,8 @@ def make_samples(
 ) -> data.Samples:
     """Complete graphs of the systems; the targets move along the velocities.
 
-    Molecules have species, no vectors and no edge features; the target is their size.
+    Molecules have species, no vectors and no edge features unless the task names one;
+    the target is their size.
     """
     pairs = [graphs.complete_edges(len(system.charges)) for system in members]
     products = [
@@ -142,7 +143,7 @@ def make_samples(
     if not task.vectors:
         species = np.concatenate([system.species for system in members])
         nodes = Nodes(positions, species, velocities[:, None][:, :0])
-        edges = edges[:, :0]
+        edges = edges[:, : len(task.edge_features)]
         spreads = [[system.positions.std()] for system in members]
         targets = {"energy": np.array(spreads)}
     samples = data.Samples(
