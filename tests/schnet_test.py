@@ -133,6 +133,11 @@ def test_the_size_follows_from_the_paper():
     assert deeper == expected + 3 * block
 
 
-def test_unknown_poolings_are_refused():
+@pytest.mark.parametrize("name", ["schnet", "nequip", "torchmd_et", "equiformer"])
+def test_unknown_poolings_are_refused(name):
+    """And so the field reaches the readout."""
+    fields = {"node_inputs": ("all",), "pooling": "max"}
+    if name == "nequip":
+        fields["species_inputs"] = ("all",)
     with pytest.raises(UserError, match="a pooling of mean or sum, found 'max'"):
-        num_params("schnet", contract.MOLECULES, pooling="max")
+        num_params(name, contract.MOLECULES, **fields)

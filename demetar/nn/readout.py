@@ -26,26 +26,28 @@ def heads(
     vectors: Array | None,
     graph: graphs.Graph,
     bucket: Bucket,
+    pooling: str = "mean",
 ) -> dict[str, Array]:
     """All outputs of a task from the features of the last layer.
 
     A vector head is a linear map of the vectors without bias, so the symmetry of the
     features is that of the output. A scalar head is a perceptron with one hidden layer;
-    for graphs its result is averaged over the nodes.
+    for graphs its result is pooled over the nodes.
 
     Args:
       task: heads.
       scalars: [N, C].
       vectors: [3, N, C'] polar vectors; None where the model has none.
       graph, bucket: the batch.
+      pooling: a key of `POOLINGS`.
 
     Returns:
       {head: [N, K, 3] | [N, T] | [G, T]}.
 
     Raises:
-      UserError: a vector head without vectors.
+      UserError: a vector head without vectors, or unknown pooling.
     """
-    outputs = scalar_heads(task, scalars, graph, bucket)
+    outputs = scalar_heads(task, scalars, graph, bucket, pooling=pooling)
     for head in task.heads:
         if head.kind != "node_vector":
             continue
