@@ -26,7 +26,9 @@ from experiments import common, report
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
-    "models", list(models.REGISTRY), "Rows of the table, separated by commas."
+    "models",
+    models.with_head("node_vector"),
+    "Rows of the table, separated by commas. Default: all that predict vectors.",
 )
 flags.DEFINE_string("workdir", "runs/nbody_table", "Folder of the rows and the table.")
 flags.DEFINE_bool(

@@ -21,15 +21,23 @@ BLIND = {
     "set_transformer": {"edge feature"},
 }
 INPUTS = ("charge", "velocity", "position", "edge feature")
+MOLECULAR_INPUTS = ("species", "position")
 
 MODELS = tuple(models.REGISTRY)
+# Models of both, tried on N-body first.
+ALSO_MOLECULAR = tuple(
+    name
+    for name in MODELS
+    if {"node_vector", "graph_scalar"} <= models.model_class(name).supports
+)
 EQUIVARIANT = tuple(
     name for name in MODELS if models.model_class(name).symmetry != "S(n)"
 )
 
 
-# Compiled for long; a layer of each is compared in float64 in its own tests.
-SLOW_IN_FLOAT64 = frozenset(
+# Compiled for long. A layer of each is compared in float64 in its own tests, and the
+# gradients are those of N-body.
+COMPILED_FOR_LONG = frozenset(
     [
         "tfn",
         "se3_transformer",
@@ -39,21 +47,30 @@ SLOW_IN_FLOAT64 = frozenset(
         "torchmd_et",
         "demetar",
         "demetar_free",
+        "cormorant",
     ]
 )
 
 
-def grouped(name: str, float64: bool = False) -> Any:
-    """A model whose tests share a process, and so its compiled programs."""
+def grouped(name: str, once_more: bool = False) -> Any:
+    """A model whose tests share a process, and so its compiled programs.
+
+    Where they compile `once_more`, some are slow.
+    """
     marks = [pytest.mark.xdist_group(name)]
-    if float64 and name in SLOW_IN_FLOAT64:
+    if once_more and name in COMPILED_FOR_LONG:
         marks.append(pytest.mark.slow)
     return pytest.param(name, marks=marks)
 
 
 @functools.cache
 def subject(name: str, dtype: str = "float32") -> contract.Subject:
-    return contract.Subject(name, dtype)
+    return contract.Subject(name, dtype, task=contract.home_task(name))
+
+
+@functools.cache
+def molecular_subject(name: str) -> contract.Subject:
+    return contract.Subject(name, task=contract.MOLECULES)
 
 
 @pytest.mark.parametrize("name", [grouped(name) for name in MODELS])
@@ -80,7 +97,8 @@ class TestEveryModel:
         contract.assert_learns(subject(name))
 
     def test_every_input_matters(self, name):
-        read = [item for item in INPUTS if item not in BLIND.get(name, ())]
+        given = INPUTS if subject(name).task.vectors else MOLECULAR_INPUTS
+        read = [item for item in given if item not in BLIND.get(name, ())]
         contract.assert_inputs_matter(subject(name), read)
 
     def test_saves_and_loads(self, name, tmp_path):
@@ -98,7 +116,7 @@ class TestEveryModel:
 
     def test_states_its_symmetry_and_heads(self, name):
         cls = models.model_class(name)
-        assert cls.symmetry in ("E(3)", "SE(3)", "S(n)")
+        assert cls.symmetry in ("E(3)", "SE(3)", "T(3)", "S(n)")
         assert cls.supports <= {"node_vector", "node_scalar", "graph_scalar"}
         assert dataclasses.is_dataclass(cls)
 
@@ -108,19 +126,37 @@ class TestEveryModel:
 def test_initial_values(name):
     """The other tests draw parameters without the initialisers, which compile long."""
     own = subject(name)
-    batch = contract.make_batch(contract.systems(), bucket=contract.BUCKET)
+    batch = own.batch(contract.systems())
     init = jax.jit(own.model.init, static_argnums=(2, 3))
     params = init(jax.random.key(0), batch.graph, batch.bucket, True)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), own.params)
     for leaf in jax.tree.leaves(params):
         assert np.isfinite(leaf).all()
-    outputs = own.apply(params, batch.graph, batch.bucket)["position"]
-    size = np.sqrt(np.mean(np.square(outputs)))
-    assert np.isfinite(size) and size < 100
+    for output in own.apply(params, batch.graph, batch.bucket).values():
+        assert np.abs(output).max() < 1000
 
 
-@pytest.mark.parametrize("name", [grouped(name, float64=True) for name in MODELS])
+@pytest.mark.parametrize("name", [grouped(name) for name in ALSO_MOLECULAR])
+def test_promises_hold_for_molecules(name):
+    """No vectors, no edge features, species and a scalar of each graph."""
+    own = molecular_subject(name)
+    contract.assert_shapes(own)
+    contract.assert_symmetry(own)
+    contract.assert_permutation(own)
+    contract.assert_mates_change_nothing(own)
+    contract.assert_one_trace(own)
+    contract.assert_inputs_matter(own, MOLECULAR_INPUTS)
+
+
+@pytest.mark.parametrize(
+    "name", [grouped(name, once_more=True) for name in ALSO_MOLECULAR]
+)
+def test_gradients_are_finite_for_molecules(name):
+    contract.assert_finite(molecular_subject(name))
+
+
+@pytest.mark.parametrize("name", [grouped(name, once_more=True) for name in MODELS])
 def test_promises_hold_in_float64(name):
     with jax.enable_x64(True):
         precise = subject(name, "float64")

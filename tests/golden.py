@@ -26,6 +26,13 @@ TASK = TaskSpec(
 )
 
 
+MOLECULE_TASK = TaskSpec(
+    name="golden molecules",
+    heads=(Head("energy", "graph_scalar"),),
+    scalars=tuple(f"{s}_{power}" for s in "HCNOF" for power in range(3)),
+)
+
+
 def _mlp(ours: str, theirs: str) -> dict[str, str]:
     """A two-layer torch Sequential as one of our MLPs."""
     return {f"{ours}/linear_0": f"{theirs}.0", f"{ours}/linear_1": f"{theirs}.2"}
@@ -42,6 +49,19 @@ def _egnn_names() -> dict[str, str]:
             names[f"egnn/{ours}_{layer}"] = f"{theirs}.{module}.0"
             names[f"egnn/{ours}_{layer}_1"] = f"{theirs}.{module}.2"
         names |= _mlp(f"egnn/velocity_mlp_{layer}", f"{theirs}.coord_mlp_vel")
+        names |= _mlp(f"egnn/node_mlp_{layer}", f"{theirs}.node_mlp")
+    return names
+
+
+def _egnn_molecule_names() -> dict[str, str]:
+    names = {"egnn/embedding": "embedding"}
+    names |= _mlp("egnn/node_decoder", "node_dec")
+    names |= _mlp("egnn/decoder_energy", "graph_dec")
+    for layer in range(4):
+        theirs = f"gcl_{layer}"
+        names[f"egnn/edge_linear_{layer}"] = f"{theirs}.edge_mlp.0"
+        names[f"egnn/edge_linear_{layer}_1"] = f"{theirs}.edge_mlp.2"
+        names[f"egnn/attention_{layer}"] = f"{theirs}.att_mlp.0"
         names |= _mlp(f"egnn/node_mlp_{layer}", f"{theirs}.node_mlp")
     return names
 
@@ -78,8 +98,14 @@ class Case:
     """One golden file, ready to compare."""
 
     params: Any
-    predict: Callable[[Any], jax.Array]  # positions [N, 3]
+    predict: Callable[[Any], jax.Array]  # positions [N, 3], or a scalar per graph [G]
     prediction: np.ndarray
+
+
+@dataclasses.dataclass
+class TrainedCase(Case):
+    """A golden file with the gradients of a loss."""
+
     targets: np.ndarray
     expected_loss: float
     gradients: dict[tuple[str, str], np.ndarray]
@@ -92,18 +118,63 @@ def lookup(params: Any, path: tuple[str, str]) -> np.ndarray:
     return params[path[0]][path[1]]
 
 
-def load(name: str, shared_dir: pathlib.Path) -> Case:
+def load(name: str, shared_dir: pathlib.Path) -> TrainedCase:
     """The case of a model, with every weight of the file placed in our tree."""
     stem = {"radial_field": "rf"}.get(name, name)
-    with np.load(shared_dir / "golden" / f"{stem}_nbody.npz") as file:
-        data = {key: file[key] for key in file.files}
+    data = _read(shared_dir, f"{stem}_nbody.npz")
     graph, bucket = _graph(data)
     model = models.build(name, TASK)
     template = model.init(jax.random.key(0), graph, bucket, False)
+    params, gradients = _place(template, CASES[name](), data)
+
+    def predict(params):
+        output = model.apply(params, None, graph, bucket, False)["position"][:, 0]
+        return data["positions"] + output
+
+    return TrainedCase(
+        params,
+        jax.jit(predict),
+        data["prediction"],
+        data["targets"],
+        float(data["loss"]),
+        gradients,
+    )
+
+
+def load_molecules(shared_dir: pathlib.Path) -> Case:
+    """EGNN on 8 molecules of QM9, with every weight of the file placed in our tree."""
+    data = _read(shared_dir, "egnn_qm9.npz")
+    graph, bucket = _molecules(data)
+    fields = {
+        "num_layers": 4,
+        "attention": True,
+        "node_attributes": True,
+        "node_inputs": ("all",),
+    }
+    model = models.build("egnn", MOLECULE_TASK, fields)
+    template = model.init(jax.random.key(0), graph, bucket, False)
+    params, _ = _place(template, _egnn_molecule_names(), data)
+
+    def predict(params):
+        energies = model.apply(params, None, graph, bucket, False)["energy"]
+        return energies[: len(data["prediction"]), 0]
+
+    return Case(params, jax.jit(predict), data["prediction"])
+
+
+def _read(shared_dir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(shared_dir / "golden" / name) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _place(
+    template: Any, names: dict[str, str], data: dict[str, np.ndarray]
+) -> tuple[Any, dict[tuple[str, str], np.ndarray]]:
+    """The file's weights in our tree, each placed and each leaf filled; gradients."""
     params = hk.data_structures.to_mutable_dict(template)
     gradients = {}
     placed = set()
-    for ours, theirs in CASES[name]().items():
+    for ours, theirs in names.items():
         for leaf, suffix in (("w", "weight"), ("b", "bias")):
             key = f"param/{theirs}.{suffix}"
             if key not in data:
@@ -115,19 +186,36 @@ def load(name: str, shared_dir: pathlib.Path) -> Case:
             if f"grad/{theirs}.{suffix}" in data:
                 gradients[ours, leaf] = data[f"grad/{theirs}.{suffix}"].T
     assert placed == {key for key in data if key.startswith("param/")}
+    assert len(placed) == len(jax.tree.leaves(params))
+    return params, gradients
 
-    def predict(params):
-        output = model.apply(params, None, graph, bucket, False)["position"][:, 0]
-        return data["positions"] + output
 
-    return Case(
-        params,
-        jax.jit(predict),
-        data["prediction"],
-        data["targets"],
-        float(data["loss"]),
-        gradients,
+def _molecules(data: dict[str, np.ndarray]) -> tuple[graphs.Graph, Bucket]:
+    """The file's molecules as complete graphs, and one padding node."""
+    real = data["atomic_numbers"] > 0  # [G, M]
+    sizes = real.sum(axis=1)
+    starts = np.cumsum(sizes) - sizes
+    pairs = [graphs.complete_edges(size) for size in sizes]
+    senders, receivers = (
+        np.concatenate([pair[end] + s for pair, s in zip(pairs, starts, strict=True)])
+        for end in (0, 1)
     )
+    num_nodes, num_edges = int(sizes.sum()), len(senders)
+    pad = [(0, 1), (0, 0)]  # the padding graph is one node
+    graph = graphs.Graph(
+        nodes=Nodes(
+            np.pad(data["positions"][real], pad),
+            np.pad(data["node_features"][real.ravel()], pad),
+            np.zeros((num_nodes + 1, 0, 3)),
+        ),
+        edges=np.zeros((num_edges, 0)),
+        senders=senders,
+        receivers=receivers,
+        n_node=np.array([*sizes, 1]),
+        n_edge=np.array([*(sizes * (sizes - 1)), 0]),
+        globals=None,
+    )
+    return graph, Bucket(num_nodes + 1, num_edges, len(sizes) + 1)
 
 
 def _graph(data: dict[str, np.ndarray]) -> tuple[graphs.Graph, Bucket]:

@@ -38,3 +38,15 @@ def test_a_changed_weight_is_noticed(name, shared_dir):
         error = relative_error(case.predict(changed), case.prediction)
         assert error > RELATIVE_TOLERANCE
         assert jnp.isfinite(error)
+
+
+def test_molecules_are_the_authors(shared_dir):
+    """EGNN in its QM9 form: no moving coordinates, attention, sum over the atoms."""
+    with jax.enable_x64(True):
+        case = golden.load_molecules(shared_dir)
+        assert case.prediction.shape == (8,)
+        found = case.predict(case.params)
+        assert relative_error(found, case.prediction) < RELATIVE_TOLERANCE
+        changed = jax.tree.map(lambda leaf: leaf * (1 + 1e-6), case.params)
+        error = relative_error(case.predict(changed), case.prediction)
+        assert RELATIVE_TOLERANCE < error < 1e-2

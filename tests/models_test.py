@@ -12,10 +12,10 @@ from demetar.types import Head, TaskSpec
 from tests import contract
 
 
-def num_params(name, **fields):
-    """Parameters on N-body, by shapes alone."""
-    model = models.build(name, contract.TASK, fields)
-    batch = contract.make_batch(contract.systems())
+def num_params(name, task=contract.TASK, **fields):
+    """Parameters on N-body or another task, by shapes alone."""
+    model = models.build(name, task, fields)
+    batch = contract.make_batch(contract.systems(), task=task)
     params = jax.eval_shape(
         lambda key: model.init(key, batch.graph, batch.bucket, True), jax.random.key(0)
     )

@@ -117,7 +117,10 @@ class RegularPacking:
 
     def assemble(self, arrays: Any, row: Mapping[str, Array]) -> Batch:
         nodes, edges, targets = jax.tree.map(
-            lambda leaf: leaf[row["sample"]].reshape(-1, *leaf.shape[2:]), arrays
+            lambda leaf: leaf[row["sample"]].reshape(
+                self.bucket.num_graphs * leaf.shape[1], *leaf.shape[2:]
+            ),
+            arrays,
         )
         size, slots = self.bucket.nodes_per_graph or 0, self.bucket.num_graphs
         graph = graphs.Graph(

@@ -17,14 +17,18 @@ import haiku as hk
 from demetar.errors import UserError
 from demetar.models import (
     base,
+    cormorant,
     deep_set,
     demetar,
     egnn,
     equiformer,
     gnn,
+    lieconv,
     linear,
     nequip,
+    nmp,
     radial_field,
+    schnet,
     se3_transformer,
     segnn,
     set_transformer,
@@ -51,7 +55,16 @@ REGISTRY: Mapping[str, type[base.Model]] = {
     "set_transformer": set_transformer.SetTransformer,
     "demetar": demetar.Demetar,
     "demetar_free": demetar.DemetarFree,
+    "schnet": schnet.Schnet,
+    "nmp": nmp.NMP,
+    "cormorant": cormorant.Cormorant,
+    "lieconv": lieconv.Lieconv,
 }
+
+
+def with_head(kind: str) -> list[str]:
+    """The models that support heads of a kind, in the order of the registry."""
+    return [name for name, cls in REGISTRY.items() if kind in cls.supports]
 
 
 def model_class(name: str) -> type[base.Model]:

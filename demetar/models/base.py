@@ -21,8 +21,9 @@ class Model(hk.Module):
 
     Attributes:
       task: inputs and heads.
-      symmetry: 'E(3)', 'SE(3)' or 'S(n)' (permutations alone). Tests hold a model to
-        it, and an S(n) model to breaking rotations.
+      symmetry: 'E(3)', 'SE(3)', 'T(3)' (translations) or 'S(n)' (permutations alone,
+        which all of them have). Tests hold a model to it, and T(3) and S(n) models to
+        breaking rotations.
       supports: kinds of heads that the model has.
     """
 
@@ -71,14 +72,19 @@ def absolute(values: Array, head: Head, task: TaskSpec, nodes: Nodes) -> Array:
     return (values - base_vectors(head, task, nodes)) / head.scale
 
 
+def vector_heads(task: TaskSpec) -> list[Head]:
+    """The heads that are vectors per node."""
+    return [head for head in task.heads if head.kind == "node_vector"]
+
+
 def absolute_heads(task: TaskSpec, features: Array, nodes: Nodes) -> dict[str, Array]:
-    """Vectors decoded from features [N, C] by one perceptron per head.
+    """Vectors decoded from features [N, C] by one perceptron per vector head.
 
     Returns:
       {head: [N, K, 3]} whose predictions are absolute, for S(n) models alone.
     """
     outputs: dict[str, Array] = {}
-    for head in task.heads:
+    for head in vector_heads(task):
         sizes = [features.shape[-1], head.size * 3]
         values = mlp.MLP(sizes, name=f"decoder_{head.name}")(features)
         values = values.reshape(-1, head.size, 3)
@@ -89,10 +95,10 @@ def absolute_heads(task: TaskSpec, features: Array, nodes: Nodes) -> dict[str, A
 def moved_heads(
     task: TaskSpec, model: str, shift: Array, moves: Array, nodes: Nodes
 ) -> dict[str, Array]:
-    """Heads of models that move their particles in steps.
+    """Vector heads of models that move their particles in steps.
 
     Args:
-      task: heads, of one vector each.
+      task: heads, of one vector each where they are vectors.
       model: named in the error.
       shift: [N, 3] sum of all steps, for a head based on positions.
       moves: [N, 3] the last step, for any other head.
@@ -105,7 +111,7 @@ def moved_heads(
       UserError: a head of more than one vector.
     """
     outputs: dict[str, Array] = {}
-    for head in task.heads:
+    for head in vector_heads(task):
         if head.size != 1:
             raise UserError(
                 f"{model} predicts one vector per node and head, the head "

@@ -1,7 +1,8 @@
-"""EGNN, the variant with velocities.
+"""EGNN: with velocities where a head asks for vectors, else with fixed coordinates.
 
 Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 3 (equations 3 to
-6) and section 3.2 (equation 7); appendix C.1 for the N-body model.
+6), section 3.2 (equation 7) and section 3.3 (equation 8); appendix C.1 for the N-body
+model and C.3 for that of QM9.
 
 Differs from the paper: nothing that changes the function. The coordinates are carried
 as displacements from the input, so that a far-away origin costs no precision, and the
@@ -19,13 +20,17 @@ import jax.numpy as jnp
 
 from demetar import geometry, graphs
 from demetar.models import base
-from demetar.nn import inputs, mlp
+from demetar.nn import capture, inputs, mlp, readout
 from demetar.types import Array, Bucket
 
 
 @dataclasses.dataclass
 class EGNN(base.Model):
-    """E(n) equivariant graph network that moves its coordinates in every layer.
+    """E(n) equivariant graph network.
+
+    The heads of the task decide whether coordinates move in every layer, as on N-body,
+    or stay where they are, as on QM9. The paper's model of QM9 has 7 layers of 128
+    channels with attention, and reads `all` scalars.
 
     Attributes:
       hidden_size: channels of nodes and messages.
@@ -34,39 +39,50 @@ class EGNN(base.Model):
         charges enter by their products on the edges.
       coordinate_clip: bound on each component of a coordinate message, as in the code
         of the authors, in the length unit of the data.
+      attention: messages are multiplied by a learned gate, equation 8.
+      node_attributes: every update reads the inputs of the nodes again.
     """
 
     symmetry: ClassVar[str] = "E(3)"
-    supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    supports: ClassVar[frozenset[str]] = readout.KINDS
 
     hidden_size: int = 64
     num_layers: int = 4
     node_inputs: tuple[str, ...] = ("|velocity|",)
     coordinate_clip: float = 100.0
+    attention: bool = False
+    node_attributes: bool = False
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
         features = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         nodes = mlp.Linear(self.hidden_size, name="embedding")(features)  # [N, C]
-        velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
-        vectors_0 = geometry.edge_vectors(graph, bucket)  # [E, 3]
-        squares = jnp.sum(jnp.square(vectors_0), axis=-1, keepdims=True)  # [E, 1]
-        edges = jnp.concatenate([graph.edges, squares], axis=-1)  # [E, F + 1]
-        shift = moves = jnp.zeros_like(velocities)  # [N, 3] displacement, velocity
+        attributes = features if self.node_attributes else features[:, :0]
+        moving = bool(base.vector_heads(self.task))
+        size = self.hidden_size
+        vectors = vectors_0 = geometry.edge_vectors(graph, bucket)  # [E, 3]
+        edges = graph.edges
+        if moving:  # else these are the squares that every layer reads
+            edges = jnp.concatenate([edges, _squares(vectors_0)], axis=-1)  # [E, F + 1]
+        shift = moves = jnp.zeros_like(graph.nodes.positions)  # [N, 3]
         for layer in range(self.num_layers):
-            vectors = vectors_0
-            if layer:
-                vectors = vectors + geometry.edge_differences(shift, graph, bucket)
+            if moving and layer:
+                drift = geometry.edge_differences(shift, graph, bucket)
+                vectors = vectors_0 + drift
             messages = self._messages(layer, nodes, vectors, edges, graph, bucket)
-            moves = self._coordinate_update(layer, messages, vectors, graph, bucket)
-            drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")(nodes)
-            moves = moves + drift * velocities  # the velocity of equation 7
-            shift = shift + moves
-            # The update of the last layer reaches no output and is never computed; its
-            # parameters are part of the published count.
-            nodes = self._node_update(layer, nodes, messages, graph, bucket)
-        return base.moved_heads(self.task, "egnn", shift, moves, graph.nodes)
+            if moving:
+                moves = self._moves(layer, nodes, messages, vectors, graph, bucket)
+                shift = shift + moves
+            # No vector head reads the update of the last layer, and then it is never
+            # computed; its parameters are part of the published count.
+            nodes = self._node_update(layer, nodes, attributes, messages, graph, bucket)
+        return {
+            **base.moved_heads(self.task, "egnn", shift, moves, graph.nodes),
+            **readout.summed_heads(  # appendix C.3
+                self.task, nodes, [size, size], size, jax.nn.silu, graph, bucket
+            ),
+        }
 
     @hk.transparent
     def _messages(
@@ -78,24 +94,31 @@ class EGNN(base.Model):
         graph: graphs.Graph,
         bucket: Bucket,
     ) -> jax.Array:
-        """Equation 3: [E, C]."""
-        squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)  # [E, 1]
-        invariants = jnp.concatenate([squares, edges], axis=-1)  # [E, F + 2]
+        """Equation 3, and 8 where attention is asked for: [E, C]."""
+        invariants = jnp.concatenate([_squares(vectors), edges], axis=-1)
         first = mlp.EdgeLinear(self.hidden_size, name=f"edge_linear_{layer}")
         second = mlp.Linear(self.hidden_size, name=f"edge_linear_{layer}_1")
         hidden = jax.nn.silu(first(nodes, invariants, graph, bucket))
-        return jax.nn.silu(second(hidden))
+        messages = jax.nn.silu(second(hidden))
+        if self.attention:
+            logits = mlp.Linear(1, name=f"attention_{layer}")(messages)
+            weights = jax.nn.sigmoid(logits)  # [E, 1]
+            capture.record(f"attention_{layer}", weights)
+            messages = messages * weights
+        return messages
 
     @hk.transparent
-    def _coordinate_update(
+    def _moves(
         self,
         layer: int,
+        nodes: Array,
         messages: Array,
         vectors: Array,
         graph: graphs.Graph,
         bucket: Bucket,
     ) -> jax.Array:
-        """Equation 4, the mean over neighbours: [N, 3]."""
+        """Equation 7, with the mean over neighbours of equation 4: [N, 3]."""
+        velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
         first = mlp.Linear(self.hidden_size, name=f"coordinate_linear_{layer}")
         second = mlp.Linear(
             1,
@@ -106,13 +129,15 @@ class EGNN(base.Model):
         weights = second(jax.nn.silu(first(messages)))  # [E, 1]
         clip = self.coordinate_clip
         moves = jnp.clip(vectors * weights, -clip, clip)  # [E, 3]
-        return graphs.mean_to_receivers(moves, graph, bucket)
+        drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")(nodes)
+        return graphs.mean_to_receivers(moves, graph, bucket) + drift * velocities
 
     @hk.transparent
     def _node_update(
         self,
         layer: int,
         nodes: Array,
+        attributes: Array,
         messages: Array,
         graph: graphs.Graph,
         bucket: Bucket,
@@ -121,4 +146,9 @@ class EGNN(base.Model):
         received = graphs.sum_to_receivers(messages, graph, bucket)
         size = self.hidden_size
         update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
-        return nodes + update(jnp.concatenate([nodes, received], axis=-1))
+        return nodes + update(jnp.concatenate([nodes, received, attributes], axis=-1))
+
+
+def _squares(vectors: Array) -> jax.Array:
+    """Squared lengths of vectors [E, 3]: [E, 1]."""
+    return jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)

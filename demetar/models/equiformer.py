@@ -45,6 +45,7 @@ class Equiformer(base.Model):
       num_basis: Gaussian radial functions.
       radial_sizes: hidden layers of the radial networks.
       negative_slope: of the leaky ReLU in the attention scores.
+      pooling: 'mean' over the nodes for scalars of a graph, or their 'sum'.
       node_inputs: invariants that the nodes start from.
     """
 
@@ -58,6 +59,7 @@ class Equiformer(base.Model):
     num_basis: int = 32
     radial_sizes: tuple[int, ...] = (36, 36)
     negative_slope: float = 0.2
+    pooling: str = "mean"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
     def __call__(
@@ -81,7 +83,9 @@ class Equiformer(base.Model):
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
         scalars = LayerNorm(name="norm")({SCALAR: nodes[SCALAR]})[SCALAR][0]
-        return readout.heads(self.task, scalars, nodes[VECTOR], graph, bucket)
+        return readout.heads(
+            self.task, scalars, nodes[VECTOR], graph, bucket, self.pooling
+        )
 
     def _hidden_channels(self) -> Channels:
         """The hidden irreps, checked."""

@@ -46,6 +46,7 @@ class Nequip(base.Model):
       radial_sizes: hidden layers of the radial networks.
       cutoff: distance at which a polynomial envelope silences pairs, in the length unit
         of the data; None silences none.
+      pooling: 'mean' over the nodes for scalars of a graph, or their 'sum'.
       node_inputs: invariants that the nodes start from.
       species_inputs: invariants that, beside 1, steer the self-connection.
     """
@@ -60,6 +61,7 @@ class Nequip(base.Model):
     num_basis: int = 8
     radial_sizes: tuple[int, ...] = (64, 64)
     cutoff: float | None = None
+    pooling: str = "mean"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
     species_inputs: tuple[str, ...] = ("charge",)
 
@@ -98,6 +100,7 @@ class Nequip(base.Model):
             jnp.concatenate(vectors, axis=-1) if vectors else None,
             graph,
             bucket,
+            self.pooling,
         )
 
     def _edge_inputs(

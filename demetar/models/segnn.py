@@ -5,7 +5,8 @@ sections 3.1 and 3.2 and appendix C.
 
 Differs from the authors' code: positions are centred on the particles of each graph;
 theirs subtract the mean over the three coordinates of each particle, which depends on
-the axes. The first message layer is multiplied at the nodes, not at the edges.
+the axes. The first message layer is multiplied at the nodes, not at the edges. Messages
+read the length of the edge; on QM9 theirs read its square.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import math
 from typing import ClassVar
 
 import haiku as hk
+import jax
 import jax.numpy as jnp
 
 from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.models import base
-from demetar.nn import inputs, steerable
-from demetar.types import Array, Bucket
+from demetar.nn import capture, inputs, mlp, readout, steerable
+from demetar.types import Array, Bucket, Head
 
 Features = steerable.Features
 Attribute = steerable.Attribute
@@ -31,6 +33,9 @@ Attribute = steerable.Attribute
 class SEGNN(base.Model):
     """Messages and updates are tensor products with harmonics of the geometry.
 
+    The paper's model of QM9 has 7 layers of 128 units, hidden features up to degree 2
+    and attributes up to 3, reads `all` scalars and no positions, and normalises.
+
     Attributes:
       hidden_units: width in units of a scalar network: the number of channels per
         degree is such that a layer has the weights of hidden_units x hidden_units.
@@ -38,16 +43,20 @@ class SEGNN(base.Model):
       lmax_attributes: highest degree of the harmonics that steer the layers.
       num_layers: rounds of message passing.
       node_inputs: invariants that the nodes start from, beside positions and vectors.
+      read_positions: nodes start from their positions relative to the centroid too.
+      instance_norm: every layer normalises over the nodes of each graph.
     """
 
     symmetry: ClassVar[str] = "E(3)"
-    supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    supports: ClassVar[frozenset[str]] = readout.KINDS
 
     hidden_units: int = 64
     lmax_hidden: int = 1
     lmax_attributes: int = 1
     num_layers: int = 4
     node_inputs: tuple[str, ...] = ("|velocity|",)
+    read_positions: bool = True
+    instance_norm: bool = False
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
@@ -83,10 +92,17 @@ class SEGNN(base.Model):
                 update, node_attribute
             )
             nodes = {irrep: nodes[irrep] + update[irrep] for irrep in nodes}
+            if self.instance_norm:
+                nodes = InstanceNorm(name=f"norm_{layer}")(nodes, graph, bucket)
+            for irrep, values in nodes.items():
+                capture.record(f"features_{layer}_{irrep}", values)
         nodes = steerable.gate(
             steerable.TensorProduct(gated, name="readout_0")(nodes, node_attribute)
         )
-        return self._readout(nodes, node_attribute)
+        return {
+            head.name: self._readout(head, nodes, node_attribute, graph, bucket)
+            for head in self.task.heads
+        }
 
     def _hidden_channels(self) -> dict[steerable.Irrep, int]:
         """Channels per degree that balance the weights with a scalar network."""
@@ -94,6 +110,13 @@ class SEGNN(base.Model):
             raise UserError(
                 "segnn needs lmax_hidden >= 0 and lmax_attributes >= 1 (vectors in, "
                 f"vectors out), found {self.lmax_hidden} and {self.lmax_attributes}"
+            )
+        given = 1 if self.read_positions or self.task.vectors else 0
+        if self.lmax_hidden > given + self.lmax_attributes:
+            raise UserError(
+                f"segnn cannot make hidden features of degree {self.lmax_hidden} from "
+                f"inputs of degree {given} and attributes of degree "
+                f"{self.lmax_attributes}; raise lmax_attributes"
             )
         paths = steerable.natural_paths(self.lmax_hidden, self.lmax_attributes)
         channels = math.ceil(self.hidden_units / math.sqrt(paths))
@@ -135,21 +158,69 @@ class SEGNN(base.Model):
     def _node_inputs(self, graph: graphs.Graph, bucket: Bucket) -> Features:
         """Centred positions, vectors and invariants: [3, N, 1 + V] and [1, N, S]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
-        positions = geometry.centred_positions(graph, bucket)
-        vectors = jnp.concatenate([positions[:, None], graph.nodes.vectors], axis=1)
-        return {
-            steerable.SCALAR: scalars[None],
-            steerable.VECTOR: vectors.transpose(2, 0, 1),
-        }
+        features = {steerable.SCALAR: scalars[None]}
+        vectors = jnp.asarray(graph.nodes.vectors)  # [N, V, 3]
+        if self.read_positions:
+            positions = geometry.centred_positions(graph, bucket)
+            vectors = jnp.concatenate([positions[:, None], vectors], axis=1)
+        if vectors.shape[1]:
+            features[steerable.VECTOR] = vectors.transpose(2, 0, 1)
+        return features
 
     @hk.transparent
-    def _readout(self, nodes: Features, node_attribute: Attribute) -> dict[str, Array]:
-        """One tensor product per head: {name: [N, K, 3]}."""
-        outputs: dict[str, Array] = {}
-        for head in self.task.heads:
-            layer = steerable.TensorProduct(
-                {steerable.VECTOR: head.size}, name=f"readout_{head.name}"
-            )
-            values = layer(nodes, node_attribute)[steerable.VECTOR]  # [3, N, K]
-            outputs[head.name] = values.transpose(1, 2, 0)
+    def _readout(
+        self,
+        head: Head,
+        nodes: Features,
+        node_attribute: Attribute,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> jax.Array:
+        """A tensor product; for graphs to scalars, that are averaged and mixed."""
+        name = f"readout_{head.name}"
+
+        def product(irrep: steerable.Irrep, size: int) -> jax.Array:
+            layer = steerable.TensorProduct({irrep: size}, name=name)
+            return layer(nodes, node_attribute)[irrep]  # [2l + 1, N, size]
+
+        if head.kind == "node_vector":
+            return product(steerable.VECTOR, head.size).transpose(1, 2, 0)
+        if head.kind == "node_scalar":
+            return product(steerable.SCALAR, head.size)[0]
+        # As many scalars as all irreps of the hidden features, for each output.
+        size = sum(values.shape[-1] for values in nodes.values()) * head.size
+        pooled = graphs.pool_mean(product(steerable.SCALAR, size)[0], graph, bucket)
+        activation = steerable.normalized(jax.nn.silu, pooled.dtype)
+        return mlp.MLP([size, head.size], activation, name=f"{name}_graph")(pooled)
+
+
+class InstanceNorm(hk.Module):
+    """Each channel over the root mean square of its components in the graph.
+
+    The mean of the scalars over the nodes is taken off first; a learned scale follows,
+    and an offset for the scalars. Source: the authors' code.
+    """
+
+    EPSILON = 1e-5
+
+    def __call__(
+        self, features: Features, graph: graphs.Graph, bucket: Bucket
+    ) -> Features:
+        """{irrep: [2l + 1, N, C]} to the same."""
+
+        def mean(values: jax.Array) -> jax.Array:
+            """Of [N, C] over the nodes of each graph, at every node."""
+            pooled = graphs.pool_mean(values, graph, bucket)
+            return graphs.broadcast_to_nodes(pooled, graph, bucket)
+
+        outputs = {}
+        for irrep, values in features.items():
+            shape, dtype = values.shape[-1:], values.dtype
+            if irrep == steerable.SCALAR:
+                values = values - mean(values[0])
+            squares = mean(jnp.mean(jnp.square(values), axis=0))  # [N, C]
+            scale = hk.get_parameter(f"scale_{irrep}", shape, dtype, jnp.ones)
+            outputs[irrep] = values * jax.lax.rsqrt(squares + self.EPSILON) * scale
+            if irrep == steerable.SCALAR:
+                outputs[irrep] += hk.get_parameter("offset", shape, dtype, jnp.zeros)
         return outputs

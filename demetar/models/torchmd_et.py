@@ -55,6 +55,7 @@ class TorchmdEt(base.Model):
       num_layers: attention layers.
       num_basis: radial functions.
       cutoff: distance beyond which pairs do not interact; None: all pairs do.
+      pooling: 'mean' over the nodes for scalars of a graph, or their 'sum'.
       node_inputs: invariants that the nodes start from.
     """
 
@@ -66,6 +67,7 @@ class TorchmdEt(base.Model):
     num_layers: int = 4
     num_basis: int = 32
     cutoff: float | None = None
+    pooling: str = "mean"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
     def __call__(
@@ -88,7 +90,7 @@ class TorchmdEt(base.Model):
             capture.record(f"features_{layer}_1o", vectors)
         scalars = attention.layer_norm(scalars, "output_norm")
         scalars, vectors = self._gated_block(scalars, vectors)
-        return readout.heads(self.task, scalars, vectors, graph, bucket)
+        return readout.heads(self.task, scalars, vectors, graph, bucket, self.pooling)
 
     def _edges(self, graph: graphs.Graph, bucket: Bucket) -> Edges:
         """Equation 1 beside the edge features, directions and envelope."""

@@ -11,14 +11,17 @@ from demetar import geometry
 from demetar.errors import UserError
 from demetar.types import Array, Nodes, TaskSpec
 
+ALL = "all"
+
 
 def invariants(nodes: Nodes, task: TaskSpec, names: Sequence[str]) -> jax.Array:
-    """Invariant node features [N, len(names)].
+    """Invariant node features, one column per name: [N, C].
 
     Args:
       nodes: inputs of the batch.
       task: names their columns.
-      names: a scalar input ('charge') or the norm of a vector input ('|velocity|').
+      names: a scalar input ('charge'), the norm of a vector input ('|velocity|'), or
+        'all' for every scalar input of the task. Without any name a column of ones.
 
     Raises:
       UserError: the task has no input of that name.
@@ -26,6 +29,9 @@ def invariants(nodes: Nodes, task: TaskSpec, names: Sequence[str]) -> jax.Array:
     columns = {name: nodes.scalars[:, i] for i, name in enumerate(task.scalars)}
     for i, vector in enumerate(task.vectors):
         columns[f"|{vector.name}|"] = geometry.safe_norm(nodes.vectors[:, i])
+    names = [
+        column for name in names for column in (task.scalars if name == ALL else [name])
+    ]
     unknown = [name for name in names if name not in columns]
     if unknown:
         raise UserError(

@@ -33,10 +33,28 @@ def bessel(lengths: Array, num_basis: int, extent: float) -> jax.Array:
     return jnp.sqrt(2.0 / extent).astype(lengths.dtype) * waves
 
 
-def gaussian(lengths: Array, num_basis: int, extent: float) -> jax.Array:
-    """Gaussians at num_basis >= 2 equal steps from 0 to `extent`, one step wide.
+def gaussian_steps(
+    lengths: Array, step: float, extent: float, gamma: float
+) -> jax.Array:
+    """exp(-gamma (r - mu)^2) for mu = 0, step, 2 step, ... up to `extent`.
 
     Source: Schuett et al. 2017, arXiv 1706.08566, section 4.2.
+
+    Args:
+      lengths: [E].
+      step, extent: in the unit of `lengths`.
+      gamma: in its inverse square.
+
+    Returns:
+      [E, 1 + the steps that fit].
+    """
+    count = 1 + math.floor(extent / step + 1e-6)
+    centres = step * jnp.arange(count, dtype=lengths.dtype)
+    return jnp.exp(-gamma * jnp.square(lengths[:, None] - centres))
+
+
+def gaussian(lengths: Array, num_basis: int, extent: float) -> jax.Array:
+    """Gaussians at num_basis >= 2 equal steps from 0 to `extent`, one step wide.
 
     Args:
       lengths: [E].

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,11 @@ from demetar.nn import mlp
 from demetar.types import Array, Bucket, TaskSpec
 
 KINDS = frozenset({"node_vector", "node_scalar", "graph_scalar"})
+SCALAR_KINDS = frozenset({"node_scalar", "graph_scalar"})
+POOLINGS: Mapping[str, Callable[[Array, graphs.Graph, Bucket], jax.Array]] = {
+    "mean": graphs.pool_mean,
+    "sum": graphs.pool_sum,
+}
 
 
 def heads(
@@ -19,40 +26,112 @@ def heads(
     vectors: Array | None,
     graph: graphs.Graph,
     bucket: Bucket,
+    pooling: str = "mean",
 ) -> dict[str, Array]:
     """All outputs of a task from the features of the last layer.
 
     A vector head is a linear map of the vectors without bias, so the symmetry of the
     features is that of the output. A scalar head is a perceptron with one hidden layer;
-    for graphs its result is averaged over the nodes.
+    for graphs its result is pooled over the nodes.
 
     Args:
       task: heads.
       scalars: [N, C].
       vectors: [3, N, C'] polar vectors; None where the model has none.
       graph, bucket: the batch.
+      pooling: a key of `POOLINGS`.
 
     Returns:
       {head: [N, K, 3] | [N, T] | [G, T]}.
 
     Raises:
-      UserError: a vector head without vectors.
+      UserError: a vector head without vectors, or unknown pooling.
     """
+    outputs = scalar_heads(task, scalars, graph, bucket, pooling=pooling)
+    for head in task.heads:
+        if head.kind != "node_vector":
+            continue
+        if vectors is None:
+            raise UserError(f"head {head.name!r} needs a model with vector features")
+        linear = mlp.Linear(head.size, with_bias=False, name=f"readout_{head.name}")
+        outputs[head.name] = jnp.transpose(linear(vectors), (1, 2, 0))
+    return outputs
+
+
+def scalar_heads(
+    task: TaskSpec,
+    scalars: Array,
+    graph: graphs.Graph,
+    bucket: Bucket,
+    hidden_size: int | None = None,
+    activation: mlp.Activation = jax.nn.silu,
+    pooling: str = "mean",
+) -> dict[str, Array]:
+    """The scalar heads of a task: a perceptron of each node, pooled for graphs.
+
+    Args:
+      task: heads.
+      scalars: [N, C].
+      graph, bucket: the batch.
+      hidden_size: of the perceptron, C by default.
+      activation: of its hidden layer.
+      pooling: a key of `POOLINGS`.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    if pooling not in POOLINGS:
+        raise UserError(
+            f"expected a pooling of {' or '.join(POOLINGS)}, found {pooling!r}"
+        )
     outputs: dict[str, Array] = {}
     for head in task.heads:
-        name = f"readout_{head.name}"
         if head.kind == "node_vector":
-            if vectors is None:
-                raise UserError(
-                    f"head {head.name!r} needs a model with vector features"
-                )
-            mixed = mlp.Linear(head.size, with_bias=False, name=name)(vectors)
-            outputs[head.name] = jnp.transpose(mixed, (1, 2, 0))
             continue
-        values = mlp.MLP([scalars.shape[-1], head.size], jax.nn.silu, name=name)(
-            scalars
-        )
+        sizes = [hidden_size or scalars.shape[-1], head.size]
+        values = mlp.MLP(sizes, activation, name=f"readout_{head.name}")(scalars)
         if head.kind == "graph_scalar":
-            values = graphs.pool_mean(values, graph, bucket)
+            values = POOLINGS[pooling](values, graph, bucket)
         outputs[head.name] = values
+    return outputs
+
+
+def summed_heads(
+    task: TaskSpec,
+    scalars: Array,
+    node_sizes: Sequence[int],
+    graph_size: int,
+    activation: mlp.Activation,
+    graph: graphs.Graph,
+    bucket: Bucket,
+) -> dict[str, Array]:
+    """The scalar heads of a task: a perceptron of the nodes, their sum, one per head.
+
+    A head of node scalars decodes the nodes without the sum.
+
+    Args:
+      task: heads.
+      scalars: [N, C].
+      node_sizes: layers of the perceptron of the nodes, which all heads share.
+      graph_size: hidden layer of the perceptron of each head.
+      activation: of both.
+      graph, bucket: the batch.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+    """
+    heads = [head for head in task.heads if head.kind != "node_vector"]
+    if not heads:
+        return {}
+    nodes = mlp.MLP(node_sizes, activation, name="node_decoder")(scalars)  # [N, C']
+    pooled = graphs.pool_sum(nodes, graph, bucket)  # [G, C']
+    outputs: dict[str, Array] = {}
+    for head in heads:
+        decoder = mlp.MLP(
+            [graph_size, head.size], activation, name=f"decoder_{head.name}"
+        )
+        outputs[head.name] = decoder(pooled if head.kind == "graph_scalar" else nodes)
     return outputs
