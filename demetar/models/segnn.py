@@ -38,6 +38,8 @@ class SEGNN(base.Model):
       lmax_attributes: highest degree of the harmonics that steer the layers.
       num_layers: rounds of message passing.
       node_inputs: invariants that the nodes start from, beside positions and vectors.
+      edge_vectors: vector inputs whose difference between sender and receiver steers
+        the messages too, as the relative momentum of section 3.1 ("more cues").
     """
 
     symmetry: ClassVar[str] = "E(3)"
@@ -48,6 +50,7 @@ class SEGNN(base.Model):
     lmax_attributes: int = 1
     num_layers: int = 4
     node_inputs: tuple[str, ...] = ("|velocity|",)
+    edge_vectors: tuple[str, ...] = ()
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
@@ -106,12 +109,19 @@ class SEGNN(base.Model):
         """Harmonics of the edge, and its length and features as scalars."""
         vectors = geometry.edge_vectors(graph, bucket)
         # The direction that the paper embeds points from receiver to sender.
-        harmonics = geometry.spherical_harmonics(-vectors, self.lmax_attributes)
+        attribute = self._harmonics(-vectors)
+        for name in self.edge_vectors:
+            values = inputs.vector(graph.nodes, self.task, name)
+            differences = geometry.edge_differences(values, graph, bucket)
+            attribute = _add_directions(attribute, self._harmonics(-differences))
         lengths = geometry.safe_norm(vectors, keepdims=True)
-        scalars = jnp.concatenate([lengths, graph.edges], axis=-1)[
-            None
-        ]  # [1, E, F + 1]
-        return steerable.natural_attribute(harmonics), {steerable.SCALAR: scalars}
+        scalars = jnp.concatenate([lengths, graph.edges], axis=-1)  # [E, F + 1]
+        return attribute, {steerable.SCALAR: scalars[None]}
+
+    def _harmonics(self, vectors: Array) -> Attribute:
+        return steerable.natural_attribute(
+            geometry.spherical_harmonics(vectors, self.lmax_attributes)
+        )
 
     def _node_attribute(
         self, edge_attribute: Attribute, graph: graphs.Graph, bucket: Bucket
@@ -122,13 +132,8 @@ class SEGNN(base.Model):
             for irrep, values in edge_attribute.items()
         }
         for index in range(graph.nodes.vectors.shape[1]):
-            harmonics = steerable.natural_attribute(
-                geometry.spherical_harmonics(
-                    graph.nodes.vectors[:, index], self.lmax_attributes
-                )
-            )
-            for irrep in attribute:
-                attribute[irrep] = attribute[irrep] + harmonics[irrep]
+            harmonics = self._harmonics(graph.nodes.vectors[:, index])
+            attribute = _add_directions(attribute, harmonics)
         attribute[steerable.SCALAR] = jnp.ones_like(attribute[steerable.SCALAR])
         return attribute
 
@@ -153,3 +158,11 @@ class SEGNN(base.Model):
             values = layer(nodes, node_attribute)[steerable.VECTOR]  # [3, N, K]
             outputs[head.name] = values.transpose(1, 2, 0)
         return outputs
+
+
+def _add_directions(attribute: Attribute, harmonics: Attribute) -> Attribute:
+    """Their sum in every degree but 0, which knows no direction."""
+    return {
+        irrep: value if irrep == steerable.SCALAR else value + harmonics[irrep]
+        for irrep, value in attribute.items()
+    }
