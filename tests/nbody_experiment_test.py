@@ -585,7 +585,7 @@ BAD_FLAGS = {
     "decay": (["--model=egnn", "--average_decay=1"], "--average_decay below 1"),
     "no folder": (
         ["--model=egnn", "--dataset=nbody_smal"],
-        "expected --dataset to be nbody_small, nbody or an existing folder",
+        "expected --dataset to be nbody_small, nbody, gravity or an existing folder",
     ),
 }
 
