@@ -153,8 +153,9 @@ GRAVITY_PROTOCOLS: Mapping[str, Protocol] = {
 
 # Models that move along the velocities, and so cannot do without.
 NEED_VELOCITY = ("linear", "egnn", "radial_field")
+# Directions alone: forces have heavy tails, and as features they would drown the rest.
 _MORE_CUES: Mapping[str, Any] = {
-    "node_inputs": ("|velocity|", "|force|"),
+    "node_vectors": ("velocity",),
     "edge_vectors": ("velocity",),
 }
 

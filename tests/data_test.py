@@ -511,6 +511,8 @@ def test_cues_name_the_vectors_and_targets_the_heads(tmp_path, sizes):
     (head,) = dataset.task.heads
     assert (head.name, head.base, head.unit) == ("force", "", "N")
     expected = train["forces"][:, 2][present].astype(np.float32)
+    np.testing.assert_allclose(head.scale, expected.std(), rtol=0.1)
+    np.testing.assert_allclose(head.scale, np.sqrt((expected**2).mean()), rtol=1e-6)
     found = stored(dataset).targets["force"][: len(expected), 0]
     np.testing.assert_array_equal(found, expected)
 

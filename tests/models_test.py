@@ -222,9 +222,31 @@ def test_relative_velocities_enter_the_edge_attribute_of_segnn():
         np.testing.assert_allclose(added, expected, atol=1e-6)
 
 
-def test_an_edge_vector_that_the_task_does_not_have_is_named():
+@pytest.mark.parametrize("field", ["edge_vectors", "node_vectors"])
+def test_a_vector_that_the_task_does_not_have_is_named(field):
     with pytest.raises(UserError, match="no vector input 'force'; it has velocity"):
-        num_params("segnn", edge_vectors=("force",))
+        num_params("segnn", **{field: ("force",)})
+
+
+def test_vectors_that_the_nodes_of_segnn_do_not_start_from_still_steer():
+    """Their length is not read, their direction is."""
+    fields = {"node_vectors": ("velocity",)}
+    subject = contract.Subject("segnn", fields=fields, task=MORE_CUES)
+    batch = with_forces(contract.systems())
+    subject.params = contract.quick_params(subject.model, batch)
+    expected = subject.displacements(batch)
+
+    def changed(force_factors):
+        vectors = batch.graph.nodes.vectors.copy()
+        vectors[:, 1] *= force_factors
+        nodes = batch.graph.nodes._replace(vectors=vectors)
+        graph = batch.graph._replace(nodes=nodes)
+        return subject.displacements(dataclasses.replace(batch, graph=graph))
+
+    longer = changed(np.array([3.0, 3.0, 3.0]))
+    assert contract.relative_error(longer, expected) < 1e-4
+    turned = changed(np.array([-1.0, 1.0, -1.0]))
+    assert contract.relative_error(turned, expected) > 1e-2
 
 
 def test_linear_learns_one_time_per_vector():

@@ -337,8 +337,15 @@ def _task(
     vectors = CUES[settings.cues]
     # A velocity that the model does not know is no base.
     bases = {"position": "positions", "velocity": "velocity" if vectors else ""}
+    scales = {"force": _root_mean_square(train, "force_target")}
     heads = [
-        Head(name, "node_vector", 1, bases.get(name, ""), units.get(_STORED[name], ""))
+        Head(
+            name,
+            "node_vector",
+            base=bases.get(name, ""),
+            unit=units.get(_STORED[name], ""),
+            scale=scales.get(name, 1.0),
+        )
         for name in TARGETS[settings.target]
     ]
     scalar = kind.removesuffix("s") if kind == "charges" else "mass"
@@ -361,6 +368,15 @@ def _task(
         radial_extent=float(np.float32(extent)),
         average_neighbors=edges / nodes,
     )
+
+
+def _root_mean_square(train: dict[str, np.ndarray], name: str) -> float:
+    """Of the components of a vector of the real bodies; 1 where there is none."""
+    if name not in train:
+        return 1.0
+    real = np.arange(train[name].shape[1]) < train["num_bodies"][:, None]  # [D, n]
+    size = np.sqrt(np.mean(np.square(train[name][real])))
+    return float(np.float32(size)) or 1.0
 
 
 def _global_edges(samples: base.Samples, count: int) -> tuple[np.ndarray, np.ndarray]:

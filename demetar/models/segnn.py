@@ -38,6 +38,8 @@ class SEGNN(base.Model):
       lmax_attributes: highest degree of the harmonics that steer the layers.
       num_layers: rounds of message passing.
       node_inputs: invariants that the nodes start from, beside positions and vectors.
+      node_vectors: vector inputs that the nodes start from; None for all. The direction
+        of each one, whether or not named here, steers the updates.
       edge_vectors: vector inputs whose difference between sender and receiver steers
         the messages too, as the relative momentum of section 3.1 ("more cues").
     """
@@ -50,6 +52,7 @@ class SEGNN(base.Model):
     lmax_attributes: int = 1
     num_layers: int = 4
     node_inputs: tuple[str, ...] = ("|velocity|",)
+    node_vectors: tuple[str, ...] | None = None
     edge_vectors: tuple[str, ...] = ()
 
     def __call__(
@@ -141,10 +144,13 @@ class SEGNN(base.Model):
         """Centred positions, vectors and invariants: [3, N, 1 + V] and [1, N, S]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         positions = geometry.centred_positions(graph, bucket)
-        vectors = jnp.concatenate([positions[:, None], graph.nodes.vectors], axis=1)
+        names = self.node_vectors
+        if names is None:
+            names = tuple(vector.name for vector in self.task.vectors)
+        vectors = [inputs.vector(graph.nodes, self.task, name) for name in names]
         return {
             steerable.SCALAR: scalars[None],
-            steerable.VECTOR: vectors.transpose(2, 0, 1),
+            steerable.VECTOR: jnp.stack([positions, *vectors], axis=-1).swapaxes(0, 1),
         }
 
     @hk.transparent
