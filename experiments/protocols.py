@@ -194,14 +194,15 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
         )
     if cues == "force" and model == "segnn":
         return dict(_MORE_CUES)
-    own = models.fields(model).get("node_inputs")
-    default: tuple[str, ...] = own.default if own else ()  # type: ignore[assignment]
-    names = default
-    if cues == "positions":
-        names = tuple(name for name in names if name != "|velocity|")
-    if dataset == "gravity":
-        names = tuple("mass" if name == "charge" else name for name in names)
-    return {} if names == default else {"node_inputs": names}
+    renamed = {"charge": "mass"} if dataset == "gravity" else {}
+    absent = {"|velocity|"} if cues == "positions" else set()
+    changed = {}
+    for field in {"node_inputs", "species_inputs"} & models.fields(model).keys():
+        default: Any = models.fields(model)[field].default
+        names = tuple(renamed.get(name, name) for name in default if name not in absent)
+        if names != default:
+            changed[field] = names
+    return changed
 
 
 def describe(
