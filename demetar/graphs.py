@@ -1,7 +1,8 @@
 """Graphs in fixed shapes: connectivity, padding, gathers and sums.
 
-The one module that knows jraph, and the one place where a bucket of equal complete
-graphs takes a faster path than a ragged one. Both paths compute the same function.
+The one module that knows jraph, and the one place where a regular bucket (equal graphs
+in which every node has as many senders) takes a faster path than a ragged one. Both
+paths compute the same function.
 
 The ragged convention: real graphs come first, the last slot of the bucket is the
 padding graph. It owns every padding node and edge; padding edges join its last node to
@@ -22,6 +23,8 @@ from demetar.types import Array, Bucket
 Graph: TypeAlias = jraph.GraphsTuple
 Rows: TypeAlias = Literal["nodes", "edges"]
 
+_DISTANCES_AT_ONCE = 2**22  # of `nearest_neighbors`: 32 MiB in float64
+
 
 def complete_edges(num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Senders and receivers of the complete graph without self-loops.
@@ -36,6 +39,31 @@ def complete_edges(num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.tile(np.arange(1, num_nodes), num_nodes)
     senders = (receivers + offsets) % max(num_nodes, 1)
     return senders.astype(np.int32), receivers.astype(np.int32)
+
+
+def nearest_neighbors(positions: np.ndarray, num_neighbors: int) -> np.ndarray:
+    """The nearest nodes of every node, itself left out.
+
+    Args:
+      positions: [D, n, 3] of D graphs with n nodes each.
+      num_neighbors: k, from 1 to n - 1.
+
+    Returns:
+      [D, n, k] int32 node numbers, the nearest first.
+    """
+    num_graphs, num_nodes, _ = positions.shape
+    nearest = np.empty((num_graphs, num_nodes, num_neighbors), np.int32)
+    chunk = max(1, _DISTANCES_AT_ONCE // num_nodes**2)
+    for start in range(0, num_graphs, chunk):
+        part = positions[start : start + chunk]
+        squares = np.zeros((len(part), num_nodes, num_nodes), positions.dtype)
+        for axis in range(3):
+            squares += np.square(part[:, :, None, axis] - part[:, None, :, axis])
+        squares[:, np.arange(num_nodes), np.arange(num_nodes)] = np.inf
+        found = np.argpartition(squares, num_neighbors - 1)[..., :num_neighbors]
+        order = np.argsort(np.take_along_axis(squares, found, -1), kind="stable")
+        nearest[start : start + chunk] = np.take_along_axis(found, order, -1)
+    return nearest
 
 
 def node_mask(graph: Graph, bucket: Bucket) -> jax.Array:
@@ -70,12 +98,12 @@ def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [..., E, C].
     """
-    size = bucket.nodes_per_graph
-    if size is None:
+    degree = bucket.degree
+    if degree is None:
         return jnp.take(values, graph.receivers, axis=-2)
     *lead, _, channels = values.shape
     copies = jnp.broadcast_to(
-        values[..., :, None, :], (*lead, bucket.max_nodes, size - 1, channels)
+        values[..., :, None, :], (*lead, bucket.max_nodes, degree, channels)
     )
     return copies.reshape(*lead, bucket.max_edges, channels)
 
@@ -83,7 +111,7 @@ def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
 def gather_senders(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     """Node values at the sending end of each edge.
 
-    In a regular bucket, entry i * (n + 1) + k of the n values repeated without end is
+    In complete graphs, entry i * (n + 1) + k of the n values repeated without end is
     value (i + k) mod n: the k-th sender of receiver i. So the gather is a broadcast, a
     reshape and a slice, and so is its transpose.
 
@@ -94,7 +122,7 @@ def gather_senders(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
       [..., E, C].
     """
     size = bucket.nodes_per_graph
-    if size is None:
+    if size is None or bucket.neighbors_per_node is not None:
         return jnp.take(values, graph.senders, axis=-2)
     *lead, _, channels = values.shape
     blocks = (*lead, bucket.num_graphs)
@@ -113,10 +141,10 @@ def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [..., N, C]; zero for a node without edges.
     """
-    size = bucket.nodes_per_graph
+    degree = bucket.degree
     *lead, _, channels = values.shape
-    if size is not None:
-        grouped = values.reshape(*lead, bucket.max_nodes, size - 1, channels)
+    if degree is not None:
+        grouped = values.reshape(*lead, bucket.max_nodes, degree, channels)
         return grouped.sum(axis=-2)
     edges_first = jnp.moveaxis(values, -2, 0)
     summed = jax.ops.segment_sum(
@@ -127,9 +155,9 @@ def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
 
 def num_neighbors(graph: Graph, bucket: Bucket) -> jax.Array:
     """[N, 1] number of edges that end at each node, at least 1 (so that it divides)."""
-    size = bucket.nodes_per_graph
-    if size is not None:
-        return jnp.full((bucket.max_nodes, 1), max(size - 1, 1), jnp.float32)
+    degree = bucket.degree
+    if degree is not None:
+        return jnp.full((bucket.max_nodes, 1), max(degree, 1), jnp.float32)
     ones = jnp.ones((bucket.max_edges, 1), jnp.float32)
     return jnp.maximum(sum_to_receivers(ones, graph, bucket), 1)
 
@@ -176,9 +204,9 @@ def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Arr
     Returns:
       [E, H], which sum to 1 over the edges of every node that has any.
     """
-    size = bucket.nodes_per_graph
-    if size is not None:
-        grouped = logits.reshape(bucket.max_nodes, size - 1, logits.shape[-1])
+    degree = bucket.degree
+    if degree is not None:
+        grouped = logits.reshape(bucket.max_nodes, degree, logits.shape[-1])
         return jax.nn.softmax(grouped, axis=1).reshape(logits.shape)
     peaks = jax.ops.segment_max(
         logits, graph.receivers, bucket.max_nodes, indices_are_sorted=True

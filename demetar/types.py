@@ -44,9 +44,12 @@ class Bucket:
       max_edges: edges of the batch, padding included.
       num_graphs: graph slots of the batch. In a ragged bucket the last slot is the
         padding graph that owns every padding node and edge.
-      nodes_per_graph: where set, every slot is a complete graph of that many nodes
-        whose edges stand in the cyclic order of `graphs.complete_edges`; then there is
-        no padding node, gathers are broadcasts and sums are reshapes.
+      nodes_per_graph: where set, every slot is a graph of that many nodes and the
+        bucket is regular: no padding, every node has the same number of senders, sums
+        are reshapes. The graphs are complete, with their edges in the cyclic order of
+        `graphs.complete_edges`, so that every gather is a broadcast; or
+      neighbors_per_node: where set, every node of a regular bucket has that many
+        senders, whichever they are, with the edges sorted by receiver.
       max_nodes_per_graph, max_edges_per_graph: bounds for one graph of a ragged batch,
         where known; attention within graphs pads to them, else to the whole batch.
     """
@@ -57,18 +60,28 @@ class Bucket:
     nodes_per_graph: int | None = None
     max_nodes_per_graph: int | None = None
     max_edges_per_graph: int | None = None
+    neighbors_per_node: int | None = None
 
     def __post_init__(self) -> None:
-        size = self.nodes_per_graph
-        if size is None:
+        size, degree = self.nodes_per_graph, self.degree
+        if size is None or degree is None:
+            if self.neighbors_per_node is not None:
+                raise ValueError("neighbors_per_node asks for nodes_per_graph too")
             return
-        nodes, edges = self.num_graphs * size, self.num_graphs * size * (size - 1)
-        if (self.max_nodes, self.max_edges) != (nodes, edges):
+        nodes = self.num_graphs * size
+        if (self.max_nodes, self.max_edges) != (nodes, nodes * degree):
             raise ValueError(
-                f"a regular bucket of {self.num_graphs} complete graphs with {size} "
-                f"nodes has {nodes} nodes and {edges} edges, "
+                f"a regular bucket of {self.num_graphs} graphs with {size} nodes of "
+                f"{degree} neighbors has {nodes} nodes and {nodes * degree} edges, "
                 f"found {self.max_nodes} and {self.max_edges}"
             )
+
+    @property
+    def degree(self) -> int | None:
+        """Senders per node of a regular bucket; None for a ragged one."""
+        if self.nodes_per_graph is None or self.neighbors_per_node is not None:
+            return self.neighbors_per_node
+        return self.nodes_per_graph - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +137,10 @@ class TaskSpec:
       vectors: vector inputs per node, in the order of `Nodes.vectors`.
       edge_features: names of the invariant features per edge.
       length_unit: unit of positions.
-      connectivity: 'complete'.
+      connectivity: 'complete' or 'knn'.
+      num_neighbors: senders per node of 'knn', the nearest ones.
       radial_extent: distance that a radial basis spans; the 99.9th percentile of the
-        training distances. No pair beyond it is silenced.
+        lengths of the training edges. No pair beyond it is silenced.
       average_neighbors: average number of neighbours per node of the training set.
     """
 
@@ -137,6 +151,7 @@ class TaskSpec:
     edge_features: tuple[str, ...] = ()
     length_unit: str = ""
     connectivity: str = "complete"
+    num_neighbors: int | None = None
     radial_extent: float = 1.0
     average_neighbors: float = 1.0
 

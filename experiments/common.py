@@ -37,6 +37,7 @@ _TASK_FIELDS: Mapping[str, str] = {
     "heads": "the targets",
     "length_unit": "the length unit",
     "connectivity": "the connectivity",
+    "num_neighbors": "the number of neighbours",
 }
 
 
@@ -210,23 +211,31 @@ def check_task(path: pathlib.Path, task: TaskSpec) -> None:
     """
     if not os.path.exists(path):  # also where it may not be looked at
         return
-    known = checkpoint.load_model(path).task
+    changed = task_differences(task, checkpoint.load_model(path).task, str(path))
+    if changed:
+        raise UserError(
+            f"the data set {task.name!r} does not fit the trained model: it has "
+            f"{changed}; give the data set of that model, or {_ANOTHER}"
+        )
+
+
+def task_differences(task: TaskSpec, known: TaskSpec, knower: str) -> str:
+    """What a data set has that `knower`, of the task `known`, does not; '' if nothing.
+
+    Sizes and statistics may differ.
+    """
     changed = [
-        f"{what} {_listed(getattr(task, field))} where {path} knows "
+        f"{what} {_listed(getattr(task, field))} where {knower} knows "
         f"{_listed(getattr(known, field))}"
         for field, what in _TASK_FIELDS.items()
         if _listed(getattr(task, field)) != _listed(getattr(known, field))
     ]
-    if changed:
-        raise UserError(
-            f"the data set {task.name!r} does not fit the trained model: it has "
-            f"{'; '.join(changed)}; give the data set of that model, or {_ANOTHER}"
-        )
+    return "; ".join(changed)
 
 
 def _listed(values: Any) -> str:
     """Names, vectors or heads of a task as one text, without their statistics."""
-    if isinstance(values, str):
+    if values is None or isinstance(values, (str, int)):
         return repr(values)
     texts = [
         f"{value.name} ({value.size} {value.kind} from {value.base or 'zero'})"

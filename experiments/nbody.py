@@ -16,7 +16,6 @@ import json
 import math
 import pathlib
 import shlex
-import subprocess
 import sys
 from typing import Any
 
@@ -29,7 +28,7 @@ from demetar.data import base as data
 from demetar.data import nbody
 from demetar.errors import UserError
 from demetar.train import checkpoint, equivariance, loop, optim, writers
-from experiments import common, protocols, statistics
+from experiments import common, nbody_data, protocols, statistics, transfer
 
 NUM_PICTURED = 4  # systems in the picture of predicted motion
 
@@ -46,11 +45,22 @@ LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
     "average_decay": 0,
+    "num_bodies": 2,
+    "num_neighbors": 1,
 }
+
+# What the run is, beside its protocol.
+DATA_FLAGS = (
+    *("data_seed", "num_bodies", "full_data", "start_frame", "target_frame"),
+    *("target", "cues", "connectivity", "num_neighbors", "num_train"),
+)
+RUN_FLAGS = ("seed", "num_seeds", "dtype", "augment")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "model", None, f"Model to train: {', '.join(models.REGISTRY)}. Required."
+    "model",
+    None,
+    f"Model to train: {', '.join(models.with_head('node_vector'))}. Required.",
 )
 flags.DEFINE_string(
     "dataset",
@@ -61,11 +71,38 @@ flags.DEFINE_integer(
     "data_seed", None, "Seed of a fresh data set of the same kind; default: published."
 )
 flags.DEFINE_integer(
+    "num_bodies", None, "Bodies per system of a generated set. Default: the published."
+)
+flags.DEFINE_bool(
+    "full_data", False, "Generate all of gravity, not only what a quick start needs."
+)
+flags.DEFINE_multi_string(
+    "eval_dataset",
+    [],
+    "Another data set that the trained model is evaluated on too, as --dataset, or of "
+    "another size as nbody_small-20bodies. Repeatable; also after the training.",
+)
+flags.DEFINE_integer(
     "start_frame", None, "Frame that the model sees. Default: the data set's protocol."
 )
 flags.DEFINE_integer("target_frame", None, "Frame that it predicts. Default: likewise.")
 flags.DEFINE_enum(
     "target", "position", list(nbody.TARGETS), "Predicted; the loss of both: the mean."
+)
+flags.DEFINE_enum(
+    "cues",
+    "velocity",
+    list(nbody.CUES),
+    "Vector inputs: none, the velocity, or the velocity and the force.",
+)
+flags.DEFINE_enum(
+    "connectivity",
+    None,
+    nbody.CONNECTIVITIES,
+    "Of the graphs: complete or nearest neighbours. Default: the data set's protocol.",
+)
+flags.DEFINE_integer(
+    "num_neighbors", None, "Senders per body of knn. Default: the data set's protocol."
 )
 flags.DEFINE_integer(
     "num_train",
@@ -117,27 +154,41 @@ flags.DEFINE_enum("dtype", "float32", ("float32", "float64"), "Of the training."
 def main(_: list[str]) -> int:
     """Train, or continue, or tell that the run is finished."""
     if not FLAGS.model:
-        raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
+        raise UserError(
+            f"expected --model, one of {', '.join(models.with_head('node_vector'))}"
+        )
     settings, changed = resolve()
     workdir = pathlib.Path(FLAGS.workdir or default_workdir(settings, changed))
     if FLAGS.compile_cache:
         common.enable_compile_cache()
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+    given = dict(settings)
     dataset, folder = load_dataset(settings)
+    trained_on = (dataset.task, folder)
+    others = {
+        name: nbody_data.load_other(name, given, settings, trained_on, data_root())
+        for name in FLAGS.eval_dataset
+    }
     config = {**settings, "fingerprint": dataset.fingerprint}
     common.check_task(workdir / "best.npz", dataset.task)
     common.check_workdir(workdir, config)
     record_path = workdir / "record.json"
+    model = models.build(settings["model"], dataset.task, settings["fields"])
     if record_path.exists():
         record = json.loads(record_path.read_text())
+        if others:
+            best = checkpoint.load_model(workdir / "best.npz").params
+            transfer.add(record, model, best, dataset.task, others)
+            checkpoint.write_json(record_path, record)
         print(f"already finished: {describe(record)}\nrecord: {record_path}")
         return 0
-    model = models.build(settings["model"], dataset.task, settings["fields"])
     trainer = loop.Trainer(model, dataset, *training_settings(settings, dataset))
     run = loop.Run.start(trainer, workdir / "last.npz")
     common.claim_workdir(workdir, config)
     num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
-    protocol = protocols.describe(settings["model"], FLAGS.protocol, changed)
+    protocol = protocols.describe(
+        settings["model"], FLAGS.protocol, changed, settings["dataset"]
+    )
     print(
         f"model     {settings['model']}, {num_params:,} parameters\n"
         f"data      {folder}, {len(dataset.splits['train']):,} training samples, "
@@ -170,6 +221,7 @@ def main(_: list[str]) -> int:
             "settings": config,
             "target": FLAGS.target,
         }
+        transfer.add(record, model, run.best, dataset.task, others)
         save_errors(workdir / "test_errors.npz", errors)
         checkpoint.write_json(record_path, record)
     print(f"{describe(record)}\nrecord: {record_path}")
@@ -179,7 +231,7 @@ def main(_: list[str]) -> int:
 def resolve() -> tuple[dict[str, Any], dict[str, Any]]:
     """All settings of the run, and those that depart from the protocol."""
     models.model_class(FLAGS.model)  # refuses an unknown one
-    protocol = protocols.find(FLAGS.model, FLAGS.protocol)
+    protocol = protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.dataset)
     settings: dict[str, Any] = dataclasses.asdict(protocol)
     del settings["source"]
     changed = {}
@@ -190,12 +242,9 @@ def resolve() -> tuple[dict[str, Any], dict[str, Any]]:
     fields = models.parse_fields(FLAGS.model, FLAGS.set)
     fields = models.check_fields(FLAGS.model, fields)
     changed |= fields
-    settings["fields"] = {**protocol.fields, **fields}
-    for name in ("data_seed", "start_frame", "target_frame", "num_train"):
-        settings[name] = getattr(FLAGS, name)
-        if settings[name] is not None:
-            changed[name] = settings[name]
-    for name in ("seed", "num_seeds", "dtype", "target", "augment"):
+    inputs = protocols.input_fields(FLAGS.model, FLAGS.dataset, FLAGS.cues)
+    settings["fields"] = {**protocol.fields, **inputs, **fields}
+    for name in DATA_FLAGS + RUN_FLAGS:
         settings[name] = getattr(FLAGS, name)
         if settings[name] != FLAGS[name].default:
             changed[name] = settings[name]
@@ -208,10 +257,9 @@ def resolve() -> tuple[dict[str, Any], dict[str, Any]]:
 def check_ranges(settings: dict[str, Any]) -> None:
     """Refuse numbers that no run can be made with."""
     for name, least in LEAST.items():
-        if not least <= settings[name] < math.inf:  # nor NaN
-            raise UserError(
-                f"expected --{name} of at least {least}, found {settings[name]}"
-            )
+        value = settings[name]
+        if value is not None and not least <= value < math.inf:  # nor NaN
+            raise UserError(f"expected --{name} of at least {least}, found {value}")
     if not 0 < settings["learning_rate"] < math.inf:
         raise UserError(
             f"expected a --learning_rate above 0, found {settings['learning_rate']}"
@@ -237,63 +285,14 @@ def default_workdir(settings: dict[str, Any], changed: dict[str, Any]) -> pathli
     )
 
 
+def data_root() -> pathlib.Path:
+    """Where generated data sets are kept."""
+    return pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
+
+
 def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
-    """The data set, generated where it is a named one that is not on the disk.
-
-    Frames and number of samples that are left open are filled into the settings.
-    """
-    name = settings["dataset"]
-    named = protocols.DATASETS.get(name)
-    if named is None:
-        folder = pathlib.Path(name)
-        if settings["data_seed"] is not None:
-            raise UserError(
-                f"--data_seed makes a fresh set of {', '.join(protocols.DATASETS)}, "
-                f"found --dataset={name}"
-            )
-        if not folder.exists():
-            raise UserError(
-                f"expected --dataset to be {', '.join(protocols.DATASETS)} or an "
-                f"existing folder, found {name!r}"
-            )
-        frames = nbody.read_metadata(folder)["frames"]
-        named = protocols.folder_protocol(frames)
-    else:
-        folder = generated(name, settings["data_seed"])
-
-    for field, value in dataclasses.asdict(named).items():
-        if settings[field] is None:
-            settings[field] = value
-    reading = {
-        field.name: settings[field.name] for field in dataclasses.fields(nbody.Settings)
-    }
-    dataset = nbody.load(folder, nbody.Settings(**reading))
-    settings["num_train"] = len(dataset.splits["train"])
-    return dataset, folder
-
-
-def generated(preset: str, seed: int | None) -> pathlib.Path:
-    """The folder of a generated data set; it is written on first use.
-
-    The generator works in float64, in a process of its own.
-    """
-    root = pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
-    folder = root / (preset if seed is None else f"{preset}-seed{seed}")
-    if (folder / "metadata.json").exists():
-        return folder
-    print(f"generating {preset} in {folder}", flush=True)
-    arguments = [f"--preset={preset}", f"--out={folder}"]
-    if seed is not None:
-        arguments.append(f"--seed={seed}")
-    process = subprocess.run(
-        [sys.executable, "-m", "tools.generate_nbody", *arguments], check=False
-    )
-    if process.returncode:
-        raise UserError(
-            f"the data could not be generated (exit code {process.returncode}); "
-            "the reason stands above; --data_dir chooses another place"
-        )
-    return folder
+    """The data set and its folder; what the settings leave open is filled in."""
+    return nbody_data.load(settings, data_root())
 
 
 def training_settings(
@@ -398,8 +397,14 @@ def draw_motion(
     writer: writers.RunWriter,
     epoch: int,
 ) -> None:
-    """A picture of the first test systems, of the first replica."""
-    packing, head = dataset.packing, dataset.task.heads[0]
+    """A picture of the first test systems, of the first replica.
+
+    Only where later positions are predicted: no other vector is the end of a motion.
+    """
+    heads = [head for head in dataset.task.heads if head.base == "positions"]
+    if not heads:
+        return
+    packing, head = dataset.packing, heads[0]
     row = {name: value[0] for name, value in plan.items()}
     batch = packing.assemble(packing.arrays(), row)
     num_pictured = min(NUM_PICTURED, int((row["weight"] > 0).sum()))
@@ -434,14 +439,16 @@ def command() -> str:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """One line with the result."""
+    """One line with the result, and one for each other data set."""
     low, high = record["test_loss_interval"]
     spread = record["test_loss_std"]
     over_seeds = "" if spread is None else f" ± {spread:.5f} over seeds"
-    return (
+    line = (
         f"{record['model']}: test error {record['test_loss_mean']:.5f}{over_seeds} "
         f"{record['unit']}, 95 % interval {low:.5f} to {high:.5f}"
     )
+    elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
+    return "\n".join([line, *elsewhere])
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Published:
 
 
 _EGNN_PAPER = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
+_SEGNN_PAPER = "Brandstetter et al. 2022, arXiv 2110.02905; its code"
 
 # By data set, target and model.
 PUBLISHED = {
@@ -55,8 +56,11 @@ PUBLISHED = {
     ("nbody_small", "position", "egnn"): Published(0.0071, _EGNN_PAPER),
     ("nbody_small", "position", "segnn"): Published(
         0.0043,
-        "Brandstetter et al. 2022, arXiv 2110.02905; its code centres positions over "
-        "x, y, z instead of the particles and so is not equivariant",
+        f"{_SEGNN_PAPER} centres positions over x, y, z instead of the particles and "
+        "so is not equivariant",
+    ),
+    ("gravity", "position", "segnn"): Published(
+        0.265, f"{_SEGNN_PAPER} predicts absolute positions"
     ),
 }
 
@@ -264,8 +268,11 @@ def published(record: dict[str, Any]) -> Published | None:
     named = protocols.DATASETS.get(record["dataset"])
     if named is None or record["settings"].get("data_seed") is not None:
         return None
-    task = dataclasses.asdict(named)
-    if any(record["settings"].get(name) != value for name, value in task.items()):
+    task = {**dataclasses.asdict(named), "cues": "velocity"}
+    # Records of the time before these could be chosen have the data set's own.
+    chosen = ("num_bodies", "connectivity", "num_neighbors", "cues")
+    settings = {name: task[name] for name in chosen} | record["settings"]
+    if any(settings.get(name) != value for name, value in task.items()):
         return None
     return PUBLISHED.get((record["dataset"], record["target"], record["model"]))
 

@@ -423,3 +423,122 @@ def test_settings_that_the_folder_cannot_meet(tmp_path, settings, message):
     nbody_folder.write(tmp_path / "set")
     with pytest.raises(UserError, match=message):
         nbody.load(tmp_path / "set", dataclasses.replace(SETTINGS, **settings))
+
+
+# --- Nearest neighbours and forces --------------------------------------------------
+
+KNN = dataclasses.replace(SETTINGS, connectivity="knn", num_neighbors=2)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (3, 7)])
+def test_senders_are_the_nearest_bodies_at_the_start(tmp_path, sizes):
+    arrays = nbody_folder.write(tmp_path / "set", sizes, system="gravity")
+    dataset = nbody.load(tmp_path / "set", KNN)
+    task, samples = dataset.task, stored(dataset)
+    assert (task.connectivity, task.num_neighbors) == ("knn", 2)
+    assert task.average_neighbors == 2 and (samples.n_edge == 2 * samples.n_node).all()
+    edge = 0
+    lengths = []
+    for split, own in arrays.items():
+        for system in range(len(own["positions"])):
+            size = own.get("num_bodies", [sizes[1]] * 99)[system]
+            positions = own["positions"][system, 0, :size]
+            masses = own["masses"][system]
+            for receiver in range(size):
+                distances = np.linalg.norm(positions - positions[receiver], axis=1)
+                for sender in np.argsort(distances)[1:3]:
+                    assert samples.receivers[edge] == receiver
+                    assert samples.senders[edge] == sender
+                    assert samples.edges[edge] == masses[sender] * masses[receiver]
+                    lengths += [distances[sender]] * (split == "train")
+                    edge += 1
+    assert edge == len(samples.senders)
+    expected = np.percentile(lengths, 99.9)
+    np.testing.assert_allclose(task.radial_extent, expected, rtol=1e-6)
+
+
+def test_equal_systems_of_neighbors_are_regular_and_batched_as_ragged_ones(tmp_path):
+    nbody_folder.write(tmp_path / "set", (5, 5), forces=True)
+    settings = dataclasses.replace(KNN, cues="force", target="both")
+    dataset = nbody.load(tmp_path / "set", settings)
+    samples, bucket = stored(dataset), dataset.packing.bucket
+    assert (bucket.nodes_per_graph, bucket.neighbors_per_node) == (5, 2)
+    ragged = base.Bucket(bucket.max_nodes + 1, bucket.max_edges, bucket.num_graphs + 1)
+    names = [head.name for head in dataset.task.heads]
+    packing = base.RaggedPacking(samples, ragged, names)
+    general = dataclasses.replace(dataset, packing=packing)
+    plans = [each.train_plan(1, 0) for each in (dataset, general)]
+    pairs = zip(batches(dataset, plans[0]), batches(general, plans[1]), strict=True)
+    for fast, slow in pairs:
+        count = int(fast.weights.sum())
+        assert count == slow.weights.sum() > 0
+        for found, expected in zip(
+            jax.tree.leaves((fast.graph, fast.targets)),
+            jax.tree.leaves((slow.graph, slow.targets)),
+            strict=True,
+        ):
+            own = len(found) // bucket.num_graphs * count
+            np.testing.assert_array_equal(found[:own], expected[:own])
+
+
+def test_a_packing_without_common_degree_is_ragged():
+    samples, _ = make_dataset(REGULAR_SIZES)
+    assert samples.common_degree() == 4
+    moved = samples.receivers.copy()
+    moved[4] = 0  # the second node's first sender now sends to the first node
+    assert dataclasses.replace(samples, receivers=moved).common_degree() is None
+    assert make_dataset(RAGGED_SIZES)[0].common_degree() is None
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (2, 7)])
+def test_cues_name_the_vectors_and_targets_the_heads(tmp_path, sizes):
+    arrays = nbody_folder.write(tmp_path / "set", sizes, forces=True)
+    train = arrays["train"]
+    bodies = train.get("num_bodies", np.full(11, sizes[1]))
+    present = np.arange(sizes[1]) < bodies[:, None]
+    for cues, names in nbody.CUES.items():
+        settings = dataclasses.replace(SETTINGS, cues=cues)
+        dataset = nbody.load(tmp_path / "set", settings)
+        assert tuple(vector.name for vector in dataset.task.vectors) == names
+        found = stored(dataset).nodes.vectors
+        assert found.shape[1:] == (len(names), 3)
+        for column, name in enumerate(names):
+            own = {"velocity": "velocities", "force": "forces"}[name]
+            expected = train[own][:, 0][present].astype(np.float32)
+            np.testing.assert_array_equal(found[: len(expected), column], expected)
+    settings = dataclasses.replace(SETTINGS, target="force")
+    dataset = nbody.load(tmp_path / "set", settings)
+    (head,) = dataset.task.heads
+    assert (head.name, head.base, head.unit) == ("force", "", "N")
+    expected = train["forces"][:, 2][present].astype(np.float32)
+    np.testing.assert_allclose(head.scale, expected.std(), rtol=0.1)
+    np.testing.assert_allclose(head.scale, np.sqrt((expected**2).mean()), rtol=1e-6)
+    found = stored(dataset).targets["force"][: len(expected), 0]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_velocity_that_is_no_input_is_no_base(tmp_path):
+    nbody_folder.write(tmp_path / "set")
+    settings = dataclasses.replace(SETTINGS, cues="positions", target="both")
+    heads = nbody.load(tmp_path / "set", settings).task.heads
+    assert [(head.name, head.base) for head in heads] == [
+        ("position", "positions"),
+        ("velocity", ""),
+    ]
+
+
+@pytest.mark.parametrize("name, value", [("cues", "force"), ("target", "force")])
+def test_forces_that_are_missing_are_asked_for_in_one_line(tmp_path, name, value):
+    nbody_folder.write(tmp_path / "set")
+    settings = dataclasses.replace(SETTINGS, **{name: value})
+    with pytest.raises(UserError, match="no forces in its train set.*--save_forces"):
+        nbody.load(tmp_path / "set", settings)
+
+
+@pytest.mark.parametrize("num_neighbors", [0, 3, None])
+def test_more_neighbors_than_bodies_are_refused(tmp_path, num_neighbors):
+    nbody_folder.write(tmp_path / "set", (3, 7))
+    settings = dataclasses.replace(KNN, num_neighbors=num_neighbors)
+    message = f"--num_neighbors from 1 to 2, .*smallest.*found {num_neighbors}"
+    with pytest.raises(UserError, match=message):
+        nbody.load(tmp_path / "set", settings)

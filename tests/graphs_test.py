@@ -43,11 +43,28 @@ def make_graph(sizes, bucket):
     )
 
 
-def both_paths(size):
-    """(graph, bucket) of the same graphs: regular, and ragged without any padding."""
+def both_paths(size, degree=None):
+    """(graph, bucket) of the same graphs: regular, and ragged without any padding.
+
+    Complete ones, or of `degree` senders per node, drawn at random.
+    """
     num_nodes, num_edges = NUM_GRAPHS * size, NUM_GRAPHS * size * (size - 1)
     regular = Bucket(num_nodes, num_edges, NUM_GRAPHS, size)
     graph = make_graph([size] * NUM_GRAPHS, regular)
+    if degree is not None:
+        generator = np.random.default_rng(3)
+        others = graph.senders.reshape(num_nodes, size - 1)
+        senders = generator.permuted(others, axis=1)[:, :degree].reshape(-1)
+        num_edges = len(senders)
+        regular = Bucket(
+            num_nodes, num_edges, NUM_GRAPHS, size, neighbors_per_node=degree
+        )
+        graph = graph._replace(
+            edges=graph.edges[:num_edges],
+            senders=senders,
+            receivers=np.repeat(np.arange(num_nodes, dtype=np.int32), degree),
+            n_edge=np.full(NUM_GRAPHS, size * degree, np.int32),
+        )
     return graph, regular, Bucket(num_nodes, num_edges, NUM_GRAPHS)
 
 
@@ -74,22 +91,31 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_regular_and_ragged_paths_are_one_function(size):
+@pytest.mark.parametrize(
+    "size, degree, dtype",
+    [*((size, None, "float32") for size in SIZES), (7, 3, "float64")],
+)
+def test_regular_and_ragged_paths_are_one_function(size, degree, dtype):
     """Values and gradients; all functions in one program, so that it compiles once."""
-    graph, regular, general = both_paths(size)
+    with jax.enable_x64(dtype == "float64"):
+        assert_one_function(both_paths(size, degree), dtype)
+
+
+def assert_one_function(paths, dtype):
+    graph, regular, general = paths
     num_rows = {
         "nodes": regular.max_nodes,
         "edges": regular.max_edges,
         "graphs": NUM_GRAPHS,
     }
-    generator = np.random.default_rng(size)
+    generator = np.random.default_rng(regular.nodes_per_graph)
     cases = [
         (function, generator.normal(size=(*lead, num_rows[rows], NUM_CHANNELS)))
         for function, (rows, leading) in FUNCTIONS.items()
         for lead in (LEADS if leading else LEADS[:1])
     ]
-    inputs = [values.astype(np.float32) for _, values in cases]
+    inputs = [values.astype(dtype) for _, values in cases]
+    tolerance = {"float32": (1e-5, 1e-6), "float64": (1e-13, 1e-14)}[dtype]
 
     @jax.jit
     def both(inputs):
@@ -106,9 +132,9 @@ def test_regular_and_ragged_paths_are_one_function(size):
     results = iter(both(inputs))
     for function, _ in cases:
         for fast, slow in zip(next(results), next(results), strict=True):
-            assert fast.shape == slow.shape and fast.dtype == slow.dtype
+            assert fast.shape == slow.shape and fast.dtype == slow.dtype == dtype
             np.testing.assert_allclose(
-                fast, slow, rtol=1e-5, atol=1e-6, err_msg=function.__name__
+                fast, slow, *tolerance, err_msg=function.__name__
             )
 
 
@@ -262,16 +288,47 @@ def test_dense_and_back(rows, bound):
     np.testing.assert_array_equal(back, np.where(real[:, None], values, 0))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_dense_form_of_regular_graphs(size):
-    graph, regular, general = both_paths(size)
+@pytest.mark.parametrize("size, degree", [*((size, None) for size in SIZES), (7, 3)])
+def test_dense_form_of_regular_graphs(size, degree):
+    graph, regular, _ = both_paths(size, degree)
     values = np.arange(regular.max_nodes * 2.0).reshape(-1, 2)
     dense, present = graphs.ragged_to_dense(values, graph, regular)
     assert dense.shape == (NUM_GRAPHS, size, 2) and bool(present.all())
     back = graphs.dense_to_ragged(dense, graph, regular)
     np.testing.assert_array_equal(back, values)
+    edges = np.arange(regular.max_edges * 2.0).reshape(-1, 2)
+    dense, present = graphs.ragged_to_dense(edges, graph, regular, "edges")
+    num_edges = regular.max_edges // NUM_GRAPHS
+    assert dense.shape == (NUM_GRAPHS, num_edges, 2) and bool(present.all())
+    back = graphs.dense_to_ragged(dense, graph, regular, "edges")
+    np.testing.assert_array_equal(back, edges)
 
 
 def test_a_regular_bucket_has_the_sizes_that_it_must():
     with pytest.raises(ValueError, match="has 15 nodes and 60 edges, found 15 and 61"):
         Bucket(15, 61, 3, 5)
+    with pytest.raises(ValueError, match="has 15 nodes and 30 edges, found 15 and 60"):
+        Bucket(15, 60, 3, 5, neighbors_per_node=2)
+    with pytest.raises(ValueError, match="neighbors_per_node asks for nodes_per_graph"):
+        Bucket(15, 30, 3, neighbors_per_node=2)
+
+
+@pytest.mark.parametrize("at_once", [1, 2**22])
+def test_nearest_neighbors_against_a_sort(monkeypatch, at_once):
+    monkeypatch.setattr(graphs, "_DISTANCES_AT_ONCE", at_once)
+    positions = np.random.default_rng(0).normal(size=(5, 11, 3))
+    found = graphs.nearest_neighbors(positions, 4)
+    assert found.shape == (5, 11, 4) and found.dtype == np.int32
+    for system, nearest in zip(positions, found, strict=True):
+        for body, own in enumerate(nearest):
+            distances = np.linalg.norm(system - system[body], axis=1)
+            order = [other for other in np.argsort(distances) if other != body]
+            assert own.tolist() == order[:4]
+    everyone = graphs.nearest_neighbors(positions, 10)
+    assert (np.sort(everyone, axis=2)[0, 3] == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]).all()
+
+
+def test_nearest_neighbors_at_one_place_are_never_the_node_itself():
+    nearest = graphs.nearest_neighbors(np.zeros((2, 5, 3)), 3)
+    assert (nearest != np.arange(5)[:, None]).all()
+    assert all(len(set(own)) == 3 for own in nearest.reshape(-1, 3).tolist())

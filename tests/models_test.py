@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import haiku as hk
 import jax
+import numpy as np
 import pytest
 
-from demetar import models
+from demetar import geometry, graphs, models
 from demetar.errors import UserError
-from demetar.models import base
-from demetar.types import Head, TaskSpec
+from demetar.models import base, segnn
+from demetar.types import Head, TaskSpec, VectorInput
 from tests import contract
 
 
@@ -160,3 +162,101 @@ def test_segnn_of_other_degrees_keeps_its_promises(lmax):
 def test_segnn_refuses_degrees_without_vectors():
     with pytest.raises(UserError, match="lmax_attributes >= 1 .* found 1 and 0"):
         num_params("segnn", lmax_attributes=0)
+
+
+MORE_CUES = dataclasses.replace(
+    contract.TASK, vectors=(VectorInput("velocity"), VectorInput("force"))
+)
+
+
+def with_forces(members, matrix=contract.IDENTITY):
+    """A batch whose particles have a velocity and a force."""
+    batch = contract.make_batch(members, bucket=contract.BUCKET)
+    nodes = batch.graph.nodes
+    forces = np.random.default_rng(2).normal(size=nodes.positions.shape) @ matrix.T
+    vectors = np.stack([nodes.vectors[:, 0], forces.astype(np.float32)], axis=1)
+    graph = batch.graph._replace(nodes=nodes._replace(vectors=vectors))
+    return dataclasses.replace(batch, graph=graph)
+
+
+def test_segnn_with_relative_vectors_in_the_edge_attribute():
+    """It changes the function, not the parameters, and stays equivariant."""
+    inputs = ("|velocity|", "|force|")
+    members, turn = contract.systems(), -contract.rotation()
+    batch, found = with_forces(members), {}
+    for edge_vectors in ((), ("velocity",), ("velocity", "force")):
+        fields = {"node_inputs": inputs, "edge_vectors": edge_vectors}
+        subject = contract.Subject("segnn", fields=fields, task=MORE_CUES)
+        subject.params = contract.quick_params(subject.model, batch)
+        found[edge_vectors] = subject.displacements(batch)
+        moved = contract.moved(members, turn, contract.SHIFT)
+        turned = subject.displacements(with_forces(moved, turn))
+        expected = np.einsum("ij,nkj->nki", turn, found[edge_vectors])
+        assert contract.relative_error(turned, expected) < 1e-4
+    outputs = iter(found.values())
+    first = next(outputs)
+    for output in outputs:
+        assert contract.relative_error(output, first) > 1e-2
+
+
+def test_relative_velocities_enter_the_edge_attribute_of_segnn():
+    """As harmonics of v_j - v_i; its scalar knows no direction and stays."""
+    batch = with_forces(contract.systems())
+    mask = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+
+    def attributes(edge_vectors):
+        def attribute(graph):
+            model = segnn.SEGNN(MORE_CUES, edge_vectors=edge_vectors)
+            return model._edge_inputs(graph, batch.bucket)[0]
+
+        return hk.transform(attribute).apply({}, None, batch.graph)
+
+    plain, more = attributes(()), attributes(("velocity",))
+    velocities = np.asarray(batch.graph.nodes.vectors[:, 0])
+    senders, receivers = batch.graph.senders[mask], batch.graph.receivers[mask]
+    differences = velocities[senders] - velocities[receivers]
+    for irrep, value in plain.items():
+        added = np.asarray(more[irrep] - value)[:, mask]
+        harmonics = geometry.spherical_harmonics(differences, 1)[irrep.l]
+        expected = np.zeros_like(added) if irrep.l == 0 else np.asarray(harmonics)
+        np.testing.assert_allclose(added, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["edge_vectors", "node_vectors"])
+def test_a_vector_that_the_task_does_not_have_is_named(field):
+    with pytest.raises(UserError, match="no vector input 'force'; it has velocity"):
+        num_params("segnn", **{field: ("force",)})
+
+
+def test_vectors_that_the_nodes_of_segnn_do_not_start_from_still_steer():
+    """Their length is not read, their direction is."""
+    fields = {"node_vectors": ("velocity",)}
+    subject = contract.Subject("segnn", fields=fields, task=MORE_CUES)
+    batch = with_forces(contract.systems())
+    subject.params = contract.quick_params(subject.model, batch)
+    expected = subject.displacements(batch)
+
+    def changed(force_factors):
+        vectors = batch.graph.nodes.vectors.copy()
+        vectors[:, 1] *= force_factors
+        nodes = batch.graph.nodes._replace(vectors=vectors)
+        graph = batch.graph._replace(nodes=nodes)
+        return subject.displacements(dataclasses.replace(batch, graph=graph))
+
+    longer = changed(np.array([3.0, 3.0, 3.0]))
+    assert contract.relative_error(longer, expected) < 1e-4
+    turned = changed(np.array([-1.0, 1.0, -1.0]))
+    assert contract.relative_error(turned, expected) > 1e-2
+
+
+def test_linear_learns_one_time_per_vector():
+    """Its fit is x + a v + b F where the force is an input."""
+    subject = contract.Subject("linear", task=MORE_CUES)
+    batch = with_forces(contract.systems())
+    subject.params = {"linear": {"times_position": np.array([[0.5, -2.0]], "f4")}}
+    vectors = np.asarray(batch.graph.nodes.vectors)
+    mask = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+    expected = (0.5 * vectors[:, 0] - 2 * vectors[:, 1])[mask]
+    np.testing.assert_allclose(
+        subject.displacements(batch)[:, 0], expected, rtol=1e-5, atol=1e-6
+    )

@@ -275,6 +275,58 @@ def test_a_data_set_that_the_trained_model_does_not_know(run, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.usefixtures("finished")
+def test_a_model_is_evaluated_on_another_size_during_and_after_its_run(
+    run, tmp_path, dataset
+):
+    for size in (3, 7):
+        settings = simulation.Settings(
+            num_bodies=(size, size),
+            num_steps=400,
+            num_train=2,
+            num_valid=3,
+            num_test=11,
+        )
+        folder = tmp_path / f"bodies{size}"
+        generate_nbody.generate(settings, folder, progress=False)
+    before = json.loads((tmp_path / "run" / "record.json").read_text())
+    after = run(*SHORT, dataset, "--eval_dataset=bodies3", "--eval_dataset=bodies7")
+    lines = after.succeeded().output.splitlines()
+    assert sum(line.startswith("on bodies") for line in lines) == 2
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    entries = record.pop("eval")
+    assert record == before and "eval" not in before
+    assert [entry["dataset"] for entry in entries] == ["bodies3", "bodies7"]
+    fresh = run(*SHORT[:-1], "--workdir=fresh", dataset, "--eval_dataset=bodies7")
+    assert "on bodies7: test error" in fresh.succeeded().output
+    (own,) = json.loads((tmp_path / "fresh" / "record.json").read_text())["eval"]
+    assert own == entries[1]
+    # Once more: nothing is added twice, and what does not fit is told.
+    run(*SHORT, dataset, "--eval_dataset=bodies7").succeeded()
+    again = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert again["eval"] == entries
+    run(*SHORT, dataset, "--eval_dataset=bodies9").refused("--eval_dataset=bodies9")
+    for entry in entries:
+        folder = tmp_path / entry["dataset"]
+        assert entry["fingerprint"] == nbody.read_metadata(folder)["fingerprint"]
+        assert_is_the_error(tmp_path / "run" / "best.npz", folder, entry)
+
+
+def assert_is_the_error(path: pathlib.Path, folder: pathlib.Path, entry: dict) -> None:
+    """The loss of a linear map, calculated with NumPy."""
+    (weights,) = checkpoint.load_model(path).params.values()
+    with np.load(folder / "test.npz") as file:
+        x, v = (file[name].astype(np.float64) for name in ("positions", "velocities"))
+    inputs = np.concatenate([x[:, 0], v[:, 0]], axis=-1)
+    found = inputs @ weights["w"][0] + weights["b"][0]
+    errors = np.square(found - x[:, -1]).mean(axis=(1, 2))
+    np.testing.assert_allclose(entry["loss"], [errors.mean()], rtol=1e-5)
+    np.testing.assert_allclose(entry["loss_mean"], errors.mean(), rtol=1e-5)
+    low, high = entry["interval"]
+    assert low < errors.mean() < high
+    assert entry["delta_eq"]["position"] > 1e-2  # a map of coordinates
+
+
 def test_float64(run, tmp_path, dataset):
     run(*SHORT, dataset, "--dtype=float64").succeeded()
     params = checkpoint.load_model(tmp_path / "run" / "best.npz").params
@@ -583,9 +635,14 @@ BAD_FLAGS = {
     "large seed": (["--model=egnn", f"--seed={2**31}"], "--seed below 2^31"),
     "clip": (["--model=egnn", "--clip_norm=-1"], "--clip_norm of at least 0"),
     "decay": (["--model=egnn", "--average_decay=1"], "--average_decay below 1"),
+    "no velocity": (
+        ["--model=egnn", "--cues=positions"],
+        "egnn moves along the velocities, which --cues=positions leaves out",
+    ),
+    "bodies": (["--model=egnn", "--num_bodies=1"], "--num_bodies of at least 2"),
     "no folder": (
         ["--model=egnn", "--dataset=nbody_smal"],
-        "expected --dataset to be nbody_small, nbody or an existing folder",
+        "expected --dataset to be nbody_small, nbody, gravity or an existing folder",
     ),
 }
 

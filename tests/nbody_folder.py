@@ -29,7 +29,11 @@ def fingerprint(arrays: dict[str, dict[str, str]]) -> str:
 
 
 def random_arrays(
-    count: int, sizes: tuple[int, int], seed: int, sources: str = "charges"
+    count: int,
+    sizes: tuple[int, int],
+    seed: int,
+    sources: str = "charges",
+    forces: bool = False,
 ) -> dict[str, np.ndarray]:
     """One split of systems with `sizes` (smallest, largest) bodies."""
     generator = np.random.default_rng(seed)
@@ -41,12 +45,14 @@ def random_arrays(
         sources: generator.choice([-1.0, 1.0], (count, high)),
         "steps": np.array(FRAMES) * 100 + 100,
     }
+    if forces:
+        arrays["forces"] = generator.normal(size=shape)
     if low == high:
         return arrays
     bodies = generator.integers(low, high + 1, count)
     bodies[:2] = low, high
     present = np.arange(high) < bodies[:, None]
-    for name in ("positions", "velocities"):
+    for name in {"positions", "velocities", "forces"} & arrays.keys():
         arrays[name] *= present[:, None, :, None]
     arrays[sources] *= present
     return {**arrays, "num_bodies": bodies}
@@ -57,12 +63,13 @@ def write(
     sizes: tuple[int, int] = (5, 5),
     system: str = "charged",
     splits: dict[str, int] = SPLITS,
+    forces: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Writes a whole folder and returns its arrays by split."""
     sources = "charges" if system == "charged" else "masses"
     folder.mkdir(parents=True)
     arrays = {
-        split: random_arrays(count, sizes, seed, sources)
+        split: random_arrays(count, sizes, seed, sources, forces)
         for seed, (split, count) in enumerate(splits.items())
     }
     for split, own in arrays.items():
@@ -75,7 +82,7 @@ def write(
         "format": 1,
         "settings": {"system": system},
         "frames": list(FRAMES),
-        "units": {"positions": "m", "velocities": "m / s"},
+        "units": {"positions": "m", "velocities": "m / s", "forces": "N"},
         "arrays": digests,
         "fingerprint": fingerprint(digests),
     }

@@ -117,10 +117,20 @@ def test_published_value_is_that_of_the_same_task(tmp_path):
     write_run(tmp_path / "d", settings=settings | {"start_frame": 20})
     write_run(tmp_path / "e", settings=settings | {"num_train": 100})
     write_run(tmp_path / "f")
+    chosen = {"connectivity": "complete", "num_neighbors": None, "cues": "velocity"}
+    write_run(tmp_path / "g", settings=settings | chosen | {"num_bodies": 5})
+    write_run(tmp_path / "h", settings=settings | {"num_bodies": 20})
+    write_run(tmp_path / "i", settings=settings | {"cues": "force"})
+    write_run(tmp_path / "j", settings=settings | {"connectivity": "knn"})
+    gravity = {"num_bodies": 100, "connectivity": "knn", "num_neighbors": 6}
+    for name, num_train in (("k", 400), ("l", 10_000)):
+        own = settings | gravity | {"num_train": num_train}
+        write_run(tmp_path / name, settings=own, dataset="gravity", model="segnn")
     text = report_on(tmp_path)
     (rows,) = read_tables(text)
     published = [row["Published"] for row in rows]
-    assert published == ["0.0043 [1]", "–", "–", "–", "–", "0.0071 [2]"]
+    assert published[:6] == ["0.0043 [1]", "–", "–", "–", "–", "0.0071 [2]"]
+    assert published[6:] == ["0.0071 [2]", "–", "–", "–", "–", "0.265 [3]"]
     assert "[1] Brandstetter et al. 2022" in text
 
 

@@ -55,6 +55,18 @@ class Samples:
                 return None
         return size
 
+    def common_degree(self) -> int | None:
+        """Senders per node where graphs of one size have as many at every node."""
+        size, num_edges = int(self.n_node[0]), int(self.n_edge[0])
+        if (self.n_node != size).any() or (self.n_edge != num_edges).any():
+            return None
+        if not num_edges or num_edges % size:
+            return None
+        expected = np.repeat(np.arange(size), num_edges // size)
+        if (self.receivers.reshape(-1, num_edges) != expected).any():
+            return None
+        return num_edges // size
+
 
 class Packing(Protocol):
     """How samples become batches of one bucket."""
@@ -75,29 +87,39 @@ class Packing(Protocol):
 
 
 class RegularPacking:
-    """Batches of equal complete graphs: no padding node, every slot a real graph.
+    """Batches of graphs of `size` nodes: no padding node, every slot a real graph.
 
-    A slot that is left over repeats sample 0 with weight 0.
+    They are complete or, where `degree` is given, every node has that many senders. A
+    slot that is left over repeats sample 0 with weight 0.
     """
 
-    def __init__(self, samples: Samples, batch_size: int, size: int):
+    def __init__(
+        self, samples: Samples, batch_size: int, size: int, degree: int | None = None
+    ):
         self._samples = samples
-        num_edges = size * (size - 1)
-        self.bucket = Bucket(
-            batch_size * size, batch_size * num_edges, batch_size, size
-        )
         senders, receivers = graphs.complete_edges(size)
-        offsets = size * np.arange(batch_size, dtype=np.int32)[:, None]
-        self._senders = (senders + offsets).ravel()
-        self._receivers = (receivers + offsets).ravel()
+        if degree is not None:
+            receivers = np.repeat(np.arange(size, dtype=np.int32), degree)
+        self._complete_senders = senders if degree is None else None
+        self._offsets = size * np.arange(batch_size, dtype=np.int32)[:, None]
+        self._receivers = (receivers + self._offsets).ravel()
+        self.bucket = Bucket(
+            batch_size * size,
+            len(self._receivers),
+            batch_size,
+            size,
+            neighbors_per_node=degree,
+        )
 
     def arrays(self) -> Any:
-        num_samples = len(self._samples.n_node)
+        samples, num_samples = self._samples, len(self._samples.n_node)
+        # Complete graphs have the same senders: none are read from the device.
+        stored = samples.senders if self._complete_senders is None else None
         return jax.tree.map(
             lambda leaf: leaf.reshape(
                 num_samples, len(leaf) // num_samples, *leaf.shape[1:]
             ),
-            (self._samples.nodes, self._samples.edges, self._samples.targets),
+            (samples.nodes, samples.edges, stored, samples.targets),
         )
 
     def plan(self, order: np.ndarray) -> Plan:
@@ -116,20 +138,26 @@ class RegularPacking:
         return {"sample": np.zeros(shape, np.int32), "weight": np.zeros(shape, "f4")}
 
     def assemble(self, arrays: Any, row: Mapping[str, Array]) -> Batch:
+        nodes, edges, senders, targets = arrays
         nodes, edges, targets = jax.tree.map(
             lambda leaf: leaf[row["sample"]].reshape(
                 self.bucket.num_graphs * leaf.shape[1], *leaf.shape[2:]
             ),
-            arrays,
+            (nodes, edges, targets),
         )
-        size, slots = self.bucket.nodes_per_graph or 0, self.bucket.num_graphs
+        senders = (
+            senders[row["sample"]]
+            if self._complete_senders is None
+            else self._complete_senders
+        )
+        bucket, slots = self.bucket, self.bucket.num_graphs
         graph = graphs.Graph(
             nodes=nodes,
             edges=edges,
-            senders=self._senders,
+            senders=(senders + self._offsets).reshape(-1),
             receivers=self._receivers,
-            n_node=np.full(slots, size, np.int32),
-            n_edge=np.full(slots, size * (size - 1), np.int32),
+            n_node=np.full(slots, bucket.max_nodes // slots, np.int32),
+            n_edge=np.full(slots, bucket.max_edges // slots, np.int32),
             globals=None,
         )
         return Batch(graph, self.bucket, targets, row["weight"].astype(edges.dtype))
@@ -279,7 +307,8 @@ class Dataset:
 
 
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
-    """The packing that suits the samples: regular where all are complete and equal.
+    """The packing that suits the samples: regular where all have the same size and the
+    same number of senders per node, as complete and k-nearest-neighbour graphs have.
 
     The ragged budget holds `batch_size` graphs of average size and one standard
     deviation of their sum more, and at least the largest graph.
@@ -292,6 +321,9 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     size = samples.common_size()
     if size is not None:
         return RegularPacking(samples, batch_size, size)
+    degree = samples.common_degree()
+    if degree is not None:
+        return RegularPacking(samples, batch_size, int(samples.n_node[0]), degree)
 
     def budget(counts: np.ndarray) -> int:
         spread = counts.std() * batch_size**0.5

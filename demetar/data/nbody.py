@@ -2,12 +2,15 @@
 
 The folder holds `train.npz`, `valid.npz`, `test.npz` and `metadata.json`. Each split
 has `positions` and `velocities` (S, F, n, 3), `charges` or `masses` (S, n), `steps`
-(F,) and, where the systems differ in size, `num_bodies` (S,): the entries of a system
-beyond its number of bodies are padding. The metadata name the saved `frames`, the
-SHA-256 of every array and the fingerprint of them all.
+(F,), where they were asked for `forces` (S, F, n, 3) and, where the systems differ in
+size, `num_bodies` (S,): the entries of a system beyond its number of bodies are
+padding. The metadata name the saved `frames`, the SHA-256 of every array and the
+fingerprint of them all.
 
-The task: positions and velocities at one frame -> positions at a later one, on complete
-graphs. Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 5.1.
+The task: positions and, as the cues say, velocities and forces at one frame ->
+positions, velocities or forces at a later one, on complete graphs or on those of the
+nearest neighbours at the first frame. Sources: Satorras, Hoogeboom, Welling 2021, arXiv
+2102.09844, section 5.1; Brandstetter et al. 2022, arXiv 2110.02905, section 4.1.
 """
 
 from __future__ import annotations
@@ -33,7 +36,15 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "position": ("position",),
     "velocity": ("velocity",),
     "both": ("position", "velocity"),
+    "force": ("force",),
 }
+CUES: Mapping[str, tuple[str, ...]] = {
+    "positions": (),
+    "velocity": ("velocity",),
+    "force": ("velocity", "force"),
+}
+CONNECTIVITIES = ("complete", "knn")
+_STORED = {"position": "positions", "velocity": "velocities", "force": "forces"}
 RADIAL_PERCENTILE = 99.9
 
 # What is read of the metadata beside the checksums.
@@ -51,6 +62,9 @@ class Settings:
     Attributes:
       start_frame, target_frame: frame numbers of input and target.
       target: a key of `TARGETS`, which names the heads.
+      cues: a key of `CUES`, which names the vector inputs.
+      connectivity: one of `CONNECTIVITIES`.
+      num_neighbors: senders per body of 'knn': the nearest bodies at the start frame.
       num_train: training samples, the first of the folder's; None for all.
       batch_size: graphs per batch.
       dtype: 'float32' or 'float64', of everything that the model sees.
@@ -59,9 +73,17 @@ class Settings:
     start_frame: int
     target_frame: int
     target: str = "position"
+    cues: str = "velocity"
+    connectivity: str = "complete"
+    num_neighbors: int | None = None
     num_train: int | None = None
     batch_size: int = 100
     dtype: str = "float32"
+
+    @property
+    def needs_forces(self) -> bool:
+        """Whether the forces of the folder are read."""
+        return "force" in (*CUES[self.cues], *TARGETS[self.target])
 
 
 def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
@@ -69,7 +91,8 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
 
     Raises:
       UserError: the folder is missing, incomplete, truncated or altered, or does not
-        hold the frames or the number of samples asked for.
+        hold the frames, forces or number of samples asked for, or its systems are too
+        small for the number of neighbours.
     """
     metadata = read_metadata(folder)
     kind = "charges" if metadata["settings"]["system"] == "charged" else "masses"
@@ -85,19 +108,25 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
                 f"{folder}, found {', '.join(metadata['arrays'][split]) or 'nothing'}; "
                 "generate the data set anew"
             )
+        if settings.needs_forces and "forces" not in metadata["arrays"][split]:
+            raise UserError(
+                f"{folder} has no forces in its {split} set, which --cues=force and "
+                "--target=force read; generate it anew with --save_forces"
+            )
         arrays = _read_split(folder, split, metadata)
         count = _num_samples(split, arrays, settings, folder)
         parts[split] = _select(arrays, kind, metadata, settings, count, folder)
     splits, start = {}, 0
     for split in SPLITS:
-        stop = start + len(parts[split]["start"])
+        stop = start + len(parts[split]["position"])
         splits[split] = np.arange(start, stop)
         start = stop
     merged = {
         name: np.concatenate([parts[split][name] for split in SPLITS])
         for name in parts["train"]
     }
-    samples = base.to_dtype(_samples(merged, settings.target), settings.dtype)
+    _check_neighbors(int(merged["num_bodies"].min()), settings, folder)
+    samples = base.to_dtype(_samples(merged, settings), settings.dtype)
     task = _task(metadata, kind, settings, parts["train"], samples)
     packing = base.make_packing(samples, task, settings.batch_size)
     return base.Dataset(task, packing, splits, metadata["fingerprint"])
@@ -223,40 +252,77 @@ def _select(
     start, target = (
         frames.index(frame) for frame in (settings.start_frame, settings.target_frame)
     )
-    positions, velocities = arrays["positions"][:count], arrays["velocities"][:count]
-    sizes = np.full(count, positions.shape[2])
-    return {
-        "start": positions[:, start],
-        "velocity": velocities[:, start],
-        "position_target": positions[:, target],
-        "velocity_target": velocities[:, target],
-        "charge": arrays[kind][:count],
-        "num_bodies": arrays.get("num_bodies", sizes)[:count],
-    }
+    selected = {"charge": arrays[kind][:count]}
+    for name, stored in _STORED.items():
+        if name != "force" or settings.needs_forces:
+            selected[name] = arrays[stored][:count, start]
+            selected[f"{name}_target"] = arrays[stored][:count, target]
+    sizes = np.full(count, arrays["positions"].shape[2])
+    selected["num_bodies"] = arrays.get("num_bodies", sizes)[:count]
+    return selected
 
 
-def _samples(merged: dict[str, np.ndarray], target: str) -> base.Samples:
-    """Complete graphs of every system, bodies beyond its size left out."""
+def _check_neighbors(smallest: int, settings: Settings, folder: pathlib.Path) -> None:
+    if settings.connectivity != "knn":
+        return
+    if not 1 <= (settings.num_neighbors or 0) < smallest:
+        raise UserError(
+            f"expected --num_neighbors from 1 to {smallest - 1}, the other bodies of "
+            f"the smallest system of {folder}, found {settings.num_neighbors}; "
+            "--connectivity=complete connects them all"
+        )
+
+
+def _samples(merged: dict[str, np.ndarray], settings: Settings) -> base.Samples:
+    """The graph of every system, bodies beyond its size left out."""
     n_node = merged["num_bodies"].astype(np.int32)
-    real = np.arange(merged["start"].shape[1]) < n_node[:, None]  # [D, n]
+    real = np.arange(merged["position"].shape[1]) < n_node[:, None]  # [D, n]
     charges = merged["charge"][real]
-    starts = np.repeat(np.cumsum(n_node) - n_node, n_node * (n_node - 1))
-    pairs = {size: graphs.complete_edges(size) for size in np.unique(n_node).tolist()}
-    senders = np.concatenate([pairs[size][0] for size in n_node.tolist()])
-    receivers = np.concatenate([pairs[size][1] for size in n_node.tolist()])
+    vectors = [merged[name][real] for name in CUES[settings.cues]]
+    senders, receivers, n_edge = _edges(merged["position"], n_node, settings)
+    starts = np.repeat(np.cumsum(n_node) - n_node, n_edge)
     products = charges[starts + senders] * charges[starts + receivers]
     return base.Samples(
         nodes=Nodes(
-            merged["start"][real], charges[:, None], merged["velocity"][real][:, None]
+            merged["position"][real],
+            charges[:, None],
+            np.stack(vectors, axis=1) if vectors else np.zeros((len(charges), 0, 3)),
         ),
         edges=products[:, None],
         senders=senders,
         receivers=receivers,
         n_node=n_node,
-        n_edge=n_node * (n_node - 1),
+        n_edge=n_edge,
         targets={
-            name: merged[f"{name}_target"][real][:, None] for name in TARGETS[target]
+            name: merged[f"{name}_target"][real][:, None]
+            for name in TARGETS[settings.target]
         },
+    )
+
+
+def _edges(
+    positions: np.ndarray, n_node: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Senders and receivers of all graphs [sum of n_edge], and n_edge [D]."""
+    senders: dict[int, np.ndarray] = {}
+    receivers: dict[int, np.ndarray] = {}
+    for size in np.unique(n_node).tolist():
+        rows = np.flatnonzero(n_node == size)
+        if settings.connectivity == "knn":
+            degree = settings.num_neighbors or 0
+            ends = np.repeat(np.arange(size, dtype=np.int32), degree)
+            nearest = graphs.nearest_neighbors(positions[rows, :size], degree)
+            starts = nearest.reshape(len(rows), -1)
+        else:
+            same, ends = graphs.complete_edges(size)
+            starts = np.broadcast_to(same, (len(rows), len(same)))
+        senders.update(zip(rows, starts, strict=True))
+        receivers.update(dict.fromkeys(rows, ends))
+    order = range(len(n_node))
+    return (
+        np.concatenate([senders[row] for row in order]),
+        np.concatenate([receivers[row] for row in order]),
+        np.array([len(senders[row]) for row in order], np.int32),
     )
 
 
@@ -268,17 +334,23 @@ def _task(
     samples: base.Samples,
 ) -> TaskSpec:
     units = metadata["units"]
-    heads = {
-        "position": Head(
-            "position", "node_vector", base="positions", unit=units["positions"]
-        ),
-        "velocity": Head(
-            "velocity", "node_vector", base="velocity", unit=units["velocities"]
-        ),
-    }
+    vectors = CUES[settings.cues]
+    # A velocity that the model does not know is no base.
+    bases = {"position": "positions", "velocity": "velocity" if vectors else ""}
+    scales = {"force": _root_mean_square(train, "force_target")}
+    heads = [
+        Head(
+            name,
+            "node_vector",
+            base=bases.get(name, ""),
+            unit=units.get(_STORED[name], ""),
+            scale=scales.get(name, 1.0),
+        )
+        for name in TARGETS[settings.target]
+    ]
     scalar = kind.removesuffix("s") if kind == "charges" else "mass"
-    edges = int(samples.n_edge[: len(train["start"])].sum())
-    nodes = int(samples.n_node[: len(train["start"])].sum())
+    edges = int(samples.n_edge[: len(train["position"])].sum())
+    nodes = int(samples.n_node[: len(train["position"])].sum())
     receivers, senders = _global_edges(samples, edges)
     positions = samples.nodes.positions
     distances = np.linalg.norm(positions[receivers] - positions[senders], axis=-1)
@@ -286,14 +358,25 @@ def _task(
     return TaskSpec(
         name=f"{metadata['settings']['system']}, frame {settings.start_frame} -> "
         f"{settings.target_frame}",
-        heads=tuple(heads[name] for name in TARGETS[settings.target]),
+        heads=tuple(heads),
         scalars=(scalar,),
-        vectors=(VectorInput("velocity"),),
+        vectors=tuple(VectorInput(name) for name in vectors),
         edge_features=(f"{scalar}_product",),
         length_unit=units["positions"],
+        connectivity=settings.connectivity,
+        num_neighbors=settings.num_neighbors,
         radial_extent=float(np.float32(extent)),
         average_neighbors=edges / nodes,
     )
+
+
+def _root_mean_square(train: dict[str, np.ndarray], name: str) -> float:
+    """Of the components of a vector of the real bodies; 1 where there is none."""
+    if name not in train:
+        return 1.0
+    real = np.arange(train[name].shape[1]) < train["num_bodies"][:, None]  # [D, n]
+    size = np.sqrt(np.mean(np.square(train[name][real])))
+    return float(np.float32(size)) or 1.0
 
 
 def _global_edges(samples: base.Samples, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,6 +45,10 @@ class SEGNN(base.Model):
       node_inputs: invariants that the nodes start from, beside positions and vectors.
       read_positions: nodes start from their positions relative to the centroid too.
       instance_norm: every layer normalises over the nodes of each graph.
+      node_vectors: vector inputs that the nodes start from; None for all. The direction
+        of each one, whether or not named here, steers the updates.
+      edge_vectors: vector inputs whose difference between sender and receiver steers
+        the messages too, as the relative momentum of section 3.1 ("more cues").
     """
 
     symmetry: ClassVar[str] = "E(3)"
@@ -57,6 +61,8 @@ class SEGNN(base.Model):
     node_inputs: tuple[str, ...] = ("|velocity|",)
     read_positions: bool = True
     instance_norm: bool = False
+    node_vectors: tuple[str, ...] | None = None
+    edge_vectors: tuple[str, ...] = ()
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
@@ -111,7 +117,7 @@ class SEGNN(base.Model):
                 "segnn needs lmax_hidden >= 0 and lmax_attributes >= 1 (vectors in, "
                 f"vectors out), found {self.lmax_hidden} and {self.lmax_attributes}"
             )
-        given = 1 if self.read_positions or self.task.vectors else 0
+        given = 1 if self.read_positions or self._vector_names() else 0
         if self.lmax_hidden > given + self.lmax_attributes:
             raise UserError(
                 f"segnn cannot make hidden features of degree {self.lmax_hidden} from "
@@ -123,18 +129,31 @@ class SEGNN(base.Model):
         degrees = range(self.lmax_hidden + 1)
         return {steerable.natural_irrep(degree): channels for degree in degrees}
 
+    def _vector_names(self) -> tuple[str, ...]:
+        """The vector inputs that the nodes start from."""
+        if self.node_vectors is not None:
+            return self.node_vectors
+        return tuple(vector.name for vector in self.task.vectors)
+
     def _edge_inputs(
         self, graph: graphs.Graph, bucket: Bucket
     ) -> tuple[Attribute, Features]:
         """Harmonics of the edge, and its length and features as scalars."""
         vectors = geometry.edge_vectors(graph, bucket)
         # The direction that the paper embeds points from receiver to sender.
-        harmonics = geometry.spherical_harmonics(-vectors, self.lmax_attributes)
+        attribute = self._harmonics(-vectors)
+        for name in self.edge_vectors:
+            values = inputs.vector(graph.nodes, self.task, name)
+            differences = geometry.edge_differences(values, graph, bucket)
+            attribute = _add_directions(attribute, self._harmonics(-differences))
         lengths = geometry.safe_norm(vectors, keepdims=True)
-        scalars = jnp.concatenate([lengths, graph.edges], axis=-1)[
-            None
-        ]  # [1, E, F + 1]
-        return steerable.natural_attribute(harmonics), {steerable.SCALAR: scalars}
+        scalars = jnp.concatenate([lengths, graph.edges], axis=-1)  # [E, F + 1]
+        return attribute, {steerable.SCALAR: scalars[None]}
+
+    def _harmonics(self, vectors: Array) -> Attribute:
+        return steerable.natural_attribute(
+            geometry.spherical_harmonics(vectors, self.lmax_attributes)
+        )
 
     def _node_attribute(
         self, edge_attribute: Attribute, graph: graphs.Graph, bucket: Bucket
@@ -145,13 +164,8 @@ class SEGNN(base.Model):
             for irrep, values in edge_attribute.items()
         }
         for index in range(graph.nodes.vectors.shape[1]):
-            harmonics = steerable.natural_attribute(
-                geometry.spherical_harmonics(
-                    graph.nodes.vectors[:, index], self.lmax_attributes
-                )
-            )
-            for irrep in attribute:
-                attribute[irrep] = attribute[irrep] + harmonics[irrep]
+            harmonics = self._harmonics(graph.nodes.vectors[:, index])
+            attribute = _add_directions(attribute, harmonics)
         attribute[steerable.SCALAR] = jnp.ones_like(attribute[steerable.SCALAR])
         return attribute
 
@@ -159,12 +173,13 @@ class SEGNN(base.Model):
         """Centred positions, vectors and invariants: [3, N, 1 + V] and [1, N, S]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         features = {steerable.SCALAR: scalars[None]}
-        vectors = jnp.asarray(graph.nodes.vectors)  # [N, V, 3]
+        names = self._vector_names()
+        vectors = [inputs.vector(graph.nodes, self.task, name) for name in names]
         if self.read_positions:
-            positions = geometry.centred_positions(graph, bucket)
-            vectors = jnp.concatenate([positions[:, None], vectors], axis=1)
-        if vectors.shape[1]:
-            features[steerable.VECTOR] = vectors.transpose(2, 0, 1)
+            vectors = [geometry.centred_positions(graph, bucket), *vectors]
+        if vectors:
+            stacked = jnp.stack(vectors, axis=-1)  # [N, 3, 1 + V]
+            features[steerable.VECTOR] = stacked.swapaxes(0, 1)
         return features
 
     @hk.transparent
@@ -224,3 +239,11 @@ class InstanceNorm(hk.Module):
             if irrep == steerable.SCALAR:
                 outputs[irrep] += hk.get_parameter("offset", shape, dtype, jnp.zeros)
         return outputs
+
+
+def _add_directions(attribute: Attribute, harmonics: Attribute) -> Attribute:
+    """Their sum in every degree but 0, which knows no direction."""
+    return {
+        irrep: value if irrep == steerable.SCALAR else value + harmonics[irrep]
+        for irrep, value in attribute.items()
+    }

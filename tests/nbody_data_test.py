@@ -1,0 +1,339 @@
+"""Named data sets, their variants, and the fields by which models read them."""
+
+import dataclasses
+import pathlib
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from demetar import models
+from demetar.data import nbody as nbody_folders
+from demetar.errors import UserError
+from demetar.types import VectorInput
+from experiments import nbody, nbody_data, protocols
+from tests import contract, nbody_folder
+from tools import generate_nbody, simulation
+
+# A run's settings of its data, none of them chosen but the number of samples.
+OPEN: dict[str, Any] = {
+    **dict.fromkeys(nbody.DATA_FLAGS),
+    **{"full_data": False, "target": "position", "cues": "velocity"},
+    **{"dataset": "nbody_small", "batch_size": 4, "dtype": "float32"},
+    "num_train": 5,
+}
+FEW = ["--num_train=9", "--num_valid=3", "--num_test=4"]
+
+
+def generator_settings(arguments: list[str]) -> simulation.Settings:
+    values = flags.FlagValues()
+    generate_nbody.define_flags(values)
+    values(["generate_nbody", *arguments])
+    return generate_nbody.settings_from_flags(values)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The generator makes fewer and smaller systems, in this process; what it was told.
+
+    Of a hundred bodies it makes eight.
+    """
+    given: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess:
+        assert command[1:3] == ["-m", "tools.generate_nbody"] and not check
+        *arguments, out = command[3:]
+        given.append(arguments)
+        few = [*arguments, *FEW]
+        if generator_settings(arguments).num_bodies == (100, 100):
+            few.append("--num_bodies=8")
+        folder = pathlib.Path(out.removeprefix("--out="))
+        generate_nbody.generate(generator_settings(few), folder, progress=False)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return given
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "published": ({}, "nbody_small", {}),
+    "seed": ({"data_seed": 7}, "nbody_small-seed7", {"seed": 7}),
+    "bodies": (
+        {"num_bodies": 20},
+        "nbody_small-20bodies",
+        {"num_bodies": (20, 20), "save_frames": (30, 40)},
+    ),
+    "forces": (
+        {"cues": "force"},
+        "nbody_small-forces",
+        {"save_forces": True, "save_frames": (30, 40)},
+    ),
+    "all at once": (
+        {"target": "force", "num_bodies": 3, "data_seed": 1, "target_frame": 20},
+        "nbody_small-seed1-3bodies-forces-frames20-30",
+        {"seed": 1, "num_bodies": (3, 3), "save_forces": True, "save_frames": (20, 30)},
+    ),
+    "quick": (
+        {"dataset": "gravity"},
+        "gravity-quick",
+        {
+            **{"save_frames": (30, 40), "random_stream": "jax"},
+            **{"num_train": 400, "num_valid": 50, "num_test": 50},
+        },
+    ),
+    "full": (
+        {"dataset": "gravity", "full_data": True, "cues": "force"},
+        "gravity",
+        {"save_frames": (30, 40)},
+    ),
+    "one frame": (
+        {"dataset": "gravity", "full_data": True, "start_frame": 40},
+        "gravity-frames40",
+        {"save_frames": (40,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_departs_from_the_published_set_has_a_folder_of_its_own(variant):
+    chosen, label, changes = VARIANTS[variant]
+    settings = OPEN | chosen
+    preset = settings["dataset"]
+    nbody_data._fill(settings, protocols.DATASETS[preset])
+    found, arguments = nbody_data._recipe(settings)
+    assert found == label
+    made = generator_settings(arguments)
+    expected = simulation.PRESETS[preset]
+    for name, value in changes.items():
+        assert getattr(made, name) == value != getattr(expected, name)
+    rest = {name for name in vars(expected) if name not in changes}
+    assert all(getattr(made, name) == getattr(expected, name) for name in rest)
+    assert made.save_forces or not nbody_data.reading(settings).needs_forces
+
+
+def test_gravity_starts_with_what_it_needs(tmp_path, commands, capsys):
+    settings = OPEN | {"dataset": "gravity"}
+    dataset, folder = nbody_data.load(settings, tmp_path)
+    output = capsys.readouterr().out
+    assert f"generating gravity-quick in {tmp_path / 'gravity-quick'}" in output
+    assert "a quick start: 500 simulations" in output and "--full_data" in output
+    assert folder.name == "gravity-quick"
+    assert (dataset.task.connectivity, dataset.task.num_neighbors) == ("knn", 6)
+    assert dataset.packing.bucket.neighbors_per_node == 6
+    filled = ("start_frame", "target_frame", "connectivity", "num_neighbors")
+    assert [settings[name] for name in filled] == [30, 40, "knn", 6]
+    assert nbody_folders.read_metadata(folder)["frames"] == [30, 40]
+    # The forces are there for whoever asks, and nothing is generated twice.
+    again = OPEN | {"dataset": "gravity", "cues": "force", "connectivity": "complete"}
+    dataset, _ = nbody_data.load(again, tmp_path)
+    assert len(commands) == 1 and again["num_neighbors"] is None
+    assert dataset.task.connectivity == "complete"
+
+
+def test_forces_come_with_the_same_trajectories(tmp_path, commands):
+    plain, _ = nbody_data.load(dict(OPEN), tmp_path)
+    forced, folder = nbody_data.load(OPEN | {"cues": "force"}, tmp_path)
+    assert [folder.name for folder in sorted(tmp_path.iterdir())] == [
+        "nbody_small",
+        "nbody_small-forces",
+    ]
+    ours, theirs = (each.packing.arrays() for each in (plain, forced))
+    np.testing.assert_array_equal(ours[0].positions, theirs[0].positions)
+    np.testing.assert_array_equal(ours[0].vectors, theirs[0].vectors[:, :, :1])
+    np.testing.assert_array_equal(ours[-1]["position"], theirs[-1]["position"])
+    # The charged bodies have unit mass: the forces act by Coulomb's law.
+    nodes = theirs[0]
+    offsets = nodes.positions[:, :, None] - nodes.positions[:, None]
+    cubes = np.linalg.norm(offsets, axis=-1) ** 3
+    cubes[:, np.arange(5), np.arange(5)] = np.inf
+    charges = nodes.scalars[..., 0]
+    weights = charges[:, :, None] * charges[:, None] / cubes
+    expected = np.clip((weights[..., None] * offsets).sum(axis=2), -100, 100)
+    error = abs(nodes.vectors[:, :, 1] - expected).max()
+    assert error < 1e-3 * abs(expected).max()
+
+
+@pytest.mark.parametrize("connectivity, degree", [(None, 6), ("knn", 4)])
+def test_charged_systems_of_another_size(tmp_path, commands, connectivity, degree):
+    settings = OPEN | {"num_bodies": 7, "connectivity": connectivity}
+    settings["num_neighbors"] = degree if connectivity else None
+    dataset, folder = nbody_data.load(settings, tmp_path)
+    assert folder.name == "nbody_small-7bodies"
+    assert dataset.packing.bucket.nodes_per_graph == 7
+    assert dataset.packing.bucket.degree == degree
+    assert len(dataset.splits["test"]) == 4
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "quick": (
+        {"dataset": "gravity", "num_train": 401},
+        "--num_train of at most 400, .* found 401; --full_data generates all 10,000",
+    ),
+    "neighbors of complete graphs": (
+        {"num_neighbors": 3},
+        "--num_neighbors is of nearest-neighbour graphs: give --connectivity=knn",
+    ),
+    "size of a folder": (
+        {"dataset": "set", "num_bodies": 7},
+        "--num_bodies makes another size of nbody_small, nbody, gravity, found",
+    ),
+    "all of a folder": ({"dataset": "set", "full_data": True}, "--full_data makes"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_settings_that_do_not_go_together(tmp_path, commands, case):
+    chosen, message = REFUSED[case]
+    with pytest.raises(UserError, match=message):
+        nbody_data.load(OPEN | chosen, tmp_path)
+    assert not commands
+
+
+# --- Other data sets ----------------------------------------------------------------
+
+
+def other(name: str, chosen: dict[str, Any], root: pathlib.Path, **run: Any) -> Any:
+    """The data set `name` beside one of five bodies in `root / 'own'`."""
+    given = OPEN | {"dataset": str(root / "own"), **run}
+    settings = dict(given)
+    dataset, folder = nbody_data.load(settings, root)
+    return nbody_data.load_other(name, given, settings, (dataset.task, folder), root)
+
+
+def test_another_size_is_named_by_its_number(tmp_path, commands):
+    given, settings = OPEN, dict(OPEN)
+    dataset, folder = nbody_data.load(settings, tmp_path)
+    trained_on = (dataset.task, folder)
+    larger = nbody_data.load_other(
+        "nbody_small-7bodies", given, settings, trained_on, tmp_path
+    )
+    assert larger.packing.bucket.nodes_per_graph == 7
+    assert len(larger.splits["test"]) == 4
+    assert larger.fingerprint != dataset.fingerprint
+
+
+def test_a_data_set_that_looks_less_far_ahead_is_refused(tmp_path, commands):
+    given = OPEN | {"target_frame": 31}
+    settings = dict(given)
+    dataset, folder = nbody_data.load(settings, tmp_path)
+    own = given | {"target_frame": None}
+    with pytest.raises(UserError, match="looks 1 ahead where the model looks 0.1; "):
+        nbody_data.load_other(
+            "nbody_small-3bodies", own, settings, (dataset.task, folder), tmp_path
+        )
+
+
+@pytest.mark.parametrize(
+    "name, run, message",
+    [
+        ("nowhere", {}, "--eval_dataset=.*nowhere: expected --dataset to be"),
+        ("own", {"cues": "force"}, "no forces"),
+        ("masses", {}, "does not fit: it has the node inputs mass where the model "),
+        (
+            "small",
+            {"connectivity": "knn", "num_neighbors": 3},
+            "--num_neighbors from 1 to 2",
+        ),
+    ],
+)
+def test_other_data_sets_that_do_not_fit(tmp_path, name, run, message):
+    nbody_folder.write(tmp_path / "own")
+    nbody_folder.write(tmp_path / "masses", system="gravity")
+    nbody_folder.write(tmp_path / "small", (3, 3))
+    with pytest.raises(UserError, match=message):
+        other(str(tmp_path / name), {}, tmp_path, **run)
+
+
+# --- Models and their inputs --------------------------------------------------------
+
+
+def assert_builds(name: str, dataset: str, cues: str) -> None:
+    """The model reads exactly these inputs, traced without being compiled."""
+    vectors = nbody_folders.CUES[cues]
+    task = dataclasses.replace(
+        contract.TASK,
+        vectors=tuple(VectorInput(vector) for vector in vectors),
+        scalars=("mass",) if dataset == "gravity" else ("charge",),
+    )
+    own = models.fields(name)
+    small = {field: value for field, value in contract.SMALL.items() if field in own}
+    fields = {**small, **protocols.input_fields(name, dataset, cues)}
+    model = models.build(name, task, fields)
+    batch = contract.make_batch(contract.systems())
+    nodes = batch.graph.nodes
+    copies = np.repeat(nodes.vectors, len(vectors), axis=1)
+    graph = batch.graph._replace(nodes=nodes._replace(vectors=copies))
+    jax.eval_shape(
+        lambda key: model.init(key, graph, batch.bucket, True), jax.random.key(0)
+    )
+
+
+@pytest.mark.parametrize("name", models.with_head("node_vector"))
+def test_every_model_reads_every_choice_of_cues_or_refuses_it(name):
+    for dataset, cues in (
+        ("nbody_small", "positions"),
+        ("nbody_small", "force"),
+        ("gravity", "velocity"),
+    ):
+        if cues == "positions" and name in protocols.NEED_VELOCITY:
+            message = f"{name} moves along the velocities, which --cues=positions"
+            with pytest.raises(UserError, match=message):
+                protocols.input_fields(name, dataset, cues)
+        else:
+            assert_builds(name, dataset, cues)
+
+
+def test_cues_of_segnn():
+    assert protocols.input_fields("segnn", "nbody_small", "velocity") == {}
+    assert protocols.input_fields("segnn", "gravity", "positions") == {
+        "node_inputs": ()
+    }
+    forces = protocols.input_fields("segnn", "nbody_small", "force")
+    assert forces["edge_vectors"] == ("velocity",)
+    assert protocols.input_fields("nequip", "gravity", "velocity") == {
+        "node_inputs": ("mass", "|velocity|"),
+        "species_inputs": ("mass",),
+    }
+
+
+def test_protocols_of_gravity():
+    for name in models.with_head("node_vector"):
+        assert "2110.02905" in protocols.find(name, "paper", "gravity").source
+    segnn = protocols.find("segnn", "paper", "gravity")
+    assert (segnn.batch_size, segnn.learning_rate, segnn.epochs) == (100, 5e-4, 1_000)
+    with pytest.raises(UserError, match="segnn has no protocol 'tuned' on gravity"):
+        protocols.find("segnn", "tuned", "gravity")
+    assert protocols.find("segnn", "tuned").clip_norm == 0.05
+
+
+# --- Pictures -----------------------------------------------------------------------
+
+
+class Pictures:
+    """A writer that counts what it is shown."""
+
+    def __init__(self) -> None:
+        self.tags: list[str] = []
+
+    def figure(self, tag: str, figure: Any, epoch: int) -> None:
+        self.tags.append(tag)
+
+
+@pytest.mark.parametrize(
+    "target, count", [("position", 4), ("both", 4), ("velocity", 0), ("force", 0)]
+)
+def test_only_predicted_positions_are_drawn_as_motion(tmp_path, target, count):
+    nbody_folder.write(tmp_path / "set", forces=True)
+    settings = nbody_folders.Settings(10, 30, target=target, batch_size=4)
+    dataset = nbody_folders.load(tmp_path / "set", settings)
+    plan = dataset.plan("test")
+    predictions = {
+        head.name: np.zeros((1, len(plan["weight"]), 20, 1, 3))
+        for head in dataset.task.heads
+    }
+    pictures = Pictures()
+    nbody.draw_motion(dataset, plan, predictions, pictures, 1)  # type: ignore[arg-type]
+    assert len(pictures.tags) == count
