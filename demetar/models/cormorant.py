@@ -1,7 +1,7 @@
 """Cormorant: covariant networks of Clebsch-Gordan products.
 
-Source: Anderson, Hy, Kondor 2019, arXiv 1906.04015, section 4 (equations 8 to 10) and
-appendix; sizes and the networks around the layers from the authors' code.
+Source: Anderson, Hy, Kondor 2019, arXiv 1906.04015, section 4; the networks before and
+after the layers, and their sizes, from the authors' code.
 
 Differs from the paper: features and weights are real, where the paper's are complex.
 Products of a feature with itself are taken once where both orders are the same, and not
@@ -154,7 +154,7 @@ class Cormorant(base.Model):
         graph: graphs.Graph,
         bucket: Bucket,
     ) -> dict[Irrep, jax.Array]:
-        """Equation 10: one scalar per degree and channel, {irrep: [E, C]}.
+        """One scalar per degree and channel, g of section 4: {irrep: [E, C]}.
 
         Mixes those of the layer before, the inner products of both ends and the radial
         functions.
@@ -189,7 +189,7 @@ class Cormorant(base.Model):
         graph: graphs.Graph,
         bucket: Bucket,
     ) -> Features:
-        """Equation 8: neighbours, the features and their squares, mixed by degree."""
+        """Neighbours, the features and their squares, mixed by degree: section 4."""
         parts: dict[Irrep, list[jax.Array]] = {}
         senders = {
             irrep: graphs.gather_senders(values, graph, bucket)

@@ -1,7 +1,7 @@
 """LieConv over the translations, T(3).
 
-Source: Finzi, Stanton, Izmailov, Wilson 2020, arXiv 2002.12880, section 4 (equation 8),
-appendix A.2 for the convolution and figure 4 for the bottleneck blocks.
+Source: Finzi, Stanton, Izmailov, Wilson 2020, arXiv 2002.12880, section 4; the
+bottleneck blocks and the factored kernel as in the authors' code.
 
 The convolution commutes with translations and permutations, and with nothing else: its
 kernel reads the components of x_i - x_j, so a rotated molecule gets another prediction.

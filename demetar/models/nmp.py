@@ -1,12 +1,12 @@
 """NMP: neural message passing, the model enn-s2s of Gilmer et al.
 
-Source: Gilmer, Schoenholz, Riley, Vinyals, Dahl 2017, arXiv 1704.01212, sections 2, 5.2
-and 5.4. The readout is the set2set model of Vinyals, Bengio, Kudlur 2015, arXiv
-1511.06391, section 4.2 (equations 3 to 7). Sizes are the defaults of the authors' code.
+Source: Gilmer, Schoenholz, Riley, Vinyals, Dahl 2017, arXiv 1704.01212, sections 2, 5.1
+and 5.3. The readout is the set2set model of Vinyals, Bengio, Kudlur 2015, arXiv
+1511.06391, equations 3 to 7. Sizes are the defaults of the authors' code.
 
 Differs from the paper: nodes are embedded by a linear layer where the paper pads them
-with zeros. Every edge stands for both directions in turn, so one edge network serves
-for both. Attention of the readout is by scalar products.
+with zeros. One edge network serves for messages in and out, as each pair has an edge in
+both directions. There is no master node and one tower.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class NMP(base.Model):
 
     @hk.transparent
     def _matrices(self, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
-        """The edge network A(e_vw) of section 5.2: [E, C, C]."""
+        """The edge network A(e_vw) of section 5.1: [E, C, C]."""
         size = self.hidden_size
         lengths = geometry.safe_norm(
             geometry.edge_vectors(graph, bucket), keepdims=True
