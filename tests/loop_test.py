@@ -193,6 +193,13 @@ def test_schedules():
         np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-7)
 
 
+def test_the_schedule_of_steps():
+    settings = optim.Settings(learning_rate=0.5, schedule="steps", warmup_steps=10)
+    rate = optim.learning_rate(settings, 100)
+    found = [float(rate(step)) for step in (5, 10, 79, 81, 89, 91)]
+    np.testing.assert_allclose(found, [0.25, 0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_weight_decay_enters_adam_and_adamw_where_it_should(name):
     """Into the gradient for adam, past the moments for adamw: by their first step."""

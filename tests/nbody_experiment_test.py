@@ -97,6 +97,7 @@ def start(server: subprocess.Popen, tmp_path: pathlib.Path) -> Callable[..., Com
     def begin(*args: str, cwd: pathlib.Path = tmp_path, setup: str = "") -> Command:
         cwd.mkdir(exist_ok=True)
         request = {
+            "module": "nbody",
             "args": list(args),
             "cwd": str(cwd),
             "setup": setup,

@@ -97,11 +97,14 @@ def make_update(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function that makes one update of one replica from one batch."""
 
-    def loss_fn(params: Params, key: Array, batch: Batch) -> jax.Array:
+    def loss_fn(
+        params: Params, key: Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
         outputs = model.apply(params, key, batch.graph, batch.bucket, True)
         predictions = losses.predict(task, outputs, batch.graph.nodes)
         errors = losses.sample_errors(task, predictions, batch)
-        return losses.training_loss(task, errors, batch.weights)
+        told = losses.mean_loss(errors, batch.weights)  # in the unit of the errors
+        return losses.training_loss(task, errors, batch.weights), told
 
     def update(
         state: TrainState, batch: Batch
@@ -111,7 +114,7 @@ def make_update(
             key, rotation_key = jax.random.split(key)
             rotations = equivariance.random_rotations(rotation_key, batch)
             batch = equivariance.rotate(task, batch, rotations)
-        loss, gradients = jax.value_and_grad(loss_fn)(state.params, key, batch)
+        gradients, loss = jax.grad(loss_fn, has_aux=True)(state.params, key, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
