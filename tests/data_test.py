@@ -193,7 +193,8 @@ def test_ragged_batches_are_filled_greedily():
 def test_graphs_that_wait_are_the_first_of_the_next_batch():
     """And those behind them fill the gap; the padding told is that of the batches."""
     generator = np.random.default_rng(0)
-    samples, dataset = make_dataset(generator.integers(2, 12, 200).tolist(), 20)
+    sizes = generator.integers(5, 12, 200).tolist()
+    samples, dataset = make_dataset(sizes, 20)
     plan = dataset.train_plan(1, 0)
     ordered = np.random.default_rng([1, 0]).permutation(200)
     assert (base.in_sample_order(plan["sample"], plan) == ordered).all()

@@ -28,6 +28,7 @@ AROMATIC = 4  # codes are orders 1, 2, 3, and this
 # Covalent radii in Å: Cordero et al. 2008, doi 10.1039/b801115j, table 2.
 RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57}
 STRETCH = 1.15  # bonded: closer than this times the sum of the radii
+HYDROGEN_STRETCH = 1.3  # of hydrogens, which have but one bond
 VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
 
 Pair = tuple[int, int]  # atom numbers, the smaller first
@@ -155,10 +156,11 @@ def connections(numbers: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
     offsets = positions[:, :, None] - positions[:, None]
     distances = np.sqrt(np.einsum("dijk,dijk->dij", offsets, offsets)).astype("f4")
     distances[:, np.arange(size), np.arange(size)] = np.inf
-    reach = STRETCH * (own[:, :, None] + own[:, None])
-    bonded = distances < reach
     # A hydrogen has one bond, to the nearest heavy atom where there is any.
     hydrogen = numbers == 1
+    either = hydrogen[:, :, None] | hydrogen[:, None]
+    stretch = np.where(either, HYDROGEN_STRETCH, STRETCH)
+    bonded = distances < stretch * (own[:, :, None] + own[:, None])
     both = hydrogen[:, :, None] & hydrogen[:, None]
     lone = hydrogen.all(axis=1)[:, None, None]
     nearest = np.where(both & ~lone, np.inf, distances).argmin(axis=2)
