@@ -7,10 +7,8 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from demetar import models
 from demetar.data import nbody
 from demetar.train import checkpoint, loop, optim
 from tests import nbody_folder
+from tests.commands import Command
 from tools import generate_nbody, simulation
 
 NUM_EVALUATIONS = 80
@@ -41,84 +40,6 @@ import functools
 from demetar.train import loop
 loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0)
 """
-
-
-@dataclasses.dataclass
-class Command:
-    """A command under way, and when it has ended what came of it."""
-
-    server: subprocess.Popen
-    process: int
-    cwd: pathlib.Path
-    code: int | None = None
-
-    def wait(self) -> "Command":
-        assert self.server.stdout is not None
-        self.code = int(self.server.stdout.readline())
-        return self
-
-    @property
-    def output(self) -> str:
-        return (self.cwd / "output.txt").read_text()
-
-    @property
-    def errors(self) -> str:
-        return (self.cwd / "errors.txt").read_text()
-
-    def succeeded(self) -> "Command":
-        assert self.code == 0, self.output + self.errors
-        return self
-
-    def refused(self, *parts: str) -> None:
-        """One clear line on stderr, exit code 2, no traceback."""
-        assert self.code == 2, self.output + self.errors
-        (line,) = self.errors.splitlines()
-        assert line.startswith("error: ")
-        for part in parts:
-            assert part in line
-        assert "Traceback" not in self.output
-
-
-@pytest.fixture(scope="session")
-def server(project_root: pathlib.Path) -> Iterator[subprocess.Popen]:
-    environment = {**os.environ, "PYTHONPATH": str(project_root)}
-    process = subprocess.Popen(
-        [sys.executable, str(project_root / "tests" / "command_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    yield process
-    process.communicate(timeout=60)
-
-
-@pytest.fixture
-def start(server: subprocess.Popen, tmp_path: pathlib.Path) -> Callable[..., Command]:
-    """`start(*args, cwd=, setup=)` starts the command with these arguments."""
-
-    def begin(*args: str, cwd: pathlib.Path = tmp_path, setup: str = "") -> Command:
-        cwd.mkdir(exist_ok=True)
-        request = {
-            "module": "nbody",
-            "args": list(args),
-            "cwd": str(cwd),
-            "setup": setup,
-            "output": str(cwd / "output.txt"),
-            "errors": str(cwd / "errors.txt"),
-        }
-        assert server.stdin and server.stdout
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        return Command(server, int(server.stdout.readline()), cwd)
-
-    return begin
-
-
-@pytest.fixture
-def run(start: Callable[..., Command]) -> Callable[..., Command]:
-    """As `start`, and waits for the end."""
-    return lambda *args, **kwargs: start(*args, **kwargs).wait()
 
 
 @pytest.fixture(scope="session")
