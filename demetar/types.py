@@ -25,6 +25,7 @@ Array = jax.Array | np.ndarray
 Params = Mapping[str, Mapping[str, jax.Array]]
 
 HEAD_KINDS = ("node_vector", "node_scalar", "graph_scalar")
+LOSSES = ("squared", "absolute")
 
 
 class Nodes(NamedTuple):
@@ -96,6 +97,8 @@ class Head:
         input, or '' for nothing. Only node vectors have a base.
       unit: unit of the prediction and of its targets.
       mean, scale: prediction = base + mean + scale * output of the model.
+      loss: 'squared', whose errors are in unit^2, or 'absolute', in the unit; training
+        on the latter is in multiples of the scale.
     """
 
     name: str
@@ -105,13 +108,16 @@ class Head:
     unit: str = ""
     mean: float = 0.0
     scale: float = 1.0
+    loss: str = "squared"
 
     def __post_init__(self) -> None:
-        if self.kind not in HEAD_KINDS:
-            raise ValueError(
-                f"head {self.name!r} has kind {self.kind!r}, "
-                f"expected one of {', '.join(HEAD_KINDS)}"
-            )
+        for what, known in (("kind", HEAD_KINDS), ("loss", LOSSES)):
+            found = getattr(self, what)
+            if found not in known:
+                raise ValueError(
+                    f"head {self.name!r} has {what} {found!r}, "
+                    f"expected one of {', '.join(known)}"
+                )
         if self.kind == "node_vector" and self.mean:
             raise ValueError(f"head {self.name!r}: a vector head cannot have a mean")
         if self.kind != "node_vector" and self.base:
@@ -137,7 +143,8 @@ class TaskSpec:
       vectors: vector inputs per node, in the order of `Nodes.vectors`.
       edge_features: names of the invariant features per edge.
       length_unit: unit of positions.
-      connectivity: 'complete' or 'knn'.
+      connectivity: 'complete', 'knn', 'radius R' with its cutoff in the length unit, or
+        'bonds'.
       num_neighbors: senders per node of 'knn', the nearest ones.
       radial_extent: distance that a radial basis spans; the 99.9th percentile of the
         lengths of the training edges. No pair beyond it is silenced.

@@ -11,10 +11,11 @@ import pathlib
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import tqdm
 from absl import app, flags
 
 from demetar.errors import UserError
@@ -132,6 +133,12 @@ class StopSignal:
         finally:
             for number in numbers:
                 signal.signal(number, earlier[number])
+
+
+def progress(items: Iterable, description: str, total: int | None) -> Iterable:
+    """The items, with a progress bar on stderr."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm.tqdm(items, description, total, mininterval=interval, unit=" molecules")
 
 
 def versions() -> dict[str, str]:

@@ -163,12 +163,13 @@ def _read_errors(path: pathlib.Path) -> np.ndarray | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            return file["squared_errors"]
+            (name,) = {"squared_errors", "absolute_errors"} & {*file.files}
+            return file[name]
     except Exception as error:
         # Zip and NumPy fail in a dozen ways, by the place of the damage.
         reason = " ".join(str(error).split())
         raise UserError(
-            f"expected squared_errors in {path}, found something unreadable "
+            f"expected errors per sample in {path}, found something unreadable "
             f"({reason}); remove the file to leave this run out of the comparison"
         ) from error
 

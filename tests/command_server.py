@@ -1,20 +1,22 @@
-"""Runs `experiments.nbody` in forks of one process that has imported it already.
+"""Runs the training commands in forks of one process that has imported it already.
 
 A fork is a process of its own as far as signals, exit codes, files and jax go; it saves
 the seconds of the imports. Each line of stdin asks for one command, as JSON:
 
-    {"args": [...], "cwd": DIR, "setup": CODE, "output": FILE, "errors": FILE}
+    {"module": NAME, "args": [...], "cwd": DIR, "setup": CODE, "output": FILE,
+     "errors": FILE}
 
 CODE runs before the command and may break what a test wants broken. The server answers
 with the number of the process at once and with its exit code at the end.
 """
 
+import importlib
 import json
 import os
 import sys
 import traceback
 
-from experiments import common, nbody
+from experiments import common, training  # noqa: F401
 
 
 def run(request: dict) -> int:
@@ -23,10 +25,11 @@ def run(request: dict) -> int:
     for number, name in ((1, "output"), (2, "errors")):
         file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
-    sys.argv = ["nbody", *request["args"]]
+    sys.argv = [request["module"], *request["args"]]
     try:
+        command = importlib.import_module(f"experiments.{request['module']}")
         exec(request["setup"], {"__name__": "setup"})
-        common.run(nbody.main)
+        common.run(command.main)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:

@@ -1,13 +1,16 @@
 """What every test shares: the CPU, a quiet matplotlib, shared data and subprocesses."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+
+from tests.commands import Command
 
 # Before anything imports jax or matplotlib; subprocesses inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -92,3 +95,51 @@ def run_python(
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def server(project_root: pathlib.Path) -> Iterator[subprocess.Popen]:
+    """The process of `tests/command_server.py`."""
+    environment = {**os.environ, "PYTHONPATH": str(project_root)}
+    process = subprocess.Popen(
+        [sys.executable, str(project_root / "tests" / "command_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    yield process
+    process.communicate(timeout=60)
+
+
+@pytest.fixture
+def start(server: subprocess.Popen, tmp_path: pathlib.Path) -> Callable[..., Command]:
+    """`start(*args, cwd=, setup=, module=)` starts a command with these arguments."""
+
+    def begin(
+        *args: str,
+        cwd: pathlib.Path = tmp_path,
+        setup: str = "",
+        module: str = "nbody",
+    ) -> Command:
+        cwd.mkdir(exist_ok=True)
+        request = {
+            "module": module,
+            "args": list(args),
+            "cwd": str(cwd),
+            "setup": setup,
+            "output": str(cwd / "output.txt"),
+            "errors": str(cwd / "errors.txt"),
+        }
+        assert server.stdin and server.stdout
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return Command(server, int(server.stdout.readline()), cwd)
+
+    return begin
+
+
+@pytest.fixture
+def run(start: Callable[..., Command]) -> Callable[..., Command]:
+    """As `start`, and waits for the end."""
+    return lambda *args, **kwargs: start(*args, **kwargs).wait()

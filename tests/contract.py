@@ -280,7 +280,7 @@ class Subject:
         graph = batch.graph._replace(nodes=nodes)
         outputs = self.model.apply(params, None, graph, batch.bucket, True)
         predictions = losses.predict(self.task, outputs, nodes)
-        errors = losses.squared_errors(self.task, predictions, batch)
+        errors = losses.sample_errors(self.task, predictions, batch)
         return losses.mean_loss(errors, batch.weights)
 
     def outputs(self, batch: Batch) -> dict[str, jax.Array]:

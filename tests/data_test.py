@@ -124,8 +124,37 @@ class TestPlans:
             name: value.dtype for name, value in plan.items()
         }
         assert padded["weight"][-2:].sum() == 0
-        twice = base.concatenate_plans([plan, padded])
-        assert names_in_order(dataset, twice) == 2 * list(range(len(sizes)))
+        twice = names_in_order(dataset, base.concatenate_plans([plan, padded]))
+        once = names_in_order(dataset, plan)
+        assert twice == 2 * once and sorted(once) == list(range(len(sizes)))
+
+    def test_what_batches_hold_comes_back_in_the_order_asked_for(self, sizes):
+        _, dataset = make_dataset(sizes, batch_size=3)
+        order = np.random.default_rng(0).permutation(len(sizes))
+        plan = dataset.packing.plan(order)
+        assert base.in_sample_order(plan["sample"], plan).tolist() == order.tolist()
+
+    def test_graphs_that_are_complete_need_no_stored_edges(self, sizes):
+        samples, stored = make_dataset(sizes)
+        bare = dataclasses.replace(samples, senders=None, receivers=None)
+        packing = base.make_packing(bare, contract.TASK, 4)
+        assert packing.bucket == stored.packing.bucket
+        computed = dataclasses.replace(stored, packing=packing)
+        plan = stored.train_plan(1, 0)
+        for one, other in zip(
+            batches(stored, plan), batches(computed, plan), strict=True
+        ):
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    def test_assembly_is_the_same_within_a_compiled_program(self, sizes):
+        _, dataset = make_dataset(sizes)
+        arrays = dataset.packing.arrays()
+        row = {name: values[0] for name, values in dataset.train_plan(1, 0).items()}
+        found = jax.jit(dataset.packing.assemble)(arrays, row)
+        expected = dataset.packing.assemble(arrays, row)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype
 
 
 def test_padding_of_ragged_batches_is_the_last_slot():
@@ -161,6 +190,27 @@ def test_ragged_batches_are_filled_greedily():
         ), "the next sample would have fitted"
 
 
+def test_graphs_that_wait_are_the_first_of_the_next_batch():
+    """And those behind them fill the gap; the padding told is that of the batches."""
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(5, 12, 200).tolist()
+    samples, dataset = make_dataset(sizes, 20)
+    plan = dataset.train_plan(1, 0)
+    ordered = np.random.default_rng([1, 0]).permutation(200)
+    assert (base.in_sample_order(plan["sample"], plan) == ordered).all()
+    firsts = [row[0] for row in plan["position"]]
+    assert firsts == sorted(firsts), "a graph waits longer than for one batch"
+    assert (plan["position"][plan["weight"] > 0] != np.arange(200)).any()
+    told = dataset.padding(plan)
+    bucket, count = dataset.packing.bucket, len(plan["weight"])
+    real = samples.n_node.sum(), samples.n_edge.sum()
+    room = count * bucket.max_nodes, count * bucket.max_edges
+    expected = [1 - a / b for a, b in zip(real, room, strict=True)]
+    np.testing.assert_allclose([told["nodes"], told["edges"]], expected)
+    full = {name: values[:-1] for name, values in plan.items()}
+    assert max(dataset.padding(full).values()) < 0.06  # the last may be almost empty
+
+
 def test_only_equal_complete_graphs_take_the_regular_path():
     samples, dataset = make_dataset(REGULAR_SIZES)
     assert dataset.packing.bucket.nodes_per_graph == 5
@@ -186,7 +236,7 @@ def test_packing_refuses_what_cannot_be_packed():
 
 def stored(dataset):
     """The flat samples of a data set."""
-    return dataset.packing._samples
+    return dataset.packing.samples
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (2, 7)])

@@ -360,3 +360,27 @@ def test_number_of_parameters(name, count):
     init = functools.partial(model.init, jax.random.key(0))
     params = jax.eval_shape(lambda graph: init(graph, batch.bucket, False), batch.graph)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def test_more_edge_tokens_than_the_limit_are_refused_with_their_memory():
+    members = contract.systems((7, 3))
+    batch = contract.make_batch(members, bucket=contract.BUCKET)
+    tokens = contract.BUCKET.max_edges  # nothing bounds the edges of one graph
+    fields = {"hidden_size": 8, "num_heads": 2, "max_edge_tokens": tokens - 1}
+
+    def init(**more):
+        model = models.build("demetar", contract.TASK, {**fields, **more})
+        return jax.eval_shape(
+            lambda key: model.init(key, batch.graph, batch.bucket, True),
+            jax.random.key(0),
+        )
+
+    memory = 4 * contract.BUCKET.num_graphs * 2 * tokens**2 / 2**30
+    with pytest.raises(UserError, match=f"{tokens} edges.*{memory:.1f} GiB per layer"):
+        init()
+    for more in (
+        {"max_edge_tokens": tokens},
+        {"max_edge_tokens": 0},
+        {"edge_layers": 1},
+    ):
+        assert init(**more)

@@ -20,7 +20,7 @@ from tools import generate_nbody, simulation
 
 # A run's settings of its data, none of them chosen but the number of samples.
 OPEN: dict[str, Any] = {
-    **dict.fromkeys(nbody.DATA_FLAGS),
+    **dict.fromkeys(nbody.OWN_FLAGS),
     **{"full_data": False, "target": "position", "cues": "velocity"},
     **{"dataset": "nbody_small", "batch_size": 4, "dtype": "float32"},
     "num_train": 5,
@@ -304,7 +304,7 @@ def test_protocols_of_gravity():
         assert "2110.02905" in protocols.find(name, "paper", "gravity").source
     segnn = protocols.find("segnn", "paper", "gravity")
     assert (segnn.batch_size, segnn.learning_rate, segnn.epochs) == (100, 5e-4, 1_000)
-    with pytest.raises(UserError, match="segnn has no protocol 'tuned' on gravity"):
+    with pytest.raises(UserError, match="segnn on gravity has no protocol 'tuned'"):
         protocols.find("segnn", "tuned", "gravity")
     assert protocols.find("segnn", "tuned").clip_norm == 0.05
 

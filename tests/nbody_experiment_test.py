@@ -7,10 +7,8 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from demetar import models
 from demetar.data import nbody
 from demetar.train import checkpoint, loop, optim
 from tests import nbody_folder
+from tests.commands import Command
 from tools import generate_nbody, simulation
 
 NUM_EVALUATIONS = 80
@@ -31,90 +30,16 @@ LONG = (
 SHORT = ("--model=linear_map", "--epochs=2", "--eval_every=1", "--workdir=run")
 
 # What times tell is all that an interrupted run may differ in.
-TIMES = {"compile_seconds", "wall_seconds", "steps_per_second", "graphs_per_second"}
+TIMES = {
+    *("compile_seconds", "wall_seconds", "steps_per_second", "graphs_per_second"),
+    "data_share",
+}
 
 OFTEN = """
 import functools
 from demetar.train import loop
 loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0)
 """
-
-
-@dataclasses.dataclass
-class Command:
-    """A command under way, and when it has ended what came of it."""
-
-    server: subprocess.Popen
-    process: int
-    cwd: pathlib.Path
-    code: int | None = None
-
-    def wait(self) -> "Command":
-        assert self.server.stdout is not None
-        self.code = int(self.server.stdout.readline())
-        return self
-
-    @property
-    def output(self) -> str:
-        return (self.cwd / "output.txt").read_text()
-
-    @property
-    def errors(self) -> str:
-        return (self.cwd / "errors.txt").read_text()
-
-    def succeeded(self) -> "Command":
-        assert self.code == 0, self.output + self.errors
-        return self
-
-    def refused(self, *parts: str) -> None:
-        """One clear line on stderr, exit code 2, no traceback."""
-        assert self.code == 2, self.output + self.errors
-        (line,) = self.errors.splitlines()
-        assert line.startswith("error: ")
-        for part in parts:
-            assert part in line
-        assert "Traceback" not in self.output
-
-
-@pytest.fixture(scope="session")
-def server(project_root: pathlib.Path) -> Iterator[subprocess.Popen]:
-    environment = {**os.environ, "PYTHONPATH": str(project_root)}
-    process = subprocess.Popen(
-        [sys.executable, str(project_root / "tests" / "command_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    yield process
-    process.communicate(timeout=60)
-
-
-@pytest.fixture
-def start(server: subprocess.Popen, tmp_path: pathlib.Path) -> Callable[..., Command]:
-    """`start(*args, cwd=, setup=)` starts the command with these arguments."""
-
-    def begin(*args: str, cwd: pathlib.Path = tmp_path, setup: str = "") -> Command:
-        cwd.mkdir(exist_ok=True)
-        request = {
-            "args": list(args),
-            "cwd": str(cwd),
-            "setup": setup,
-            "output": str(cwd / "output.txt"),
-            "errors": str(cwd / "errors.txt"),
-        }
-        assert server.stdin and server.stdout
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        return Command(server, int(server.stdout.readline()), cwd)
-
-    return begin
-
-
-@pytest.fixture
-def run(start: Callable[..., Command]) -> Callable[..., Command]:
-    """As `start`, and waits for the end."""
-    return lambda *args, **kwargs: start(*args, **kwargs).wait()
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +95,7 @@ def test_a_run_leaves_its_record(run_python, tmp_path, dataset):
     expected = """command model fields dataset fingerprint target unit protocol
         num_params epochs seeds best_epoch valid_loss test_loss test_loss_mean
         test_loss_std test_loss_interval delta_eq compile_seconds num_compiles
+        padding data_share
         wall_seconds steps_per_second versions device"""
     assert set(expected.split()) <= set(record)
     assert record["command"].startswith("python -m experiments.nbody --model=egnn")
@@ -181,6 +107,9 @@ def test_a_run_leaves_its_record(run_python, tmp_path, dataset):
     assert "2102.09844" in record["protocol"] and "epochs=3" in record["protocol"]
     assert record["protocol"] in done.stdout
     assert 0 < record["delta_eq"]["position"] < 1e-3
+    # 40 samples in 3 batches of 16, all of complete graphs.
+    np.testing.assert_allclose(record["padding"]["edges"], 1 - 40 / 48)
+    assert 0 < record["data_share"] < 1
     assert 0 < record["compile_seconds"] < record["wall_seconds"]
     running = record["wall_seconds"] - record["compile_seconds"]
     np.testing.assert_allclose(record["steps_per_second"], 9 / running)
@@ -453,7 +382,7 @@ def assert_same_end(workdir: pathlib.Path, expected: pathlib.Path) -> None:
         for leaf in wanted:
             assert found[leaf].tobytes() == wanted[leaf].tobytes(), leaf
         for metadata in (ours, theirs):
-            for key in ("seconds", "compile_seconds"):
+            for key in ("seconds", "compile_seconds", "data_seconds"):
                 metadata.get("progress", {}).pop(key, None)
         assert ours == theirs
     lines = zip(read_metrics(workdir), read_metrics(expected), strict=True)

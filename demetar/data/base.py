@@ -1,17 +1,20 @@
 """Data sets as flat arrays, and their batches in fixed shapes.
 
 The samples of all splits lie in one set of arrays that stays on the device. The host
-decides which samples form which batch: a plan, small integer arrays whose shapes depend
-on the bucket alone. `assemble` turns one row of a plan into a `Batch` inside the
-compiled program. So a whole epoch is one call, and its order is a function of
-(seed, epoch).
+decides which samples form which batch: a plan, a sample number and a weight per slot.
+`assemble` turns one row of a plan into a `Batch` inside the compiled program; rows of
+nodes and edges follow from where each sample starts, and the ends of the edges of
+complete graphs from arithmetic. So a whole epoch is one call, and its order is a
+function of (seed, epoch).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,9 @@ from demetar.types import Array, Batch, Bucket, Nodes, TaskSpec
 
 Plan = dict[str, np.ndarray]  # every array has a leading axis B of batches
 
+SPARE_NODES = 1.02  # nodes of a ragged budget, beside the average
+LOOK_AHEAD = 32  # graphs that wait while later ones fill a batch
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -30,19 +36,29 @@ class Samples:
 
     Attributes:
       nodes: positions [sum of n_node, 3], scalars [.., S], vectors [.., V, 3].
-      edges: [sum of n_edge, F], sorted by receiver within each graph.
-      senders, receivers: [sum of n_edge] node numbers within their graph.
+      edges: [sum of n_edge, F], sorted by receiver within each graph; where they are
+        small integers, a batch has them in the dtype of the positions.
+      senders, receivers: [sum of n_edge] node numbers within their graph, of any
+        integer type; None where all graphs are complete, in the order of
+        `graphs.complete_edges`.
       n_node, n_edge: [D].
       targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}.
     """
 
     nodes: Nodes
     edges: np.ndarray
-    senders: np.ndarray
-    receivers: np.ndarray
+    senders: np.ndarray | None
+    receivers: np.ndarray | None
     n_node: np.ndarray
     n_edge: np.ndarray
     targets: dict[str, np.ndarray]
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Senders and receivers where they are stored."""
+        if self.senders is None or self.receivers is None:
+            return None
+        return self.senders, self.receivers
 
     def common_size(self) -> int | None:
         """N where all graphs are complete graphs of n nodes in cyclic edge order."""
@@ -50,7 +66,9 @@ class Samples:
         if (self.n_node != size).any() or (self.n_edge != size * (size - 1)).any():
             return None
         expected = graphs.complete_edges(size)
-        for found, row in zip((self.senders, self.receivers), expected, strict=True):
+        if self.ends is None:
+            return size
+        for found, row in zip(self.ends, expected, strict=True):
             if (found.reshape(-1, max(len(row), 1)) != row).any():
                 return None
         return size
@@ -60,7 +78,7 @@ class Samples:
         size, num_edges = int(self.n_node[0]), int(self.n_edge[0])
         if (self.n_node != size).any() or (self.n_edge != num_edges).any():
             return None
-        if not num_edges or num_edges % size:
+        if not num_edges or num_edges % size or self.receivers is None:
             return None
         expected = np.repeat(np.arange(size), num_edges // size)
         if (self.receivers.reshape(-1, num_edges) != expected).any():
@@ -72,12 +90,16 @@ class Packing(Protocol):
     """How samples become batches of one bucket."""
 
     bucket: Bucket
+    samples: Samples
 
     def arrays(self) -> Any:
         """What stays on the device: a tree of arrays."""
 
     def plan(self, order: np.ndarray) -> Plan:
-        """Batches that hold the samples of `order` [D'], each once, in that order."""
+        """Batches that hold the samples of `order` [D'], each once.
+
+        They come about in that order; `in_sample_order` gives it back exactly.
+        """
 
     def empty(self) -> Plan:
         """One batch (B = 1) without samples."""
@@ -96,7 +118,7 @@ class RegularPacking:
     def __init__(
         self, samples: Samples, batch_size: int, size: int, degree: int | None = None
     ):
-        self._samples = samples
+        self.samples = samples
         senders, receivers = graphs.complete_edges(size)
         if degree is not None:
             receivers = np.repeat(np.arange(size, dtype=np.int32), degree)
@@ -112,7 +134,7 @@ class RegularPacking:
         )
 
     def arrays(self) -> Any:
-        samples, num_samples = self._samples, len(self._samples.n_node)
+        samples, num_samples = self.samples, len(self.samples.n_node)
         # Complete graphs have the same senders: none are read from the device.
         stored = samples.senders if self._complete_senders is None else None
         return jax.tree.map(
@@ -163,19 +185,37 @@ class RegularPacking:
         return Batch(graph, self.bucket, targets, row["weight"].astype(edges.dtype))
 
 
+class Stored(NamedTuple):
+    """What `RaggedPacking` keeps on the device.
+
+    Attributes:
+      nodes, edges, targets, ends: of the samples, with one zero row more, to which
+        padding points; the ends are None for complete graphs.
+      n_node, n_edge, node_start, edge_start: [D].
+    """
+
+    nodes: Nodes
+    edges: Array
+    targets: dict[str, Array]
+    n_node: Array
+    n_edge: Array
+    node_start: Array
+    edge_start: Array
+    ends: tuple[Array, Array] | None
+
+
 class RaggedPacking:
     """Batches of graphs of any size, filled greedily into one budget.
 
-    A batch ends when the next graph would not fit the nodes, the edges or the slots of
-    the bucket. The last slot is the padding graph.
+    A graph that would not fit the nodes, the edges or the slots of the bucket waits for
+    the next batch, whose first it is; graphs behind it may fill the gap, until
+    `LOOK_AHEAD` of them wait. The last slot is the padding graph.
     """
 
     def __init__(self, samples: Samples, bucket: Bucket, node_targets: Sequence[str]):
-        self._samples = samples
+        self.samples = samples
         self._node_targets = frozenset(node_targets)
         self.bucket = bucket
-        self._node_starts = np.concatenate([[0], np.cumsum(samples.n_node)])
-        self._edge_starts = np.concatenate([[0], np.cumsum(samples.n_edge)])
         for total, most, counts, what in (
             (bucket.max_nodes - 1, bucket.max_nodes_per_graph, samples.n_node, "nodes"),
             (bucket.max_edges, bucket.max_edges_per_graph, samples.n_edge, "edges"),
@@ -188,96 +228,130 @@ class RaggedPacking:
                     f"{limit}; ask for a larger --batch_size"
                 )
 
-    def arrays(self) -> Any:
-        # One zero row at the end is what padding points to.
-        return jax.tree.map(
+    def arrays(self) -> Stored:
+        samples = self.samples
+        nodes, edges, targets, ends = jax.tree.map(
             lambda leaf: np.concatenate([leaf, np.zeros_like(leaf[:1])]),
-            (self._samples.nodes, self._samples.edges, self._samples.targets),
+            (samples.nodes, samples.edges, samples.targets, samples.ends),
+        )
+        n_node, n_edge = (
+            np.asarray(counts, np.int32) for counts in (samples.n_node, samples.n_edge)
+        )
+        node_start, edge_start = (
+            np.cumsum(counts, dtype=np.int32) - counts for counts in (n_node, n_edge)
+        )
+        return Stored(
+            *(nodes, edges, targets, n_node, n_edge, node_start, edge_start), ends
         )
 
     def plan(self, order: np.ndarray) -> Plan:
-        rows = [self._row(members) for members in self._groups(order)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        groups = self._groups(order)
+        plan = self._blank(len(groups))
+        for row, members in enumerate(groups):
+            plan["sample"][row, : len(members)] = order[members]
+            plan["weight"][row, : len(members)] = 1
+            plan["position"][row, : len(members)] = members
+        return plan
 
     def empty(self) -> Plan:
-        row = self._row(np.zeros(0, np.int64))
-        return {name: values[None] for name, values in row.items()}
+        return self._blank(1)
 
-    def _groups(self, order: np.ndarray) -> list[np.ndarray]:
-        n_node, n_edge = self._samples.n_node[order], self._samples.n_edge[order]
-        limits = (
-            self.bucket.max_nodes - 1,
-            self.bucket.max_edges,
-            self.bucket.num_graphs - 1,
-        )
-        groups, start, sizes = [], 0, [0, 0, 0]
-        for index in range(len(order)):
-            added = [int(n_node[index]), int(n_edge[index]), 1]
-            grown = [a + b for a, b in zip(sizes, added, strict=True)]
-            if any(a > b for a, b in zip(grown, limits, strict=True)):
-                groups.append(order[start:index])
-                start, grown = index, added
-            sizes = grown
-        return [*groups, order[start:]]
-
-    def _row(self, members: np.ndarray) -> Plan:
-        bucket, samples = self.bucket, self._samples
-        slots = bucket.num_graphs
-        sample = np.zeros(slots, np.int32)
-        sample[: len(members)] = members
-        n_node, n_edge = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        n_node[: len(members)] = samples.n_node[members]
-        n_edge[: len(members)] = samples.n_edge[members]
-        node_index = _ranges(self._node_starts[members], n_node[: len(members)])
-        edge_index = _ranges(self._edge_starts[members], n_edge[: len(members)])
-        offsets = np.repeat(np.cumsum(n_node) - n_node, n_edge)
-        n_node[-1] = bucket.max_nodes - len(node_index)
-        n_edge[-1] = bucket.max_edges - len(edge_index)
-        last = bucket.max_nodes - 1
+    def _blank(self, num_batches: int) -> Plan:
+        shape = (num_batches, self.bucket.num_graphs)
         return {
-            "sample": sample,
-            "weight": (np.arange(slots) < len(members)).astype(np.float32),
-            "n_node": n_node,
-            "n_edge": n_edge,
-            "node": _padded(node_index, bucket.max_nodes, self._node_starts[-1]),
-            "edge": _padded(edge_index, bucket.max_edges, self._edge_starts[-1]),
-            "senders": _padded(
-                samples.senders[edge_index] + offsets, bucket.max_edges, last
-            ),
-            "receivers": _padded(
-                samples.receivers[edge_index] + offsets, bucket.max_edges, last
-            ),
+            "sample": np.zeros(shape, np.int32),
+            "weight": np.zeros(shape, np.float32),
+            "position": np.zeros(shape, np.int32),  # in the order that was asked for
         }
 
-    def assemble(self, arrays: Any, row: Mapping[str, Array]) -> Batch:
-        nodes, edges, targets = arrays
+    def _groups(self, order: np.ndarray) -> list[list[int]]:
+        """Positions in `order` of the graphs of each batch."""
+        n_node = self.samples.n_node[order].tolist()
+        n_edge = self.samples.n_edge[order].tolist()
+        bucket, groups = self.bucket, []
+        waiting: list[int] = []
+        position = 0  # of the first graph that nothing was done with
+        while position < len(order) or waiting:
+            nodes, edges = bucket.max_nodes - 1, bucket.max_edges
+            slots = bucket.num_graphs - 1
+            members: list[int] = []
+            left: list[int] = []
+            candidates = itertools.chain(waiting, range(position, len(order)))
+            for candidate in candidates:
+                if n_node[candidate] <= nodes and n_edge[candidate] <= edges and slots:
+                    members.append(candidate)
+                    nodes -= n_node[candidate]
+                    edges -= n_edge[candidate]
+                    slots -= 1
+                else:
+                    left.append(candidate)
+                position = max(position, candidate + 1)
+                if not slots or len(left) > LOOK_AHEAD:
+                    break
+            done = {*members, *left}
+            waiting = left + [one for one in waiting if one not in done]
+            groups.append(members)
+        return groups or [[]]
+
+    def assemble(self, arrays: Stored, row: Mapping[str, Array]) -> Batch:
+        bucket, sample = self.bucket, row["sample"]
+        xp: Any = np if isinstance(sample, np.ndarray) else jnp
+        real = row["weight"] > 0
+        n_node = _filled(xp, real, arrays.n_node[sample], bucket.max_nodes)
+        n_edge = _filled(xp, real, arrays.n_edge[sample], bucket.max_edges)
+        slot, column = _places(xp, n_node, bucket.max_nodes)
+        node = _rows(xp, slot, column, arrays.node_start[sample], arrays.nodes[0])
+        slot, column = _places(xp, n_edge, bucket.max_edges)
+        edge = _rows(xp, slot, column, arrays.edge_start[sample], arrays.edges)
+        if arrays.ends is None:
+            degree = xp.maximum(n_node[slot] - 1, 1)
+            receivers = column // degree
+            senders = (receivers + 1 + column % degree) % xp.maximum(n_node[slot], 1)
+        else:
+            senders, receivers = (end[edge] for end in arrays.ends)
+        first = (xp.cumsum(n_node) - n_node)[slot]
+        inner = slot < bucket.num_graphs - 1
+        senders, receivers = (
+            xp.where(inner, first + end, bucket.max_nodes - 1).astype(np.int32)
+            for end in (senders, receivers)
+        )
+        dtype = arrays.nodes.positions.dtype
         graph = graphs.Graph(
-            nodes=jax.tree.map(lambda leaf: leaf[row["node"]], nodes),
-            edges=edges[row["edge"]],
-            senders=row["senders"],
-            receivers=row["receivers"],
-            n_node=row["n_node"],
-            n_edge=row["n_edge"],
+            nodes=jax.tree.map(lambda leaf: leaf[node], arrays.nodes),
+            edges=arrays.edges[edge].astype(dtype),
+            senders=senders,
+            receivers=receivers,
+            n_node=n_node,
+            n_edge=n_edge,
             globals=None,
         )
-        index = {
-            name: row["node"] if name in self._node_targets else row["sample"]
-            for name in targets
+        targets = {
+            name: leaf[node if name in self._node_targets else sample]
+            for name, leaf in arrays.targets.items()
         }
-        targets = {name: leaf[index[name]] for name, leaf in targets.items()}
-        return Batch(graph, self.bucket, targets, row["weight"].astype(edges.dtype))
+        return Batch(graph, bucket, targets, row["weight"].astype(dtype))
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... for each start, one after the other."""
-    firsts = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
+def _filled(xp: Any, real: Array, counts: Array, total: int) -> Array:
+    """Counts [G] of a batch, the last one so that their sum is `total`."""
+    counts = xp.where(real, counts, 0)
+    rest = total - counts[:-1].sum()
+    return xp.concatenate([counts[:-1], rest[None]]).astype(np.int32)
 
 
-def _padded(values: np.ndarray, length: int, fill: int) -> np.ndarray:
-    padded = np.full(length, fill, np.int32)
-    padded[: len(values)] = values
-    return padded
+def _places(xp: Any, counts: Array, total: int) -> tuple[Array, Array]:
+    """Of each row of a batch, its graph's slot and its number within the graph."""
+    slots = np.arange(len(counts), dtype=np.int32)
+    length = {} if xp is np else {"total_repeat_length": total}
+    slot = xp.repeat(slots, counts, **length)
+    starts = (xp.cumsum(counts) - counts).astype(np.int32)
+    return slot, np.arange(total, dtype=np.int32) - starts[slot]
+
+
+def _rows(xp: Any, slot: Array, column: Array, starts: Array, rows: Array) -> Array:
+    """Rows of the data set, those of the last slot the zero row at its end."""
+    inner = slot < len(starts) - 1
+    return xp.where(inner, starts[slot] + column, len(rows) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,16 +376,31 @@ class Dataset:
         return self.packing.plan(generator.permutation(self.splits["train"]))
 
     def plan(self, split: str) -> Plan:
-        """The samples of a split in their own order."""
+        """The samples of a split, packed from their own order."""
         return self.packing.plan(self.splits[split])
+
+    def padding(self, plan: Plan) -> dict[str, float]:
+        """The share of nodes and edges of a plan's batches that is padding."""
+        bucket, samples = self.packing.bucket, self.packing.samples
+        members = plan["sample"][plan["weight"] > 0]
+        room = {"nodes": bucket.max_nodes, "edges": bucket.max_edges}
+        counts = {"nodes": samples.n_node, "edges": samples.n_edge}
+        return {
+            name: 1 - float(counts[name][members].sum()) / (size * len(plan["weight"]))
+            if size
+            else 0.0
+            for name, size in room.items()
+        }
 
 
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     """The packing that suits the samples: regular where all have the same size and the
     same number of senders per node, as complete and k-nearest-neighbour graphs have.
 
-    The ragged budget holds `batch_size` graphs of average size and one standard
-    deviation of their sum more, and at least the largest graph.
+    The ragged budget holds the nodes and edges of `batch_size` graphs of average size,
+    2 % more of the nodes, and at least the largest graph. So the edges fill up first,
+    and on QM9's complete graphs little of either is padding. There are slots for the
+    smaller graphs that chance brings together.
 
     Raises:
       UserError: batch_size is not positive.
@@ -325,14 +414,16 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     if degree is not None:
         return RegularPacking(samples, batch_size, int(samples.n_node[0]), degree)
 
-    def budget(counts: np.ndarray) -> int:
-        spread = counts.std() * batch_size**0.5
-        return max(int(counts.mean() * batch_size + spread) + 1, int(counts.max()))
+    def budget(counts: np.ndarray, more: float) -> int:
+        average = math.ceil(float(counts.mean()) * batch_size * more)
+        return max(average, int(counts.max()))
 
+    spread = samples.n_node.std() / samples.n_node.mean()
+    slots = batch_size + math.ceil(4 * spread * batch_size**0.5)
     bucket = Bucket(
-        budget(samples.n_node) + 1,
-        budget(samples.n_edge),
-        batch_size + 1,
+        budget(samples.n_node, SPARE_NODES) + 1,
+        budget(samples.n_edge, 1.0),
+        slots + 1,
         max_nodes_per_graph=int(samples.n_node.max()),
         max_edges_per_graph=int(samples.n_edge.max()),
     )
@@ -356,7 +447,13 @@ def in_sample_order(values: Array, plan: Plan) -> np.ndarray:
     Returns:
       [..., D'], padding left out.
     """
-    return np.asarray(values)[..., plan["weight"] > 0]
+    real = plan["weight"] > 0
+    found = np.asarray(values)[..., real]
+    if "position" not in plan:
+        return found
+    ordered = np.empty_like(found)
+    ordered[..., plan["position"][real]] = found
+    return ordered
 
 
 def concatenate_plans(plans: Sequence[Plan]) -> Plan:

@@ -383,4 +383,5 @@ def _global_edges(samples: base.Samples, count: int) -> tuple[np.ndarray, np.nda
     """Receivers and senders of the first `count` edges as rows of all nodes."""
     offsets = np.repeat(np.cumsum(samples.n_node) - samples.n_node, samples.n_edge)
     offsets = offsets[:count]
+    assert samples.senders is not None and samples.receivers is not None
     return samples.receivers[:count] + offsets, samples.senders[:count] + offsets

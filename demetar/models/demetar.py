@@ -28,6 +28,7 @@ from demetar.nn import attention, capture, inputs, mlp, radial, readout
 from demetar.types import Array, Bucket, Head
 
 EQUIVARIANCE = ("full", "none")
+LOGIT_BYTES = 4
 
 
 @dataclasses.dataclass
@@ -47,6 +48,8 @@ class Demetar(base.Model):
       node_inputs: invariants that the nodes start from, beside distances and angles.
       node_only: leave the edges out: no edge encoder, and scalars of edges that are
         made of their two nodes alone.
+      max_edge_tokens: edges of one graph beyond which the attention among them is
+        refused: it takes memory that grows with their square. 0: any number.
       equivariance: 'full', or 'none' to read raw coordinates and predict their free
         combinations; the symmetry is then S(n), that of `demetar_free`.
     """
@@ -62,12 +65,13 @@ class Demetar(base.Model):
     num_basis: int = 16
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
     node_only: bool = False
+    max_edge_tokens: int = 640
     equivariance: str = "full"
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
-        self._check()
+        self._check(bucket)
         size = self.hidden_size
         tokens = self._node_tokens(graph, bucket)
         nodes = mlp.MLP([size, size], name="node_embedding")(tokens)  # [N, C]
@@ -84,7 +88,7 @@ class Demetar(base.Model):
         nodes, summary = self._encode_jointly(nodes, graph, bucket)
         return self._heads(nodes, edges, summary, graph, bucket)
 
-    def _check(self) -> None:
+    def _check(self, bucket: Bucket) -> None:
         if self.equivariance not in EQUIVARIANCE:
             raise UserError(
                 f"demetar.equivariance expects one of {', '.join(EQUIVARIANCE)}, "
@@ -94,6 +98,20 @@ class Demetar(base.Model):
             raise UserError(
                 f"demetar.edge_layers expects at least 1, found {self.edge_layers}; "
                 "node_only=true leaves the edges out"
+            )
+        size, num_graphs = bucket.nodes_per_graph, bucket.num_graphs
+        tokens = bucket.max_edges_per_graph or bucket.max_edges
+        if size is not None:
+            tokens = size * (size - 1)
+        layers = 0 if self.node_only else self.edge_layers - 1
+        if layers and 0 < self.max_edge_tokens < tokens:
+            memory = LOGIT_BYTES * num_graphs * self.num_heads * tokens**2 / 2**30
+            raise UserError(
+                f"a graph has {tokens} edges, of which demetar makes tokens, but "
+                f"max_edge_tokens is {self.max_edge_tokens}: the attention among them "
+                f"would take {memory:.1f} GiB per layer at {num_graphs} graphs; use "
+                "graphs of bonds (--connectivity=bonds), a smaller --batch_size, or "
+                f"--set max_edge_tokens={tokens}"
             )
 
     def _polar_vectors(self, graph: graphs.Graph) -> list[Array]:

@@ -13,6 +13,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from typing import Any
 
 import haiku as hk
@@ -67,6 +68,7 @@ class Progress:
       seconds: wall time of all sittings, compilation included.
       num_compiles: the largest number of programs that a sitting compiled.
       compile_seconds: what compilation took of `seconds`.
+      data_seconds: what waiting for plans and their transfer took of it.
     """
 
     epoch: int
@@ -77,10 +79,12 @@ class Progress:
     seconds: float
     num_compiles: int = 0
     compile_seconds: float = 0.0
+    data_seconds: float = 0.0
 
 
 AUGMENTATIONS = ("none", "rotation")
 METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
+SPARE_SHARE = 200  # one batch in so many of an interval, where their number varies
 SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
 
 
@@ -93,11 +97,14 @@ def make_update(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function that makes one update of one replica from one batch."""
 
-    def loss_fn(params: Params, key: Array, batch: Batch) -> jax.Array:
+    def loss_fn(
+        params: Params, key: Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
         outputs = model.apply(params, key, batch.graph, batch.bucket, True)
         predictions = losses.predict(task, outputs, batch.graph.nodes)
-        errors = losses.squared_errors(task, predictions, batch)
-        return losses.mean_loss(errors, batch.weights)
+        errors = losses.sample_errors(task, predictions, batch)
+        told = losses.mean_loss(errors, batch.weights)  # in the unit of the errors
+        return losses.training_loss(task, errors, batch.weights), told
 
     def update(
         state: TrainState, batch: Batch
@@ -107,7 +114,7 @@ def make_update(
             key, rotation_key = jax.random.split(key)
             rotations = equivariance.random_rotations(rotation_key, batch)
             batch = equivariance.rotate(task, batch, rotations)
-        loss, gradients = jax.value_and_grad(loss_fn)(state.params, key, batch)
+        gradients, loss = jax.grad(loss_fn, has_aux=True)(state.params, key, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
@@ -169,7 +176,10 @@ class Trainer:
         self.num_steps = per_epoch * settings.epochs
         self._interval_steps = per_epoch * min(settings.eval_every, settings.epochs)
         num_calls = math.ceil(self._interval_steps / settings.max_steps_per_call)
-        self.steps_per_call = math.ceil(self._interval_steps / num_calls)
+        # Room for epochs of a few batches more than the first, or they would take
+        # another call, all but empty.
+        spare = self._interval_steps // SPARE_SHARE if _is_ragged(dataset) else 0
+        self.steps_per_call = math.ceil((self._interval_steps + spare) / num_calls)
         self._optimizer = optim.make(optimizer, self.num_steps)
         self.learning_rate = optim.learning_rate(optimizer, self.num_steps)
         self._programs: dict[str, Any] = {}
@@ -229,7 +239,7 @@ class Trainer:
     def evaluate(
         self, params: Params, plan: data.Plan
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Squared errors of every sample of a plan, and the predictions.
+        """Errors of every sample of a plan, as its heads measure them, and predictions.
 
         Args:
           params: [R, ...].
@@ -319,7 +329,7 @@ class Trainer:
                 )
                 predictions = losses.predict(task, outputs, batch.graph.nodes)
                 return None, (
-                    losses.squared_errors(task, predictions, batch),
+                    losses.sample_errors(task, predictions, batch),
                     predictions,
                 )
 
@@ -345,6 +355,12 @@ class Run:
     best: Params
     progress: Progress
     path: pathlib.Path
+    _planner: futures.Executor = dataclasses.field(
+        default_factory=lambda: futures.ThreadPoolExecutor(1), repr=False
+    )
+    _planned: dict[tuple[int, int], futures.Future] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
     def start(cls, trainer: Trainer, path: pathlib.Path) -> Run:
@@ -425,14 +441,22 @@ class Run:
         trainer, progress = self.trainer, self.progress
         settings = trainer.settings
         stop = min(progress.epoch + settings.eval_every, settings.epochs)
-        plan = trainer.interval_plan(progress.epoch, stop)
+        began = time.perf_counter()
+        plan = self._plan(progress.epoch, stop)
+        progress.data_seconds += time.perf_counter() - began
         steps = trainer.steps_per_call
         num_calls = len(plan["weight"]) // steps
         clock = _Clock(trainer)
         first_row = progress.calls * steps
         while progress.calls < num_calls:
             start = progress.calls * steps
-            rows = {name: value[start : start + steps] for name, value in plan.items()}
+            began = time.perf_counter()
+            rows = jax.block_until_ready(
+                jax.device_put(
+                    {name: value[start : start + steps] for name, value in plan.items()}
+                )
+            )
+            progress.data_seconds += time.perf_counter() - began
             self.state, metrics = trainer.train(self.state, rows)
             self._check_finite(metrics, stop)
             for sums, name in zip(progress.partial, SUMS, strict=True):
@@ -459,6 +483,17 @@ class Run:
         progress.epoch, progress.calls = stop, 0
         progress.partial = _zeros(len(settings.seeds))
         return not should_stop()
+
+    def _plan(self, start: int, stop: int) -> data.Plan:
+        """The plan of an interval; that of the next one is made in the meantime."""
+        trainer, settings = self.trainer, self.trainer.settings
+        planned = self._planned.pop((start, stop), None)
+        plan = planned.result() if planned else trainer.interval_plan(start, stop)
+        if stop < settings.epochs:
+            following = (stop, min(stop + settings.eval_every, settings.epochs))
+            future = self._planner.submit(trainer.interval_plan, *following)
+            self._planned[following] = future
+        return plan
 
     def _keep_best(self, epoch: int) -> None:
         trainer, progress = self.trainer, self.progress
@@ -523,6 +558,10 @@ class _Clock:
     def add_to(self, progress: Progress) -> None:
         progress.seconds += time.perf_counter() - self._began
         progress.compile_seconds += self.compile_seconds()
+
+
+def _is_ragged(dataset: data.Dataset) -> bool:
+    return dataset.packing.bucket.nodes_per_graph is None
 
 
 @jax.jit

@@ -37,14 +37,18 @@ def predict(
     return predictions
 
 
-def squared_errors(
+def sample_errors(
     task: TaskSpec, predictions: Mapping[str, Array], batch: Batch
 ) -> dict[str, jax.Array]:
-    """Mean squared error of each graph: {head: [G]}, over its nodes and components."""
+    """Mean error of each graph, {head: [G]}, over its nodes and components.
+
+    Squared, in unit^2, or absolute, in the unit of the head: what its loss says.
+    """
+    measures = {"squared": jnp.square, "absolute": jnp.abs}
     return {
         head.name: _per_graph(
             head,
-            jnp.square(predictions[head.name] - batch.targets[head.name]),
+            measures[head.loss](predictions[head.name] - batch.targets[head.name]),
             batch.graph,
             batch.bucket,
         )
@@ -65,3 +69,19 @@ def mean_loss(errors: Mapping[str, Array], weights: Array) -> jax.Array:
     """Mean over heads of the mean over the graphs that count; 0 without any."""
     total = sum(jnp.sum(jnp.where(weights > 0, error, 0)) for error in errors.values())
     return total / len(errors) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def training_loss(
+    task: TaskSpec, errors: Mapping[str, Array], weights: Array
+) -> jax.Array:
+    """`mean_loss` of errors of which the absolute ones are in multiples of the scale.
+
+    So the learning rate of the papers, whose targets are standardised, is ours.
+    """
+    scaled = {
+        head.name: errors[head.name] / head.scale
+        if head.loss == "absolute"
+        else errors[head.name]
+        for head in task.heads
+    }
+    return mean_loss(scaled, weights)

@@ -7,7 +7,8 @@ import dataclasses
 import optax
 
 OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "steps")
+STEPS = {0.8: 0.1, 0.9: 0.1}  # share of the run, and by what the rate is multiplied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Settings:
       optimizer: 'adam' adds weight decay to the gradient, as PyTorch's Adam does;
         'adamw' decouples it (Loshchilov & Hutter 2019, arXiv 1711.05101).
       learning_rate: the highest.
-      schedule: 'constant', or 'cosine' to zero at the last step.
+      schedule: 'constant', 'cosine' to zero at the last step, or 'steps': a tenth of
+        the rate after 80 % of the run and again after 90 %.
       warmup_steps: steps of linear warm-up from zero.
       weight_decay: coefficient.
       clip_norm: bound on the global norm of the gradient; 0 for none.
@@ -37,6 +39,9 @@ def learning_rate(settings: Settings, num_steps: int) -> optax.Schedule:
     peak, warmup = settings.learning_rate, settings.warmup_steps
     if settings.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, max(num_steps - warmup, 1))
+    elif settings.schedule == "steps":
+        boundaries = {round(at * num_steps) - warmup: by for at, by in STEPS.items()}
+        main = optax.piecewise_constant_schedule(peak, boundaries)
     else:
         main = optax.constant_schedule(peak)
     if not warmup:

@@ -1,0 +1,433 @@
+"""QM9, or molecules of one's own: one scalar per molecule.
+
+The twelve targets stand in the units of the papers' tables. U0, U, H and G are energies
+of atomisation: QM9's reference energies of the free atoms are subtracted. Energies are
+converted with 1 Ha = 27.211386 eV. Mean and mean absolute deviation, with which models
+predict, are those of the training molecules alone.
+
+Splits: 'egnn', 100,000 / 17,748 / 13,083 by `numpy.random.seed(0)` as EGNN, Cormorant
+and SEGNN have it; 'torchmd', 110,000 / 10,000 / the rest, the sizes of TorchMD-NET and
+PaiNN in an order of our own; 'random', 80 / 10 / 10 % for other molecules; or a `.npz`
+with the row numbers `train`, `valid` and `test`.
+
+Source: Ramakrishnan, Dral, Rupp, von Lilienfeld 2014, doi 10.1038/sdata.2014.22.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from demetar import graphs
+from demetar.data import base, bonds, molecule_files, molecules
+from demetar.errors import UserError
+from demetar.types import Head, Nodes, TaskSpec
+
+MEV_PER_HARTREE = 27_211.386
+EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial extent
+RADIAL_PERCENTILE = 99.9
+
+CONNECTIVITY = ("complete", "radius", "bonds")
+NODE_FEATURES = ("species", "egnn")
+SPLITS = ("egnn", "torchmd", "random")
+PARTS = ("train", "valid", "test")
+
+_EGNN_SIZES = (100_000, 17_748)
+_TORCHMD_SIZES = (110_000, 10_000)
+
+
+class Target(NamedTuple):
+    """A target of the papers' tables: its unit, and what one unit of QM9 is in it."""
+
+    unit: str
+    factor: float = 1.0
+
+
+TARGETS: Mapping[str, Target] = {
+    "mu": Target("D"),
+    "alpha": Target("bohr^3"),
+    "homo": Target("meV", MEV_PER_HARTREE),
+    "lumo": Target("meV", MEV_PER_HARTREE),
+    "gap": Target("meV", MEV_PER_HARTREE),
+    "r2": Target("bohr^2"),
+    "zpve": Target("meV", MEV_PER_HARTREE),
+    "U0": Target("meV", MEV_PER_HARTREE),
+    "U": Target("meV", MEV_PER_HARTREE),
+    "H": Target("meV", MEV_PER_HARTREE),
+    "G": Target("meV", MEV_PER_HARTREE),
+    "Cv": Target("cal/(mol K)"),
+}
+
+# Energies of the free atoms in Ha, by atomic number. Source: QM9's `atomref.txt`.
+ATOMIC_REFERENCES: Mapping[str, Mapping[int, float]] = {
+    "U0": {1: -0.500273, 6: -37.846772, 7: -54.583861, 8: -75.064579, 9: -99.718730},
+    "U": {1: -0.498857, 6: -37.845355, 7: -54.582445, 8: -75.063163, 9: -99.717314},
+    "H": {1: -0.497912, 6: -37.844411, 7: -54.581501, 8: -75.062219, 9: -99.716370},
+    "G": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is read of the molecules.
+
+    Attributes:
+      target: a key of `TARGETS`, or a property of own molecules.
+      split: a member of `SPLITS`, or the path of a file of row numbers.
+      num_train, num_valid: the first so many of the split's; None for all.
+      connectivity: 'complete', 'radius' or 'bonds'.
+      cutoff: in Å, of the radius graph.
+      node_features: 'species' (one-hot), or 'egnn' (each times 1, Z/9 and (Z/9)^2).
+      bond_features: whether edges know their bond: one-hot of `bonds.TYPES`, zero
+        where there is none.
+      batch_size: molecules per batch, on average.
+      dtype: 'float32' or 'float64', of everything that the model sees.
+    """
+
+    target: str = "homo"
+    split: str = "egnn"
+    num_train: int | None = None
+    num_valid: int | None = None
+    connectivity: str = "complete"
+    cutoff: float = 5.0
+    node_features: str = "species"
+    bond_features: bool = False
+    batch_size: int = 96
+    dtype: str = "float32"
+
+
+def cached(
+    place: pathlib.Path | None,
+    folder: pathlib.Path,
+    progress: molecules.Progress = molecules.silent,
+) -> tuple[molecules.Molecules, pathlib.Path]:
+    """The molecules of a source, from a cache that is written on first use.
+
+    Args:
+      place: of `molecule_files.find`; None for the wheel.
+      folder: where the cache is kept; made where there is none.
+      progress: tells a person of the first use.
+
+    Returns:
+      The molecules, and where they were read.
+
+    Raises:
+      UserError: the source cannot be read, or the cache not be written.
+    """
+    kind, paths = molecule_files.find(place)
+    if kind == "file":
+        return molecules.read(paths[0]), paths[0]
+    identity = [kind]
+    for path in paths:
+        status = path.stat()
+        where = "" if kind == "wheel" else f"{path.resolve()} {status.st_mtime_ns}"
+        identity.append(f"{path.name} {status.st_size} {where}")
+    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
+    cache = folder / f"molecules-{kind}-{key}-v{molecules.VERSION}.npz"
+    if cache.exists():
+        with contextlib.suppress(UserError):  # damaged: made anew
+            return molecules.read(cache), cache
+    molecules.write(cache, molecule_files.load(kind, paths, progress))
+    return molecules.read(cache), cache
+
+
+def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
+    """The data set of one target.
+
+    Raises:
+      UserError: no such target, connectivity or split, or fewer molecules than are
+        asked for.
+    """
+    _check(settings)
+    values, unit = target_values(known, settings.target)
+    rows = split_rows(settings.split, len(known.index))
+    for part, count in (("train", settings.num_train), ("valid", settings.num_valid)):
+        if count is not None and not 1 <= count <= len(rows[part]):
+            raise UserError(
+                f"expected --num_{part} between 1 and the {len(rows[part])} molecules "
+                f"of the split, found {count}"
+            )
+        rows[part] = rows[part][:count]
+    chosen = np.concatenate([rows[part] for part in PARTS])
+    unknown = chosen[~np.isfinite(values[chosen])]
+    if len(unknown):
+        raise UserError(
+            f"expected a finite {settings.target} of every molecule, found "
+            f"{values[unknown[0]]} at number {known.index[unknown[0]]}"
+        )
+    stops = np.cumsum([len(rows[part]) for part in PARTS])
+    splits = {
+        part: np.arange(stop - len(rows[part]), stop)
+        for part, stop in zip(PARTS, stops, strict=True)
+    }
+    samples = _samples(known, chosen, values[chosen], settings)
+    samples = base.to_dtype(samples, settings.dtype)
+    train = values[rows["train"]]
+    deviation = float(np.abs(train - train.mean()).mean())
+    head = Head(
+        settings.target,
+        "graph_scalar",
+        unit=unit,
+        mean=float(train.mean()),
+        scale=deviation or 1.0,
+        loss="absolute",
+    )
+    task = _task(known, settings, head, samples, len(train))
+    packing = base.make_packing(samples, task, settings.batch_size)
+    return base.Dataset(task, packing, splits, known.fingerprint)
+
+
+def _check(settings: Settings) -> None:
+    for name, options in (
+        ("connectivity", CONNECTIVITY),
+        ("node_features", NODE_FEATURES),
+    ):
+        found = getattr(settings, name)
+        if found not in options:
+            raise UserError(
+                f"expected --{name} of {', '.join(options)}, found {found!r}"
+            )
+    if not settings.cutoff > 0:
+        raise UserError(f"expected a --cutoff above 0 Å, found {settings.cutoff}")
+
+
+def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, str]:
+    """A target of every molecule in its unit, [D] float64, and the unit.
+
+    Raises:
+      UserError: there is no such target.
+    """
+    names = tuple(TARGETS) if known.source == "qm9" else known.names
+    if target not in names:
+        raise UserError(
+            f"no target is called {target!r}; expected one of "
+            f"{', '.join(names) or 'none: the molecules have no properties'}"
+        )
+    values = known.column(target)
+    if known.source != "qm9":
+        return values, known.units[known.names.index(target)]
+    if target in ATOMIC_REFERENCES:
+        table = np.zeros(256)
+        for number, energy in ATOMIC_REFERENCES[target].items():
+            table[number] = energy
+        starts = np.cumsum(known.n_atoms) - known.n_atoms
+        values = values - np.add.reduceat(table[known.numbers], starts)
+    return values * TARGETS[target].factor, TARGETS[target].unit
+
+
+def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
+    """Row numbers {'train' | 'valid' | 'test': [..]} of a split of `total` molecules.
+
+    Raises:
+      UserError: the split is of another number of molecules, or its file is bad.
+    """
+    if split not in SPLITS:
+        return _read_split(pathlib.Path(split), total)
+    if split == "random":
+        order = np.random.default_rng(0).permutation(total)
+        sizes = (total - 2 * (total // 10), total // 10)
+    elif total != molecule_files.NUM_MOLECULES:
+        raise UserError(
+            f"the split {split!r} is of {molecule_files.NUM_MOLECULES} molecules, "
+            f"found {total}; pass --split=random or a file of row numbers"
+        )
+    elif split == "egnn":
+        order, sizes = np.random.RandomState(0).permutation(total), _EGNN_SIZES
+    else:
+        order, sizes = np.random.default_rng(0).permutation(total), _TORCHMD_SIZES
+    parts = dict(zip(PARTS, np.split(order, np.cumsum(sizes)), strict=True))
+    if not all(map(len, parts.values())):
+        raise UserError(f"expected at least 10 molecules to split, found {total}")
+    return parts
+
+
+def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = {part: file[part] for part in PARTS}
+    except FileNotFoundError:
+        raise UserError(
+            f"expected --split of {', '.join(SPLITS)} or a file, found {str(path)!r}"
+        ) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"expected the arrays train, valid and test in {path} ({reason})"
+        ) from None
+    for part, rows in parts.items():
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+            raise UserError(f"expected row numbers in {part!r} of {path}, found others")
+        outside = rows[(rows < 0) | (rows >= total)]
+        if len(outside):
+            raise UserError(
+                f"expected row numbers below {total} in {part!r} of {path}, "
+                f"found {outside[0]}"
+            )
+    numbers, counts = np.unique(
+        np.concatenate(list(parts.values())), return_counts=True
+    )
+    if (counts > 1).any():
+        raise UserError(f"{path} names row {numbers[counts > 1][0]} more than once")
+    return parts
+
+
+# --- Graphs -------------------------------------------------------------------------
+
+
+def node_features(numbers: np.ndarray, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Scalar inputs of atoms [A, S] and their names.
+
+    Args:
+      numbers: [A] atomic numbers.
+      kind: a member of `NODE_FEATURES`.
+    """
+    species = np.array(list(molecules.ELEMENTS.values()))
+    one_hot = (numbers[:, None] == species).astype(np.float64)  # [A, 5]
+    names = tuple(molecules.ELEMENTS)
+    if kind == "species":
+        return one_hot, names
+    powers = (numbers[:, None] / 9.0) ** np.arange(3)  # [A, 3]
+    features = one_hot[:, :, None] * powers[:, None]
+    suffixes = ("", "*Z/9", "*(Z/9)^2")
+    return features.reshape(-1, 15), tuple(
+        name + suffix for name in names for suffix in suffixes
+    )
+
+
+def _samples(
+    known: molecules.Molecules,
+    rows: np.ndarray,
+    values: np.ndarray,
+    settings: Settings,
+) -> base.Samples:
+    """The molecules of some rows, in that order."""
+    n_node = known.n_atoms[rows]
+    atoms = _ranges((np.cumsum(known.n_atoms) - known.n_atoms)[rows], n_node)
+    numbers, positions = known.numbers[atoms], known.positions[atoms]
+    n_edge, ends, edges = _edges(known, rows, positions, settings)
+    features, _ = node_features(numbers, settings.node_features)
+    return base.Samples(
+        nodes=Nodes(positions, features, np.zeros((len(atoms), 0, 3))),
+        edges=edges,
+        senders=ends[0] if ends else None,
+        receivers=ends[1] if ends else None,
+        n_node=n_node.astype(np.int32),
+        n_edge=n_edge.astype(np.int32),
+        targets={settings.target: values[:, None]},
+    )
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... for each start, one after the other."""
+    firsts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
+
+
+def _edges(
+    known: molecules.Molecules,
+    rows: np.ndarray,
+    positions: np.ndarray,
+    settings: Settings,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None, np.ndarray]:
+    """n_edge [D], senders and receivers (None: complete), and edge features [E, F]."""
+    sizes = known.n_atoms[rows].astype(np.int64)
+    complete = settings.connectivity == "complete"
+    if complete and not settings.bond_features:
+        n_edge = sizes * (sizes - 1)
+        return n_edge, None, np.zeros((n_edge.sum(), 0), np.uint8)
+    chunks = []
+    n_edge = np.zeros(len(rows), np.int64)
+    node_starts = np.cumsum(sizes) - sizes
+    for members in molecules.of_equal_size(sizes):
+        size = int(sizes[members[0]])
+        senders, receivers = graphs.complete_edges(size)
+        types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
+        kept = np.ones(types.shape, bool)
+        if settings.connectivity == "bonds":
+            kept = types > 0
+        elif not complete:
+            own = positions[node_starts[members][:, None] + np.arange(size)]
+            distances = np.linalg.norm(own[:, receivers] - own[:, senders], axis=-1)
+            kept = distances < settings.cutoff
+        n_edge[members] = kept.sum(axis=1)
+        _, pairs = np.nonzero(kept)
+        chunks.append((members, senders[pairs], receivers[pairs], types[kept]))
+    edge_starts = np.cumsum(n_edge) - n_edge
+    columns = np.zeros((3, n_edge.sum()), np.uint8)  # senders, receivers, types
+    for members, *values in chunks:
+        columns[:, _ranges(edge_starts[members], n_edge[members])] = values
+    features = columns[2][:, None] == 1 + np.arange(len(bonds.TYPES))
+    if not settings.bond_features:
+        features = features[:, :0]
+    return (
+        n_edge,
+        None if complete else (columns[0], columns[1]),
+        features.astype(np.uint8),
+    )
+
+
+def _bond_matrix(known: molecules.Molecules, rows: np.ndarray, size: int) -> np.ndarray:
+    """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n]."""
+    counts = known.n_bonds[rows]
+    starts = (np.cumsum(known.n_bonds) - known.n_bonds)[rows]
+    first, second, code = known.bonds[_ranges(starts, counts)].T
+    molecule = np.repeat(np.arange(len(rows)), counts)
+    types = np.zeros((len(rows), size, size), np.uint8)
+    types[molecule, first, second] = code
+    types[molecule, second, first] = code
+    return types
+
+
+def _task(
+    known: molecules.Molecules,
+    settings: Settings,
+    head: Head,
+    samples: base.Samples,
+    num_train: int,
+) -> TaskSpec:
+    edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
+    connectivity = settings.connectivity
+    extent = settings.cutoff
+    if connectivity == "radius":
+        connectivity = f"radius {settings.cutoff:g}"
+    else:
+        extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
+    _, names = node_features(np.zeros(0, int), settings.node_features)
+    source = "QM9" if known.source == "qm9" else "molecules"
+    return TaskSpec(
+        name=f"{source} {settings.target}",
+        heads=(head,),
+        scalars=names,
+        edge_features=bonds.TYPES if settings.bond_features else (),
+        length_unit="Å",
+        connectivity=connectivity,
+        radial_extent=extent,
+        average_neighbors=edges / int(samples.n_node[:num_train].sum()),
+    )
+
+
+def _extent(samples: base.Samples, count: int) -> float:
+    """Percentile of the edge lengths of the first molecules; 1 without any edge."""
+    lengths = []
+    start = edge = 0
+    for size, degree in zip(
+        samples.n_node[:count], samples.n_edge[:count], strict=True
+    ):
+        own = samples.nodes.positions[start : start + size]
+        ends = graphs.complete_edges(int(size))
+        if samples.ends is not None:
+            senders, receivers = samples.ends
+            ends = senders[edge : edge + degree], receivers[edge : edge + degree]
+        lengths.append(np.linalg.norm(own[ends[0]] - own[ends[1]], axis=-1))
+        start, edge = start + size, edge + degree
+    everything = np.concatenate(lengths)
+    if not len(everything):
+        return 1.0
+    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE)))

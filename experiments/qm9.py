@@ -1,0 +1,96 @@
+"""Train a model on QM9, or on molecules of one's own.
+
+    python -m pip install '.[qm9]'
+    python -m experiments.qm9 --model=egnn --target=homo
+
+The molecules come from the wheel `qm9pack`; --data_dir names other sources. The
+defaults are the protocol of the model's paper; any flag changes it. The same command
+continues an interrupted run. The work directory ends with record.json, test_errors.npz
+and the checkpoints best.npz and last.npz. Errors are mean absolute errors in the unit
+of the papers' tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from demetar import models
+from demetar.data import base as data
+from demetar.data import qm9
+from experiments import common, protocols, training
+
+# Fields of the models that name scalar inputs: here these are the species.
+INPUT_FIELDS = ("node_inputs", "species_inputs")
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(training)  # --help lists them
+flags.DEFINE_string(
+    "target", "homo", f"{', '.join(qm9.TARGETS)}, or a property of own molecules."
+)
+flags.DEFINE_string(
+    "split",
+    "egnn",
+    f"{', '.join(qm9.SPLITS)}, or a .npz of the row numbers train, valid and test.",
+)
+flags.DEFINE_string(
+    "data_dir",
+    None,
+    "The figshare archive, gdb9.sdf, a .npz of tools.prepare_qm9, own .npz or .xyz, or "
+    "the folder of one. Default: the installed qm9pack.",
+)
+flags.DEFINE_enum(
+    "connectivity", None, qm9.CONNECTIVITY, "Of the graphs. Default: the protocol's."
+)
+flags.DEFINE_float("cutoff", None, "In Å, of a radius graph. Default: the protocol's.")
+flags.DEFINE_enum(
+    "node_features", None, qm9.NODE_FEATURES, "Of the atoms. Default: the protocol's."
+)
+flags.DEFINE_bool(
+    "bond_features", None, "Edges know their bond. Default: the protocol's."
+)
+flags.DEFINE_integer(
+    "num_valid", None, "Validation samples: the first of the split's. Default: all."
+)
+
+OWN_FLAGS = ("split", "num_train", "num_valid")
+
+
+def main(_: list[str]) -> int:
+    """Train, or continue, or tell that the run is finished."""
+    training.prepare()
+    protocol = protocols.find_molecules(FLAGS.model, FLAGS.protocol, FLAGS.target)
+    settings, changed = training.resolve(protocol, OWN_FLAGS)
+    dataset, place = load_dataset(settings)
+    for name in INPUT_FIELDS:
+        if name in models.fields(FLAGS.model) and name not in settings["fields"]:
+            settings["fields"][name] = dataset.task.scalars
+    described = protocols.describe(FLAGS.protocol, protocol, changed)
+    return training.run(
+        training.Job("experiments.qm9", settings, changed, described, dataset, place)
+    )
+
+
+def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
+    """The data set; the number of samples that is left open is filled in."""
+    place = FLAGS.data_dir
+    settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem
+    known, path = qm9.cached(
+        None if place is None else pathlib.Path(place),
+        common.cache_dir(),
+        common.progress,
+    )
+    reading = {
+        field.name: settings[field.name] for field in dataclasses.fields(qm9.Settings)
+    }
+    dataset = qm9.load(known, qm9.Settings(**reading))
+    for part in ("train", "valid"):
+        settings[f"num_{part}"] = len(dataset.splits[part])
+    return dataset, path
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,393 @@
+"""What the training commands share: flags, settings, the run itself, its record.
+
+A command reads its own flags and data, and hands over a `Job`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from absl import flags
+
+from demetar import models
+from demetar.data import base as data
+from demetar.errors import UserError
+from demetar.train import checkpoint, equivariance, loop, optim, writers
+from demetar.types import Head
+from experiments import common, protocols, statistics, transfer
+
+PLACES = ("workdir", "data_dir")  # flags that change nothing but where files lie
+
+# The least value of each number that has one.
+LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "eval_every": 1,
+    "num_seeds": 1,
+    "seed": 0,
+    "warmup_epochs": 0,
+    "weight_decay": 0,
+    "clip_norm": 0,
+    "average_decay": 0,
+    "num_bodies": 2,
+    "num_neighbors": 1,
+}
+
+RUN_FLAGS = ("seed", "num_seeds", "dtype", "target", "augment")  # with defaults
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "model", None, f"Model to train: {', '.join(models.REGISTRY)}. Required."
+)
+flags.DEFINE_integer(
+    "num_train",
+    None,
+    "Training samples: the first of the whole set. Default: the protocol's.",
+)
+flags.DEFINE_string(
+    "protocol", "paper", "Named settings of the model: paper, or tuned where there is."
+)
+flags.DEFINE_integer("batch_size", None, "Graphs per batch. Default: the protocol's.")
+flags.DEFINE_integer("epochs", None, "Passes over the data. Default: the protocol's.")
+flags.DEFINE_float("learning_rate", None, "Highest rate. Default: the protocol's.")
+flags.DEFINE_enum(
+    "schedule", None, optim.SCHEDULES, "Of the rate. Default: the protocol's."
+)
+flags.DEFINE_enum("optimizer", None, optim.OPTIMIZERS, "Default: the protocol's.")
+flags.DEFINE_float("weight_decay", None, "Default: the protocol's.")
+flags.DEFINE_integer("warmup_epochs", None, "Linear warm-up. Default: the protocol's.")
+flags.DEFINE_float(
+    "clip_norm", None, "Bound on the gradient's norm, 0: none. Default: the protocol's."
+)
+flags.DEFINE_float(
+    "average_decay",
+    None,
+    "Decay of the moving average of the parameters that is evaluated, 0: none. "
+    "Default: the protocol's.",
+)
+flags.DEFINE_enum(
+    "augment", "none", loop.AUGMENTATIONS, "For models that are not equivariant."
+)
+flags.DEFINE_integer("eval_every", None, "Epochs between evaluations on valid.")
+flags.DEFINE_integer("seed", 1, "Seed of initialisation and order of the data.")
+flags.DEFINE_integer(
+    "num_seeds", 1, "Replicas with seeds seed, seed + 1, ... in one compiled program."
+)
+flags.DEFINE_multi_string(
+    "set", [], "field=value of the model, e.g. --set hidden_size=32. Repeatable."
+)
+flags.DEFINE_string(
+    "workdir", None, "Work directory. Default: runs/DATASET/MODEL, changes appended."
+)
+flags.DEFINE_bool("compile_cache", False, "Keep compiled programs between starts.")
+flags.DEFINE_enum("dtype", "float32", ("float32", "float64"), "Of the training.")
+
+
+# `draw(dataset, plan, predictions, writer, epoch)` makes pictures of the test set.
+Draw: TypeAlias = Callable[
+    [data.Dataset, data.Plan, dict[str, np.ndarray], writers.RunWriter, int], None
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training that a command was asked for.
+
+    Attributes:
+      module: of the command.
+      settings: all of them, as `resolve` gives them and the data fill them in.
+      changed: those that depart from the protocol.
+      protocol: its description.
+      dataset, place: the data, and where a person finds them.
+      draw: pictures at the end.
+      others: data sets that the trained model is evaluated on too, by name.
+    """
+
+    module: str
+    settings: dict[str, Any]
+    changed: dict[str, Any]
+    protocol: str
+    dataset: data.Dataset
+    place: pathlib.Path
+    draw: Draw | None = None
+    others: Mapping[str, data.Dataset] = dataclasses.field(default_factory=dict)
+
+
+def prepare() -> None:
+    """What comes before the data are read.
+
+    Raises:
+      UserError: no model is named, or an unknown one.
+    """
+    if not FLAGS.model:
+        raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
+    models.model_class(FLAGS.model)
+    if FLAGS.compile_cache:
+        common.enable_compile_cache()
+    jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+
+
+def run(job: Job) -> int:
+    """Train, or continue, or tell that the run is finished."""
+    settings, dataset = job.settings, job.dataset
+    workdir = pathlib.Path(FLAGS.workdir or default_workdir(settings, job.changed))
+    config = {**settings, "fingerprint": dataset.fingerprint}
+    common.check_task(workdir / "best.npz", dataset.task)
+    common.check_workdir(workdir, config)
+    record_path = workdir / "record.json"
+    model = models.build(settings["model"], dataset.task, settings["fields"])
+    if record_path.exists():
+        record = json.loads(record_path.read_text())
+        if job.others:
+            best = checkpoint.load_model(workdir / "best.npz").params
+            transfer.add(record, model, best, dataset.task, job.others)
+            checkpoint.write_json(record_path, record)
+        print(f"already finished: {describe(record)}\nrecord: {record_path}")
+        return 0
+    trainer = loop.Trainer(model, dataset, *training_settings(settings, dataset))
+    run = loop.Run.start(trainer, workdir / "last.npz")
+    common.claim_workdir(workdir, config)
+    num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
+    print(
+        f"model     {settings['model']}, {num_params:,} parameters\n"
+        f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
+        f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}\n"
+        f"protocol  {job.protocol}\n"
+        f"workdir   {workdir}",
+        flush=True,
+    )
+    signals = common.StopSignal()
+    writer = writers.RunWriter(
+        workdir, settings["epochs"], run.progress.epoch, command(job.module), config
+    )
+    with writer, signals.listening():
+
+        def save_best() -> None:
+            write_best(workdir, run, settings, dataset)
+
+        if not run.fit(writer.evaluation, save_best, signals):
+            print(f"saved in {workdir}; the same command continues")
+            return common.SIGNALLED + (signals.number or 0)
+        record, errors = finish(run, model, writer, job.draw)
+        record |= {
+            "command": command(job.module),
+            "dataset": settings["dataset"],
+            "fields": settings["fields"],
+            "fingerprint": dataset.fingerprint,
+            "model": settings["model"],
+            "num_params": num_params,
+            "protocol": job.protocol,
+            "settings": config,
+            "target": settings["target"],
+        }
+        transfer.add(record, model, run.best, dataset.task, job.others)
+        save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
+        checkpoint.write_json(record_path, record)
+    print(f"{describe(record)}\nrecord: {record_path}")
+    return 0
+
+
+def resolve(
+    protocol: protocols.Protocol, own_flags: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All settings of the run, and those that depart from the protocol.
+
+    Args:
+      protocol: whose values the flags of the same names replace.
+      own_flags: names of the command's other flags that are settings.
+    """
+    settings: dict[str, Any] = dataclasses.asdict(protocol)
+    del settings["source"]
+    changed = {}
+    for name in settings:
+        value = getattr(FLAGS, name, None)
+        if value is not None and value != settings[name]:
+            changed[name] = settings[name] = value
+    fields = models.parse_fields(FLAGS.model, FLAGS.set)
+    fields = models.check_fields(FLAGS.model, fields)
+    changed |= fields
+    settings["fields"] = {**protocol.fields, **fields}
+    for name in (*own_flags, *RUN_FLAGS):
+        settings[name] = getattr(FLAGS, name)
+        if settings[name] != FLAGS[name].default:
+            changed[name] = settings[name]
+    check_ranges(settings)
+    for name in ("model", "protocol"):
+        settings[name] = getattr(FLAGS, name)
+    return settings, changed
+
+
+def check_ranges(settings: dict[str, Any]) -> None:
+    """Refuse numbers that no run can be made with."""
+    for name, least in LEAST.items():
+        value = settings.get(name)
+        if value is not None and not least <= value < math.inf:  # nor NaN
+            raise UserError(f"expected --{name} of at least {least}, found {value}")
+    if not 0 < settings["learning_rate"] < math.inf:
+        raise UserError(
+            f"expected a --learning_rate above 0, found {settings['learning_rate']}"
+        )
+    if settings["average_decay"] >= 1:
+        raise UserError(
+            f"expected an --average_decay below 1, found {settings['average_decay']}"
+        )
+    if settings["seed"] + settings["num_seeds"] > 2**31:
+        raise UserError(f"expected --seed below 2^31, found {settings['seed']}")
+
+
+def default_workdir(settings: dict[str, Any], changed: dict[str, Any]) -> pathlib.Path:
+    """A folder of its own for every choice of settings, named by what was changed."""
+    parts = [settings["model"]]
+    if settings["protocol"] != "paper":
+        parts.append(settings["protocol"])
+    for name, value in sorted(changed.items()):
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append(f"{name}={text.replace('/', '_')}")
+    return (
+        pathlib.Path("runs") / pathlib.Path(settings["dataset"]).name / "-".join(parts)
+    )
+
+
+def training_settings(
+    settings: dict[str, Any], dataset: data.Dataset
+) -> tuple[loop.Settings, optim.Settings]:
+    """The settings as the trainer takes them."""
+    seed, per_epoch = settings["seed"], len(dataset.plan("train")["weight"])
+    run = loop.Settings(
+        epochs=settings["epochs"],
+        eval_every=settings["eval_every"],
+        seeds=tuple(range(seed, seed + settings["num_seeds"])),
+        augment=settings["augment"],
+        average_decay=settings["average_decay"],
+    )
+    optimizer = optim.Settings(
+        optimizer=settings["optimizer"],
+        learning_rate=settings["learning_rate"],
+        schedule=settings["schedule"],
+        warmup_steps=settings["warmup_epochs"] * per_epoch,
+        weight_decay=settings["weight_decay"],
+        clip_norm=settings["clip_norm"],
+    )
+    return run, optimizer
+
+
+def write_best(
+    workdir: pathlib.Path,
+    run: loop.Run,
+    settings: dict[str, Any],
+    dataset: data.Dataset,
+) -> None:
+    """The model at the lowest validation loss, as a checkpoint that needs no flags."""
+    best = checkpoint.ModelCheckpoint(
+        model=settings["model"],
+        fields=settings["fields"],
+        task=dataset.task,
+        params=run.best,
+        metadata={
+            "best_epoch": run.progress.best_epoch,
+            "best_valid_loss": run.progress.best_loss,
+            "settings": settings,
+        },
+    )
+    checkpoint.save_model(workdir / "best.npz", best)
+
+
+def finish(
+    run: loop.Run, model: Any, writer: writers.RunWriter, draw: Draw | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The first and only look at the test set.
+
+    Returns:
+      What the record says of the run, and the errors [R, D].
+    """
+    trainer, progress = run.trainer, run.progress
+    dataset, settings = trainer.dataset, trainer.settings
+    plan = dataset.plan("test")
+    by_head, predictions = trainer.evaluate(run.best, plan)
+    errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
+    losses = errors.mean(axis=1)
+    spread = losses.std(ddof=1) if len(losses) > 1 else None
+    delta = equivariance.rotation_errors(model, dataset, run.best)
+    running_seconds = progress.seconds - progress.compile_seconds
+    record = {
+        "best_epoch": progress.best_epoch,
+        "compile_seconds": progress.compile_seconds,
+        "data_share": progress.data_seconds / running_seconds,
+        "delta_eq": {name: float(value.mean()) for name, value in delta.items()},
+        "device": common.device(),
+        "epochs": settings.epochs,
+        "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
+        "num_compiles": max(trainer.num_compiles, progress.num_compiles),
+        "seeds": list(settings.seeds),
+        "steps_per_second": trainer.num_steps / running_seconds,
+        "test_loss": losses.tolist(),
+        "test_loss_by_head": {
+            name: value.mean(axis=1, dtype=np.float64).tolist()
+            for name, value in by_head.items()
+        },
+        "test_loss_interval": list(statistics.bootstrap_mean(errors)),
+        "test_loss_mean": float(losses.mean()),
+        "test_loss_std": None if spread is None else float(spread),
+        "unit": " and ".join(error_unit(head) for head in dataset.task.heads),
+        "valid_loss": progress.best_loss,
+        "versions": common.versions(),
+        "wall_seconds": progress.seconds,
+    }
+    if draw is not None:
+        draw(dataset, plan, predictions, writer, settings.epochs)
+    writer.finish({"test_loss": losses, "valid_loss": progress.best_loss})
+    return record, errors
+
+
+def error_unit(head: Head) -> str:
+    """The unit of a head's errors."""
+    return head.unit if head.loss == "absolute" else f"({head.unit})^2"
+
+
+def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
+    """Errors [R, D] of the test samples, named by their kind, atomically."""
+    kinds = {head.loss for head in heads}
+    name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {name: errors}
+    np.savez(content, **arrays)
+    checkpoint.write_bytes(path, content.getvalue())
+
+
+def command(module: str) -> str:
+    """The command line of this run, without the places of its files.
+
+    So records can be compared, and published without the layout of a disk.
+    """
+    arguments = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in PLACES:
+            arguments.append(argument)
+        elif not equals:
+            next(given, None)  # its value
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def describe(record: dict[str, Any]) -> str:
+    """One line with the result, and one for each other data set."""
+    low, high = record["test_loss_interval"]
+    spread = record["test_loss_std"]
+    over_seeds = "" if spread is None else f" ± {spread:.5f} over seeds"
+    line = (
+        f"{record['model']}: test error {record['test_loss_mean']:.5f}{over_seeds} "
+        f"{record['unit']}, 95 % interval {low:.5f} to {high:.5f}"
+    )
+    elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
+    return "\n".join([line, *elsewhere])

@@ -1,0 +1,183 @@
+"""The command `python -m experiments.qm9` on small molecules."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from demetar import models
+from demetar.data import molecules, qm9
+from demetar.train import checkpoint, loop, optim
+from experiments import protocols
+from tests import qm9_test
+
+SMALL = (
+    *("--model=demetar", "--set=hidden_size=8", "--set=num_heads=2", "--workdir=run"),
+    *("--set=node_layers=0", "--set=edge_layers=1", "--set=joint_layers=1"),
+    *("--epochs=3", "--batch_size=8", "--target=gap", "--split=random"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "molecules.npz"
+    molecules.write(path, qm9_test.make_molecules(60))
+    return path
+
+
+@pytest.fixture
+def train(run):
+    """`train(*args)` gives the command these arguments and waits for its end."""
+    return functools.partial(run, module="qm9")
+
+
+def test_a_run_leaves_its_record(train, tmp_path, place):
+    args = [*SMALL, f"--data_dir={place}", "--num_seeds=2"]
+    done = train(*args).succeeded()
+    assert "epoch 3/3" in done.output and " eV, 95 % interval" in done.output
+    workdir = tmp_path / "run"
+    record = json.loads((workdir / "record.json").read_text())
+    expected = """command model fields dataset fingerprint target unit protocol
+        num_params epochs seeds best_epoch valid_loss test_loss test_loss_mean
+        test_loss_std test_loss_interval delta_eq compile_seconds num_compiles
+        padding data_share wall_seconds steps_per_second versions device settings"""
+    assert set(expected.split()) == set(record) - {"test_loss_by_head"}
+    assert (record["target"], record["unit"], record["dataset"]) == (
+        *("gap", "eV", "molecules"),
+    )
+    assert "experiments.qm9" in record["command"] and str(place) not in json.dumps(
+        record
+    )
+    assert record["fields"]["node_inputs"] == list(molecules.ELEMENTS)
+    assert record["num_compiles"] == 2  # of at most 4: training and evaluation
+    assert 0 < record["padding"]["nodes"] < 0.5 and 0 < record["data_share"] < 1
+    assert 0 <= record["delta_eq"]["gap"] < 1e-3
+    with np.load(workdir / "test_errors.npz") as file:
+        errors = file["absolute_errors"]
+    assert errors.shape == (2, 6)
+    np.testing.assert_allclose(errors.mean(axis=1), record["test_loss"])
+    assert list(workdir.glob("events*"))
+    assert_reproduces(workdir / "best.npz", place, errors)
+
+    assert "already finished" in train(*args).succeeded().output
+    train(*args, "--split=egnn").refused("pass --split=random")
+
+
+def assert_reproduces(
+    path: pathlib.Path, place: pathlib.Path, errors: np.ndarray
+) -> None:
+    """The checkpoint alone gives the absolute errors in the target's unit."""
+    best = checkpoint.load_model(path)
+    names = {field.name for field in dataclasses.fields(qm9.Settings)}
+    settings = {
+        name: value
+        for name, value in best.metadata["settings"].items()
+        if name in names
+    }
+    known = molecules.read(place)
+    dataset = qm9.load(known, qm9.Settings(**settings))
+    assert dataset.task == best.task
+    model = models.build(best.model, best.task, best.fields)
+    seeds = tuple(range(len(errors)))
+    trainer = loop.Trainer(
+        model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
+    )
+    found, predictions = trainer.evaluate(best.params, dataset.plan("test"))
+    np.testing.assert_allclose(found["gap"], errors, rtol=1e-4)
+    # By hand, from the predictions and the molecules' own values.
+    plan = dataset.plan("test")
+    rows = qm9.split_rows("random", 60)
+    everything = np.concatenate([rows[part] for part in qm9.PARTS])
+    real = plan["weight"] > 0
+    values = known.column("gap")[everything[plan["sample"][real]]]
+    by_hand = np.abs(predictions["gap"][:, real, 0] - values)
+    ordered = np.empty_like(by_hand)
+    ordered[:, plan["position"][real]] = by_hand
+    np.testing.assert_allclose(ordered, errors, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([], "expected --model, one of linear"),
+        (["--model=linear"], "linear has no head of kind graph_scalar"),
+        (["--model=simple_network", "--target=mass"], "no target is called 'mass'"),
+        (["--model=nequip", "--cutoff=-1"], "expected a --cutoff above 0"),
+        (["--model=nequip", "--protocol=tuned"], "nequip has no protocol 'tuned'"),
+    ],
+)
+def test_bad_input_is_one_line(train, tmp_path, place, args, message):
+    given = ("--target=gap", "--split=random", f"--data_dir={place}")
+    train(*given, *args).refused(message)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_the_wheel_the_command_says_how_to_get_it(train):
+    missing = """
+from demetar.data import molecule_files
+molecule_files.importlib.util.find_spec = lambda name: None
+"""
+    done = train("--model=nequip", setup=missing)
+    done.refused("QM9 is not installed; install it with python -m pip install '.[qm9]'")
+
+
+def test_an_interrupted_run_is_continued(train, tmp_path, place):
+    """It ends with the numbers of one that was not."""
+    asked = """
+import functools
+from demetar.train import loop
+loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0)
+fit = loop.Run.fit
+
+def stopped(self, on_evaluation, on_save, should_stop):
+    return fit(self, on_evaluation, on_save, lambda: True)
+
+loop.Run.fit = stopped
+"""
+    args = [*SMALL, f"--data_dir={place}"]
+    assert train(*args, setup=asked).code == 128
+    assert not (tmp_path / "run" / "record.json").exists()
+    train(*args).succeeded()
+    train(*args, "--workdir=whole").succeeded()
+    errors = [
+        np.load(tmp_path / folder / "test_errors.npz")["absolute_errors"]
+        for folder in ("run", "whole")
+    ]
+    np.testing.assert_array_equal(*errors)
+
+
+# --- Protocols ----------------------------------------------------------------------
+
+
+def test_every_protocol_is_one_that_its_model_can_take():
+    for model, named in protocols.MOLECULE_PROTOCOLS.items():
+        if model not in models.REGISTRY:
+            continue
+        if "graph_scalar" not in models.model_class(model).supports:
+            continue
+        for name in named:
+            protocol = protocols.find_molecules(model, name, "homo")
+            assert models.check_fields(model, protocol.fields) is not None
+            assert protocol.schedule in optim.SCHEDULES
+            assert protocol.connectivity in qm9.CONNECTIVITY
+            assert protocol.node_features in qm9.NODE_FEATURES
+
+
+def test_the_protocol_of_egnn_is_the_paper_s():
+    rates = {
+        target: protocols.find_molecules("egnn", "paper", target).learning_rate
+        for target in qm9.TARGETS
+    }
+    assert {name for name, rate in rates.items() if rate == 1e-3} == {
+        *("gap", "homo", "lumo"),
+    }
+    assert set(rates.values()) == {1e-3, 5e-4}
+    protocol = protocols.find_molecules("egnn", "paper", "homo")
+    assert (protocol.batch_size, protocol.epochs, protocol.schedule) == (
+        *(96, 1_000, "cosine"),
+    )
+    assert (protocol.connectivity, protocol.node_features) == ("complete", "egnn")
+    assert protocols.find_molecules("another", "paper", "mu").batch_size == 96

@@ -1,0 +1,94 @@
+"""Write QM9, or own molecules, as one file that `experiments.qm9` maps into memory.
+
+    python -m tools.prepare_qm9 --out=qm9.npz                    from qm9pack
+    python -m tools.prepare_qm9 --source=FOLDER --out=qm9.npz    from files
+    python -m tools.prepare_qm9 --download --out=qm9.npz         from figshare
+    python -m experiments.qm9 --data_dir=qm9.npz --model=egnn
+
+Sources are those of `demetar.data.molecule_files`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Iterable
+
+import tqdm
+from absl import app, flags
+
+from demetar.data import molecule_files, molecules
+from demetar.errors import UserError
+from tools import download
+
+USER_ERROR = 2  # exit code
+
+_FIGSHARE = "3195389"  # Ramakrishnan et al. 2014, doi 10.6084/m9.figshare.978904
+ARCHIVE = download.File(
+    molecule_files.ARCHIVE,
+    86_144_227,
+    "3a63848ac80691bdb8d41834b575afad345b9300d7a2db0c38adb7f6eaa8360c",
+    (
+        f"https://ndownloader.figshare.com/files/{_FIGSHARE}",
+        f"https://springernature.figshare.com/ndownloader/files/{_FIGSHARE}",
+        "https://s3-eu-west-1.amazonaws.com/pstorage-npg-968563215/"
+        f"{_FIGSHARE}/{molecule_files.ARCHIVE}",
+    ),
+)
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of the command."""
+    flags.DEFINE_string(
+        "source",
+        None,
+        "Folder or file to read; with --download, where the archive is kept. Default: "
+        "the installed qm9pack, or the folder of --out.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("out", None, "File to write, .npz. Required.", values)
+    flags.DEFINE_bool("download", False, "Fetch QM9 from figshare.", values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """The command.
+
+    Raises:
+      UserError: bad flags, no such source, or a bad row in it.
+    """
+    if not values.out or not values.out.endswith(".npz"):
+        raise UserError(f"expected --out=FILE.npz, found {values.out!r}")
+    out = pathlib.Path(values.out)
+    source = pathlib.Path(values.source) if values.source else None
+    if values.download:
+        source = download.fetch(ARCHIVE, source or out.parent)
+    kind, paths = molecule_files.find(source)
+    if out in paths:
+        raise UserError(f"expected another --out than the source {out}")
+    known = molecule_files.load(kind, paths, progress)
+    molecules.write(out, known)
+    print(
+        f"{out} is written, {len(known.index):,} molecules, "
+        f"fingerprint {known.fingerprint[:12]}"
+    )
+
+
+def progress(items: Iterable, description: str, total: int | None) -> Iterable:
+    """The items, with a progress bar on stderr."""
+    return tqdm.tqdm(items, description, total, unit=" molecules")
+
+
+def main(_: list[str]) -> None:
+    """Bad input becomes one line on stderr and exit code 2."""
+    try:
+        run(FLAGS)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    define_flags(FLAGS)
+    app.run(main)
