@@ -166,6 +166,19 @@ def test_promises_hold_in_float64(name):
         contract.assert_alone(precise)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped(name) for name in MODELS])
+def test_initialisers_start_within_reach_of_the_targets(name):
+    own = contract.Subject(name, task=contract.home_task(name))
+    batch = own.batch(contract.systems())
+    own.params = jax.jit(own.model.init, static_argnums=(2, 3))(
+        jax.random.key(0), batch.graph, batch.bucket, True
+    )
+    found = own.displacements(batch)
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() < 100
+
+
 def test_centring_over_coordinates_breaks_rotations(monkeypatch):
     """The fault of two published SEGNN codes; a test that misses it is no test."""
 
