@@ -5,6 +5,7 @@ import functools
 import math
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import loop, optim
-from demetar.types import TrainState
+from demetar.types import Head, TaskSpec, TrainState
 from tests import contract
 
 NUM_TRAIN, NUM_VALID, NUM_TEST, BATCH_SIZE = 11, 5, 13, 4
@@ -176,6 +177,61 @@ def test_augmentation_turns_inputs_and_targets_alike():
             one_update("linear_map", {}, kind) for kind in ("none", "rotation")
         )
         assert abs(turned[0] / plain[0] - 1) > 1e-3
+
+
+def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
+    """An update on 7 |error| / 7 is that on |error|; what is told is 7 times it."""
+    batch = one_batch()
+    optimizer = optax.sgd(0.1)
+    key = jax.random.key(0)
+    results = []
+    for unit in (1.0, 7.0):
+        head = dataclasses.replace(
+            contract.TASK.heads[0], base="", scale=unit, loss="absolute"
+        )
+        task = dataclasses.replace(contract.TASK, heads=(head,))
+        targets = {"position": unit * batch.targets["position"]}
+        scaled = dataclasses.replace(batch, targets=targets)
+        # Its output is what the prediction is in scales.
+        model = hk.transform(
+            lambda graph, bucket, is_training: {
+                "position": hk.get_parameter(
+                    "a", (), init=hk.initializers.Constant(2.0)
+                )
+                * graph.nodes.vectors
+            }
+        )
+        params = model.init(key, batch.graph, batch.bucket, True)
+        update = jax.jit(loop.make_update(model, task, optimizer, 0.0))
+        state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
+        state, metrics = update(state, scaled)
+        results.append(
+            (float(jax.tree.leaves(state.params)[0]), float(metrics["loss"]))
+        )
+    (once, loss), (scaled_once, scaled_loss) = results
+    assert once != 2.0
+    np.testing.assert_allclose(scaled_once, once, rtol=1e-5)
+    np.testing.assert_allclose(scaled_loss, 7 * loss, rtol=1e-5)
+    graph = batch.graph
+    stops = np.cumsum(graph.n_node)
+    by_hand = [
+        np.abs(
+            2 * graph.nodes.vectors[stop - size : stop]
+            - batch.targets["position"][stop - size : stop]
+        ).mean()
+        for stop, size, weight in zip(stops, graph.n_node, batch.weights, strict=True)
+        if weight
+    ]
+    np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
+
+
+def test_heads_of_earlier_checkpoints_have_squared_errors():
+    stored = contract.TASK.to_json()
+    for head in stored["heads"]:
+        del head["loss"]
+    assert TaskSpec.from_json(stored) == contract.TASK
+    with pytest.raises(ValueError, match="has loss 'cubic', expected one of squared"):
+        Head("energy", "graph_scalar", loss="cubic")
 
 
 def test_moving_average_of_the_parameters():

@@ -124,6 +124,7 @@ molecule_files.importlib.util.find_spec = lambda name: None
     done.refused("QM9 is not installed; install it with python -m pip install '.[qm9]'")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_continued(train, tmp_path, place):
     """It ends with the numbers of one that was not."""
     asked = """
