@@ -51,7 +51,11 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("target_frame", None, "Frame that it predicts. Default: likewise.")
 flags.DEFINE_enum(
-    "target", "position", list(nbody.TARGETS), "Predicted; the loss of both: the mean."
+    "target",
+    "position",
+    list(nbody.TARGETS),
+    "Predicted; the loss of both: the mean.",
+    allow_override=True,  # another command has a flag of that name
 )
 flags.DEFINE_enum(
     "cues",
@@ -64,12 +68,16 @@ flags.DEFINE_enum(
     None,
     nbody.CONNECTIVITIES,
     "Of the graphs: complete or nearest neighbours. Default: the data set's protocol.",
+    allow_override=True,
 )
 flags.DEFINE_integer(
     "num_neighbors", None, "Senders per body of knn. Default: the data set's protocol."
 )
 flags.DEFINE_string(
-    "data_dir", None, "Where generated data is kept. Default: the user's cache."
+    "data_dir",
+    None,
+    "Where generated data is kept. Default: the user's cache.",
+    allow_override=True,
 )
 
 OWN_FLAGS = (

@@ -29,7 +29,10 @@ INPUT_FIELDS = ("node_inputs", "species_inputs")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(training)  # --help lists them
 flags.DEFINE_string(
-    "target", "homo", f"{', '.join(qm9.TARGETS)}, or a property of own molecules."
+    "target",
+    "homo",
+    f"{', '.join(qm9.TARGETS)}, or a property of own molecules.",
+    allow_override=True,  # another command has a flag of that name
 )
 flags.DEFINE_string(
     "split",
@@ -41,9 +44,14 @@ flags.DEFINE_string(
     None,
     "The figshare archive, gdb9.sdf, a .npz of tools.prepare_qm9, own .npz or .xyz, or "
     "the folder of one. Default: the installed qm9pack.",
+    allow_override=True,
 )
 flags.DEFINE_enum(
-    "connectivity", None, qm9.CONNECTIVITY, "Of the graphs. Default: the protocol's."
+    "connectivity",
+    None,
+    qm9.CONNECTIVITY,
+    "Of the graphs. Default: the protocol's.",
+    allow_override=True,
 )
 flags.DEFINE_float("cutoff", None, "In Å, of a radius graph. Default: the protocol's.")
 flags.DEFINE_enum(
