@@ -6,15 +6,23 @@ Each protocol names its source. A model without one trains under `DEFAULT`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from demetar import models
 from demetar.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Settings of a training. The names are those of the flags."""
+    """Settings of a training. The names are those of the flags.
+
+    Attributes:
+      phase: how the run begins, one text per phase: 'EPOCHS:field=value,...' has other
+        fields of the model, or another loss_floor, for so many epochs. After the last
+        comes the run as the other settings say.
+    """
 
     source: str
     epochs: int = 1_000
@@ -26,6 +34,10 @@ class Protocol:
     warmup_epochs: int = 0
     clip_norm: float = 0.0
     average_decay: float = 0.0
+    loss: str = "squared"
+    loss_floor: float = 1e-3
+    clip_each: float = 0.0
+    phase: tuple[str, ...] = ()
     eval_every: int = 5
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -131,6 +143,41 @@ def find(model: str, name: str) -> Protocol:
             f"{model} has no protocol {name!r}; expected one of {', '.join(known)}"
         )
     return known[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A parsed phase: the fields that it changes, and the floor of the loss."""
+
+    epochs: int
+    fields: Mapping[str, Any]
+    loss_floor: float | None
+
+
+def parse_phase(model: str, text: str) -> Phase:
+    """A phase 'EPOCHS:field=value,...' of a model.
+
+    Raises:
+      UserError: it is malformed, or the model has no such field.
+    """
+    epochs, colon, assignments = text.partition(":")
+    if not (colon and epochs.isdecimal() and int(epochs)):
+        raise UserError(
+            f"expected --phase=EPOCHS:field=value,... with at least 1 epoch, "
+            f"found {text!r}"
+        )
+    given = [item for item in assignments.split(",") if item]
+    floors = [item for item in given if item.startswith("loss_floor=")]
+    try:
+        values = [float(item.partition("=")[2]) for item in floors]
+    except ValueError:
+        raise UserError(f"expected a number, found {floors[0]!r} in --phase") from None
+    if any(not 0 < value < math.inf for value in values):
+        raise UserError(
+            f"expected a loss_floor above 0, found {floors[0]!r} in --phase"
+        )
+    fields = models.parse_fields(model, [item for item in given if item not in floors])
+    return Phase(int(epochs), fields, values[-1] if values else None)
 
 
 def describe(model: str, name: str, changed: Mapping[str, Any]) -> str:

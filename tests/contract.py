@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,8 +39,12 @@ SMALL: Mapping[str, Any] = {
     "num_basis": 5,
     "hidden_irreps": "8x0e+4x1o+4x2e",
     "embedding_irreps": "5x0e+3x1o",
+    "num_substeps": 3,
+    "eval_substeps": 5,
     "layer_irreps": ("7x0e+2x0o+5x1o+3x1e",) * 2,
 }
+
+SYMMETRIES = ("E(3)", "SE(3)", "octahedral", "S(n)")
 
 TASK = TaskSpec(
     name="contract",
@@ -263,6 +268,15 @@ def rotation() -> np.ndarray:
     return np.eye(3) + np.sin(1.9) * cross + (1 - np.cos(1.9)) * cross @ cross
 
 
+def octahedral_group() -> list[np.ndarray]:
+    """The 48 permutations of the axes with signs."""
+    return [
+        np.diag(signs) @ np.eye(3)[list(order)]
+        for signs in itertools.product((1.0, -1.0), repeat=3)
+        for order in itertools.permutations(range(3))
+    ]
+
+
 NO_SHIFT = np.zeros(3)
 SHIFT = np.array([1.3, -2.1, 0.7])
 IDENTITY = np.eye(3)
@@ -276,7 +290,13 @@ def assert_symmetry(subject: Subject) -> None:
     if symmetry == "S(n)":
         assert turned > BROKEN, "an S(n) model should break rotations: negative control"
         return
-    assert symmetry in ("E(3)", "SE(3)")
+    assert symmetry in SYMMETRIES
+    if symmetry == "octahedral":
+        assert turned > BROKEN, "rotations should be broken: negative control"
+        for matrix in octahedral_group():
+            assert transformation_error(subject, matrix, NO_SHIFT) < tolerance
+        assert transformation_error(subject, IDENTITY, SHIFT) < tolerance
+        return
     assert turned < tolerance
     assert transformation_error(subject, IDENTITY, SHIFT) < tolerance
     if symmetry == "E(3)":

@@ -20,9 +20,10 @@ import pytest
 import scipy.integrate
 from absl import flags
 
+from demetar import integrators
 from demetar.data import nbody
 from demetar.errors import UserError
-from tools import folders, generate_nbody, integrators, simulation, systems
+from tools import folders, generate_nbody, simulation, systems
 
 PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = simulation.Settings(

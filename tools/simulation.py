@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import experimental
 
+from demetar import integrators
 from demetar.errors import UserError
-from tools import integrators, systems
+from tools import systems
 
 SPLITS = ("train", "valid", "test")
 STREAMS = ("numpy", "jax")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tools import integrators
+from demetar import integrators
 
 CHARGED, GRAVITY = "charged", "gravity"
 SOURCES = {CHARGED: "charges", GRAVITY: "masses"}  # what makes the force

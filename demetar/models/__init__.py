@@ -24,6 +24,7 @@ from demetar.models import (
     gnn,
     linear,
     nequip,
+    newton,
     radial_field,
     se3_transformer,
     segnn,
@@ -49,6 +50,8 @@ REGISTRY: Mapping[str, type[base.Model]] = {
     "radial_field": radial_field.RadialField,
     "deep_set": deep_set.DeepSet,
     "set_transformer": set_transformer.SetTransformer,
+    "newton": newton.Newton,
+    "newton_octahedral": newton.NewtonOctahedral,
     "demetar": demetar.Demetar,
     "demetar_free": demetar.DemetarFree,
 }

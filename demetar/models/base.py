@@ -21,8 +21,9 @@ class Model(hk.Module):
 
     Attributes:
       task: inputs and heads.
-      symmetry: 'E(3)', 'SE(3)' or 'S(n)' (permutations alone). Tests hold a model to
-        it, and an S(n) model to breaking rotations.
+      symmetry: 'E(3)', 'SE(3)', 'octahedral' (translations and the 48 signed
+        permutations of the axes) or 'S(n)' (permutations of particles alone). Tests
+        hold a model to it, and the last two to breaking rotations.
       supports: kinds of heads that the model has.
     """
 
