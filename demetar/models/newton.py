@@ -190,7 +190,6 @@ class Newton(base.Model):
         width = "hidden_units" if self.acceleration == "segnn" else "hidden_size"
         model = MANY_BODY[self.acceleration](
             task,
-            name=self.acceleration,
             num_layers=self.num_layers,
             **{width: self.hidden_size},
         )
