@@ -223,6 +223,8 @@ def resolve() -> tuple[dict[str, Any], dict[str, Any]]:
         if settings[name] != FLAGS[name].default:
             changed[name] = settings[name]
     check_ranges(settings)
+    for text in settings["phase"]:
+        protocols.parse_phase(FLAGS.model, text)  # refuses a malformed one
     for name in ("model", "dataset", "protocol"):
         settings[name] = getattr(FLAGS, name)
     return settings, changed

@@ -248,8 +248,10 @@ def test_a_gradient_that_overflows_is_left_out_of_the_clipped_mean():
         return jnp.where(bad, 1.0, 3.0), {"w": jnp.where(bad, jnp.inf, 8.0)}
 
     clipped = loop.clipped_each(gradient_fn, 2.0)
-    loss, gradients = clipped({"w": jnp.zeros(())}, jax.random.key(0), batch)
-    assert (float(loss), float(gradients["w"])) == (2.0, 1.0)
+    params: Any = {"w": jnp.zeros(())}
+    loss, gradients = clipped(params, jax.random.key(0), batch)
+    assert float(loss) == 2.0
+    np.testing.assert_array_equal(jax.tree.leaves(gradients), [1.0])
 
 
 def test_clipping_of_each_graph_needs_graphs_of_equal_size():
