@@ -95,13 +95,13 @@ _NEWTON = Protocol(
     loss_floor=1e-6,
     clip_each=1.0,
     phase=(
-        "5:num_substeps=20,eta=0.4,loss_floor=1e-3",
-        "8:num_substeps=40,eta=0.3,loss_floor=1e-4",
-        "12:num_substeps=80,loss_floor=1e-5",
+        "4:num_substeps=20,eta=0.2,loss_floor=1e-3",
+        "6:num_substeps=40,eta=0.15,loss_floor=1e-4",
+        "15:num_substeps=80,loss_floor=1e-5",
     ),
     fields={
         "num_substeps": 160,
-        "eta": 0.2,
+        "eta": 0.1,
         "eval_substeps": 1_000,
         "eval_eta": 0.05,
     },

@@ -23,6 +23,7 @@ FIELDS: dict[str, Any] = {
     "eta": 0.5,
     "eval_eta": 0.3,
     "horizon": 1.25,
+    "stretch": 1.4,
 }
 BOTH = dataclasses.replace(
     contract.TASK,
@@ -96,6 +97,7 @@ def plain_roll_out(params, fields, system, is_training):
             for b in x[:k]
         ]
         wanted = eta * min(gaps, default=np.inf) ** 1.5
+        wanted = min(wanted, fields["stretch"] * fields["horizon"] / count)
         dt = min(max(wanted, remaining / left), remaining)
         v = v + dt / 2 * acceleration
         x = x + dt * v
@@ -235,6 +237,7 @@ def test_another_model_as_the_acceleration(name):
         ({"acceleration": "gnn"}, "acceleration expects one of pair, egnn, segnn"),
         ({"acceleration": "egnn"}, "acceleration=egnn has none; set saturation=rad"),
         ({"eval_substeps": 0}, "eval_substeps expects at least 1, found 0"),
+        ({"stretch": 0.5}, "stretch expects at least 1, found 0.5"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields, message):

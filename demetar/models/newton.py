@@ -50,8 +50,10 @@ class Newton(base.Model):
         that feels nothing moves by horizon * v. It is known of the data (steps * dt of
         the generator) and not learned, so a trained model can be asked for another.
       num_substeps, eval_substeps: steps of a roll-out in training and in evaluation.
-      eta, eval_eta: length of a step is eta * (least distance of a pair)^1.5, within
-        what leaves the others their share of the time.
+      eta, eval_eta: length of a step is eta * (least distance of a pair)^1.5, but not
+        so short that the last ones would be longer than it.
+      stretch: no step is longer than this many times the mean one: else a few would do
+        where nobody is close, and the rest of them be empty.
       hidden_size: channels of the network of pairs, or of the many-body model.
       num_layers: its hidden layers, or the layers of the many-body model.
       saturation: 'pair' bounds the acceleration by each partner, so momentum is exact;
@@ -69,8 +71,9 @@ class Newton(base.Model):
     horizon: float = 1.0
     num_substeps: int = 80
     eval_substeps: int = 320
-    eta: float = 0.2
-    eval_eta: float = 0.1
+    eta: float = 0.1
+    eval_eta: float = 0.05
+    stretch: float = 4.0
     hidden_size: int = 32
     num_layers: int = 2
     saturation: str = "pair"
@@ -118,7 +121,7 @@ class Newton(base.Model):
                 f"newton.saturation=pair bounds pairs, and acceleration="
                 f"{self.acceleration} has none; set saturation=radial or none"
             )
-        for name in ("num_substeps", "eval_substeps"):
+        for name in ("num_substeps", "eval_substeps", "stretch"):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"newton.{name} expects at least 1, found {getattr(self, name)}"
@@ -140,6 +143,7 @@ class Newton(base.Model):
         """
         count = self.num_substeps if is_training else self.eval_substeps
         eta = self.eta if is_training else self.eval_eta
+        longest = self.stretch * self.horizon / count
         distances_fn = _distances_fn(graph, bucket, self.softening)
 
         def substep(
@@ -148,7 +152,7 @@ class Newton(base.Model):
             motion, remaining = carry
             distances = distances_fn(jax.lax.stop_gradient(motion.positions))[1]
             least = graphs.least_of_pairs(distances[:, 0], graph, bucket)  # [N, 1]
-            wanted = eta * least * jnp.sqrt(least)
+            wanted = jnp.minimum(eta * least * jnp.sqrt(least), longest)
             dt = jnp.clip(wanted, remaining / left, remaining)
             motion = integrators.kick_drift_kick(accelerate, dt)(motion)
             return (motion, remaining - dt), None
