@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from demetar.types import Array, Bucket
+from demetar.errors import UserError
+from demetar.types import Array, Batch, Bucket
 
 Graph: TypeAlias = jraph.GraphsTuple
 Rows: TypeAlias = Literal["nodes", "edges"]
@@ -153,6 +154,87 @@ def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return jnp.moveaxis(summed, 0, -2)
 
 
+def pair_differences(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """values_i - values_j of every pair of neighbours.
+
+    In a regular bucket each pair is there once: body i and body i + k, counted round
+    the ring of its graph, for k up to n/2 (and the two of k = n/2 twice). In a ragged
+    one a pair is an edge, and is there in both directions.
+
+    Args:
+      values: [..., N, C].
+
+    Returns:
+      [..., P, C] for P pairs in the order that `sum_pairs` takes.
+    """
+    size, rings = bucket.nodes_per_graph, _num_rings(bucket)
+    if size is None or not rings:
+        receivers = gather_receivers(values, graph, bucket)
+        return receivers - gather_senders(values, graph, bucket)
+    *lead, _, channels = values.shape
+    bodies = values.reshape(*lead, bucket.num_graphs, size, channels)
+    partners = [jnp.roll(bodies, -k, axis=-2) for k in range(1, rings + 1)]
+    differences = jnp.stack([bodies - other for other in partners], axis=-3)
+    return differences.reshape(*lead, -1, channels)
+
+
+def pair_features(edges: Array, bucket: Bucket) -> Array:
+    """Edge features [E, F] of the pairs of `pair_differences`: [P, F].
+
+    They are those of the edge from j to i, so both paths agree where features are the
+    same in both directions, as products of charges are.
+    """
+    size, rings = bucket.nodes_per_graph, _num_rings(bucket)
+    if size is None or not rings:
+        return edges
+    features = edges.reshape(bucket.num_graphs, size, size - 1, edges.shape[-1])
+    return features[:, :, :rings].swapaxes(1, 2).reshape(-1, edges.shape[-1])
+
+
+def sum_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Sum of pair values over the pairs of each node; the partner gets the opposite.
+
+    Args:
+      values: [P, C] of `pair_differences`' pairs, as body i feels them.
+
+    Returns:
+      [N, C], which sum to zero over each graph.
+    """
+    size, rings = bucket.nodes_per_graph, _num_rings(bucket)
+    if size is None or not rings:
+        return sum_to_receivers(values, graph, bucket)
+    blocks = values.reshape(bucket.num_graphs, rings, size, values.shape[-1])
+    total = blocks.sum(axis=1)
+    for k in range(1, (size + 1) // 2):  # half round the ring both are there
+        total = total - jnp.roll(blocks[:, k - 1], k, axis=-2)
+    return total.reshape(-1, values.shape[-1])
+
+
+def least_of_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+    """Least value [P] among the pairs of each graph, at its nodes: [N, 1].
+
+    Infinity where a graph has no pair.
+    """
+    size = bucket.nodes_per_graph
+    if size is not None:
+        grouped = values.reshape(bucket.num_graphs, -1)
+        least = grouped.min(axis=1, initial=jnp.inf)  # [G]
+    else:
+        of_node = graph_of_node(graph, bucket)
+        least = jax.ops.segment_min(
+            values,
+            of_node[graph.receivers],
+            bucket.num_graphs,
+            indices_are_sorted=True,
+        )
+    return broadcast_to_nodes(least[:, None], graph, bucket)
+
+
+def _num_rings(bucket: Bucket) -> int:
+    """Distances k round the ring at which a regular bucket has pairs."""
+    return (bucket.nodes_per_graph or 0) // 2
+
+
 def num_neighbors(graph: Graph, bucket: Bucket) -> jax.Array:
     """[N, 1] number of edges that end at each node, at least 1 (so that it divides)."""
     degree = bucket.degree
@@ -193,6 +275,36 @@ def broadcast_to_nodes(values: Array, graph: Graph, bucket: Bucket) -> jax.Array
     if size is not None:
         return jnp.repeat(values, size, axis=0, total_repeat_length=bucket.max_nodes)
     return jnp.asarray(values)[graph_of_node(graph, bucket)]
+
+
+def single_graphs(batch: Batch) -> Batch:
+    """The graphs of a regular batch as batches of one, stacked along a leading axis G.
+
+    For functions of one graph that `jax.vmap` is to apply to each.
+
+    Raises:
+      UserError: the bucket is ragged.
+    """
+    bucket = batch.bucket
+    if bucket.nodes_per_graph is None:
+        raise UserError(
+            "the gradient of each graph needs graphs of equal size, found a batch of "
+            "graphs of different sizes; leave --clip_each at 0 and use --clip_norm"
+        )
+    count, size = bucket.num_graphs, bucket.nodes_per_graph
+    split = jax.tree.map(
+        lambda leaf: jnp.reshape(
+            leaf, (count, leaf.shape[0] // count, *leaf.shape[1:])
+        ),
+        batch,
+    )
+    senders, receivers = (np.tile(ends, (count, 1)) for ends in complete_edges(size))
+    return Batch(
+        split.graph._replace(senders=senders, receivers=receivers),
+        Bucket(size, size * (size - 1), 1, size),
+        split.targets,
+        split.weights,
+    )
 
 
 def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Array:

@@ -165,7 +165,7 @@ def prepare(name: str, dataset: data.Dataset) -> Case:
         return model.apply(params, None, batch.graph, batch.bucket, False)
 
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
-    update = loop.make_update(model, task, optimizer, 0.0)
+    update = loop.make_update(model, task, optimizer, loop.Settings(epochs=1))
     programs = {
         "forward": Program.compile(forward, params, batch),
         "step": Program.compile(update, state, batch),

@@ -39,6 +39,7 @@ LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
     "average_decay": 0,
+    "clip_each": 0,
     "num_bodies": 2,
     "num_neighbors": 1,
 }
@@ -74,6 +75,21 @@ flags.DEFINE_float(
     None,
     "Decay of the moving average of the parameters that is evaluated, 0: none. "
     "Default: the protocol's.",
+)
+flags.DEFINE_enum(
+    "loss", None, loop.LOSSES, "Per graph: the error, or log(error + floor) / 2."
+)
+flags.DEFINE_float("loss_floor", None, "Of --loss=log. Default: the protocol's.")
+flags.DEFINE_float(
+    "clip_each",
+    None,
+    "Bound on the norm of each graph's gradient, 0: none. Default: the protocol's.",
+)
+flags.DEFINE_multi_string(
+    "phase",
+    None,
+    "How the run begins: EPOCHS:field=value,... of the model, or loss_floor=value. "
+    "Repeatable; an empty one stands for none. Default: the protocol's.",
 )
 flags.DEFINE_enum(
     "augment", "none", loop.AUGMENTATIONS, "For models that are not equivariant."
@@ -154,7 +170,12 @@ def run(job: Job) -> int:
             checkpoint.write_json(record_path, record)
         print(f"already finished: {describe(record)}\nrecord: {record_path}")
         return 0
-    trainer = loop.Trainer(model, dataset, *training_settings(settings, dataset))
+    trainer = loop.Trainer(
+        model,
+        dataset,
+        *training_settings(settings, dataset),
+        make_phases(settings, dataset),
+    )
     run = loop.Run.start(trainer, workdir / "last.npz")
     common.claim_workdir(workdir, config)
     num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
@@ -211,6 +232,8 @@ def resolve(
     changed = {}
     for name in settings:
         value = getattr(FLAGS, name, None)
+        if name == "phase" and value is not None:
+            value = tuple(filter(None, value))
         if value is not None and value != settings[name]:
             changed[name] = settings[name] = value
     fields = models.parse_fields(FLAGS.model, FLAGS.set)
@@ -222,6 +245,8 @@ def resolve(
         if settings[name] != FLAGS[name].default:
             changed[name] = settings[name]
     check_ranges(settings)
+    for text in settings["phase"]:
+        protocols.parse_phase(FLAGS.model, text)  # refuses a malformed one
     for name in ("model", "protocol"):
         settings[name] = getattr(FLAGS, name)
     return settings, changed
@@ -233,10 +258,9 @@ def check_ranges(settings: dict[str, Any]) -> None:
         value = settings.get(name)
         if value is not None and not least <= value < math.inf:  # nor NaN
             raise UserError(f"expected --{name} of at least {least}, found {value}")
-    if not 0 < settings["learning_rate"] < math.inf:
-        raise UserError(
-            f"expected a --learning_rate above 0, found {settings['learning_rate']}"
-        )
+    for name in ("learning_rate", "loss_floor"):
+        if not 0 < settings[name] < math.inf:
+            raise UserError(f"expected a --{name} above 0, found {settings[name]}")
     if settings["average_decay"] >= 1:
         raise UserError(
             f"expected an --average_decay below 1, found {settings['average_decay']}"
@@ -269,6 +293,9 @@ def training_settings(
         seeds=tuple(range(seed, seed + settings["num_seeds"])),
         augment=settings["augment"],
         average_decay=settings["average_decay"],
+        loss=settings["loss"],
+        loss_floor=settings["loss_floor"],
+        clip_each=settings["clip_each"],
     )
     optimizer = optim.Settings(
         optimizer=settings["optimizer"],
@@ -279,6 +306,18 @@ def training_settings(
         clip_norm=settings["clip_norm"],
     )
     return run, optimizer
+
+
+def make_phases(settings: dict[str, Any], dataset: data.Dataset) -> list[loop.Phase]:
+    """The phases that the run begins with, as the trainer takes them."""
+    name, phases, end = settings["model"], [], 0
+    for text in settings["phase"]:
+        phase = protocols.parse_phase(name, text)
+        end += phase.epochs
+        fields = {**settings["fields"], **phase.fields}
+        model = models.build(name, dataset.task, fields)
+        phases.append(loop.Phase(end, model, phase.loss_floor))
+    return phases
 
 
 def write_best(

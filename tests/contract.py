@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ SMALL: Mapping[str, Any] = {
     "summed_size": 7,
     "hidden_irreps": "8x0e+4x1o+4x2e",
     "embedding_irreps": "5x0e+3x1o",
+    "num_substeps": 3,
+    "eval_substeps": 5,
     "layer_irreps": ("7x0e+2x0o+5x1o+3x1e",) * 2,
 }
 SMALL_OF: Mapping[str, Mapping[str, Any]] = {"cormorant": {"lmax": 1}}
@@ -65,6 +68,9 @@ SMALL_MOLECULAR: Mapping[str, Any] = {
     "read_positions": False,
     "instance_norm": True,
 }
+
+BREAK_ROTATIONS = ("octahedral", "T(3)", "S(n)")
+SYMMETRIES = ("E(3)", "SE(3)", *BREAK_ROTATIONS)
 
 TASK = TaskSpec(
     name="contract",
@@ -340,6 +346,15 @@ def rotation() -> np.ndarray:
     return np.eye(3) + np.sin(1.9) * cross + (1 - np.cos(1.9)) * cross @ cross
 
 
+def octahedral_group() -> list[np.ndarray]:
+    """The 48 permutations of the axes with signs."""
+    return [
+        np.diag(signs) @ np.eye(3)[list(order)]
+        for signs in itertools.product((1.0, -1.0), repeat=3)
+        for order in itertools.permutations(range(3))
+    ]
+
+
 NO_SHIFT = np.zeros(3)
 SHIFT = np.array([1.3, -2.1, 0.7])
 IDENTITY = np.eye(3)
@@ -348,14 +363,17 @@ IDENTITY = np.eye(3)
 def assert_symmetry(subject: Subject) -> None:
     """Rotation, reflection, translation as the model states them."""
     symmetry = models.model_class(subject.name).symmetry
+    assert symmetry in SYMMETRIES
     tolerance = TOLERANCE[subject.dtype]
     turned = transformation_error(subject, rotation(), NO_SHIFT)
     if symmetry != "S(n)":
         assert transformation_error(subject, IDENTITY, SHIFT) < tolerance
-    if symmetry in ("S(n)", "T(3)"):
+    if symmetry == "octahedral":
+        for matrix in octahedral_group():
+            assert transformation_error(subject, matrix, NO_SHIFT) < tolerance
+    if symmetry in BREAK_ROTATIONS:
         assert turned > BROKEN, "it should break rotations: negative control"
         return
-    assert symmetry in ("E(3)", "SE(3)")
     assert turned < tolerance
     if symmetry == "E(3)":
         assert transformation_error(subject, -rotation(), NO_SHIFT) < tolerance

@@ -20,9 +20,10 @@ import pytest
 import scipy.integrate
 from absl import flags
 
+from demetar import integrators
 from demetar.data import nbody
 from demetar.errors import UserError
-from tools import folders, generate_nbody, integrators, simulation, systems
+from tools import folders, generate_nbody, simulation, systems
 
 PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = simulation.Settings(
@@ -107,6 +108,52 @@ def test_forces_of_charges_are_clipped_component_by_component():
     accelerate = systems.acceleration_fn("charged", jnp.ones((2, 1)), 0.15)
     forces = np.asarray(accelerate(positions)[..., 0].T)
     assert abs(forces).max() < 3 and forces[1, 0] == pytest.approx(10 * forces[1, 1])
+
+
+def test_a_radial_clip_keeps_the_direction():
+    random = np.random.RandomState(3)
+    turn = np.linalg.qr(random.randn(3, 3))[0]
+    positions = random.randn(5, 3) * np.array([0.02, 0.02, 1, 1, 1])[:, None]
+    charges = jnp.asarray([[1.0], [-1.0], [1.0], [1.0], [-1.0]])
+
+    def forces(clip, positions):
+        accelerate = systems.acceleration_fn("charged", charges, 0.0, clip)
+        return np.asarray(accelerate(jnp.asarray(positions.T[..., None])))[..., 0].T
+
+    free = literal_forces(positions, np.asarray(charges[:, 0]), 0.0)
+    norms = np.linalg.norm(free, axis=1, keepdims=True)
+    assert (norms[:2] > 200).all() and (norms[2:] < 100).all()
+    expected = free * np.minimum(1, 100 / norms)
+    np.testing.assert_allclose(forces("radial", positions), expected, rtol=1e-12)
+    turned = forces("radial", positions @ turn.T)
+    np.testing.assert_allclose(turned, expected @ turn.T, rtol=1e-10)
+    broken = forces("component", positions @ turn.T)
+    assert abs(broken - forces("component", positions) @ turn.T).max() > 1
+
+
+def test_the_clip_is_an_option_of_the_charged_system():
+    """It changes what is generated where it acts, and the metadata tell."""
+    assert generate_nbody.settings_from_flags(parse()).clip == "component"
+    radial = generate_nbody.settings_from_flags(parse("--clip=radial"))
+    assert radial == dataclasses.replace(simulation.Settings(), clip="radial")
+    assert generate_nbody._describe(radial)["clip"] == "radial"
+    with pytest.raises(UserError, match="--clip: no value for gravity"):
+        generate_nbody.settings_from_flags(parse("--system=gravity", "--clip=radial"))
+    close = systems.Initial(
+        positions=np.array([[[0.01, 0.005, 0], [0, 0, 0]]]),
+        velocities=np.zeros((1, 2, 3)),
+        sources=np.ones((1, 2)),
+        num_bodies=np.array([2]),
+    )
+    settings = dataclasses.replace(TINY, num_bodies=(2, 2))
+    paths = {
+        clip: simulation.Simulator(dataclasses.replace(settings, clip=clip))(close)[0]
+        for clip in systems.CLIPS
+    }
+    moved = {clip: rows["positions"][0, 0, 0] for clip, rows in paths.items()}
+    moved = {clip: place - close.positions[0, 0] for clip, place in moved.items()}
+    assert moved["component"][0] == pytest.approx(moved["component"][1])
+    assert moved["radial"][0] == pytest.approx(2 * moved["radial"][1])
 
 
 # Integrators
@@ -800,6 +847,7 @@ def test_flags_override_the_preset():
         ("--dt=0", "positive"),
         ("--dt=nan", "positive"),
         ("--softening=-0.1", "at least 0"),
+        ("--clip=cube", "component, radial"),
         ("--num_train=-1", "at least 0"),
         ("--seed=-1", "2^32"),
         ("--seed=4294967296", "2^32"),

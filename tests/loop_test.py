@@ -108,7 +108,7 @@ def test_update_is_the_hand_written_step():
     settings = optim.Settings(learning_rate=0.01, weight_decay=0.1, clip_norm=0.5)
     optimizer = optim.make(settings, 10)
     model = models.build("linear_map", contract.TASK)
-    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, 0.0))
+    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, SETTINGS))
     key = jax.random.key(0)
     params: Any = model.init(key, batch.graph, batch.bucket, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
@@ -158,7 +158,8 @@ def one_update(name, fields, augment):
     model = models.build(name, contract.TASK, fields)
     params = contract.quick_params(model, batch)
     optimizer = optim.make(optim.Settings(), 10)
-    update = loop.make_update(model, contract.TASK, optimizer, 0.0, augment)
+    settings = dataclasses.replace(SETTINGS, augment=augment)
+    update = loop.make_update(model, contract.TASK, optimizer, settings)
     key = jax.random.key(4)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
     metrics = jax.jit(update)(state, batch)[1]
@@ -202,7 +203,7 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
             }
         )
         params = model.init(key, batch.graph, batch.bucket, True)
-        update = jax.jit(loop.make_update(model, task, optimizer, 0.0))
+        update = jax.jit(loop.make_update(model, task, optimizer, SETTINGS))
         state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
         state, metrics = update(state, scaled)
         results.append(
@@ -234,11 +235,99 @@ def test_heads_of_earlier_checkpoints_have_squared_errors():
         Head("energy", "graph_scalar", loss="cubic")
 
 
+def hand_gradients(params, batch):
+    """Errors [G] of `linear_map` and the gradient of each, in loops."""
+    (path,) = params
+    w, b = (np.array(params[path][name], np.float64) for name in ("w", "b"))
+    nodes = batch.graph.nodes
+    inputs = np.concatenate([nodes.positions, nodes.vectors[:, 0]], axis=1)
+    targets = np.asarray(batch.targets["position"][:, 0])
+    errors, gradients = [], []
+    stops = np.cumsum(batch.graph.n_node)
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        residual = inputs[start:stop] @ w + b - targets[start:stop]
+        slope = 2 * residual / residual.size
+        errors.append(np.mean(residual**2))
+        gradients.append((inputs[start:stop].T @ slope, slope.sum(axis=0)))
+    return np.array(errors), gradients
+
+
+def test_the_logarithmic_loss_and_clipping_of_each_graph():
+    """Against each graph's own gradient; a slot without weight counts for nothing."""
+    dataset = make_dataset()
+    rows = dataset.train_plan(1, 0)  # the last batch is partial
+    row = {name: values[-1] for name, values in rows.items()}
+    batch = dataset.packing.assemble(dataset.packing.arrays(), row)
+    count = int(batch.weights.sum())
+    assert 1 < count < BATCH_SIZE
+    model = models.build("linear_map", contract.TASK)
+    params: Any = contract.quick_params(model, batch)
+    optimizer = optim.make(optim.Settings(), 10)
+    key = jax.random.key(0)
+    state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
+    errors, gradients = hand_gradients(params, batch)
+    errors, gradients = errors[:count], gradients[:count]
+    floor, bound = 0.3, 0.1
+    factors = {"squared": np.ones(count), "log": 1 / (2 * (errors + floor))}
+    for loss in loop.LOSSES:
+        own = [
+            [f * leaf for leaf in g]
+            for f, g in zip(factors[loss], gradients, strict=True)
+        ]
+        norms = [math.sqrt(sum((leaf**2).sum() for leaf in g)) for g in own]
+        bound = float(np.mean([min(norms), max(norms)]))  # clips some of them
+        for clip in (0.0, bound):
+            settings = dataclasses.replace(
+                SETTINGS, loss=loss, loss_floor=floor, clip_each=clip
+            )
+            update = loop.make_update(model, contract.TASK, optimizer, settings)
+            metrics = jax.jit(update)(state, batch)[1]
+            scales = [min(1, clip / norm) if clip else 1 for norm in norms]
+            total = [
+                sum(scale * g[k] for scale, g in zip(scales, own, strict=True)) / count
+                for k in range(2)
+            ]
+            expected = math.sqrt(sum((leaf**2).sum() for leaf in total))
+            np.testing.assert_allclose(metrics["gradient_norm"], expected, rtol=1e-5)
+            # What is told is the error, whatever is trained on.
+            np.testing.assert_allclose(metrics["loss"], errors.mean(), rtol=1e-5)
+    assert min(norms) < bound < max(norms)
+
+
+def test_a_gradient_that_overflows_is_left_out_of_the_clipped_mean():
+    batch = contract.regular_batch(contract.systems((5, 5)))
+
+    def gradient_fn(params, key, single):
+        first = single.graph.nodes.positions[0, 0]
+        bad = first == batch.graph.nodes.positions[0, 0]
+        return jnp.where(bad, 1.0, 3.0), {"w": jnp.where(bad, jnp.inf, 8.0)}
+
+    clipped = loop.clipped_each(gradient_fn, 2.0)
+    params: Any = {"w": jnp.zeros(())}
+    loss, gradients = clipped(params, jax.random.key(0), batch)
+    assert float(loss) == 2.0
+    np.testing.assert_array_equal(jax.tree.leaves(gradients), [1.0])
+
+
+def test_clipping_of_each_graph_needs_graphs_of_equal_size():
+    settings = dataclasses.replace(SETTINGS, clip_each=1.0)
+    optimizer = optim.make(ADAM, 10)
+    model = models.build("linear", contract.TASK)
+    batch = one_batch("mixed")
+    params = model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+    state = TrainState(
+        params, optimizer.init(params), jnp.int32(0), jax.random.key(0), {}
+    )
+    with pytest.raises(UserError, match="leave --clip_each at 0 and use --clip_norm"):
+        loop.make_update(model, contract.TASK, optimizer, settings)(state, batch)
+
+
 def test_moving_average_of_the_parameters():
     batch = one_batch()
     optimizer = optim.make(ADAM, 10)
     model = models.build("linear", contract.TASK)
-    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, 0.25))
+    settings = dataclasses.replace(SETTINGS, average_decay=0.25)
+    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, settings))
     key = jax.random.key(0)
     params = model.init(key, batch.graph, batch.bucket, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, params)
@@ -448,6 +537,61 @@ def test_resuming_gives_the_same_bits(tmp_path, calls):
         for name in set(one) - set(times):
             assert found[name] == one[name], name
     assert resumed.progress.best_epoch == whole.progress.best_epoch
+
+
+def phased_trainer(calls=None):
+    """Two epochs, one and ten of a model that moves by other multiples of v.
+
+    Args:
+      calls: gets the multiple of every model that is traced for training.
+    """
+
+    def build(multiple):
+        def forward(graph, bucket, is_training):
+            if calls is not None and is_training:
+                calls.append(multiple)
+            time = hk.get_parameter("time", (), init=jnp.ones)
+            scale = multiple if is_training else 1.0
+            return {"position": scale * time * graph.nodes.vectors}
+
+        return hk.transform(forward)
+
+    phases = [loop.Phase(2, build(3.0), 0.5), loop.Phase(3, build(2.0))]
+    settings = dataclasses.replace(SETTINGS, epochs=13, eval_every=5, loss="log")
+    dataset = make_dataset()
+    return loop.Trainer(build(1.0), dataset, settings, ADAM, phases)
+
+
+def test_phases_train_other_models_and_end_where_they_should(tmp_path):
+    calls: list[float] = []
+    trainer = phased_trainer(calls)
+    snapshots: list[Any] = []
+    _, evaluations, _ = fit(trainer, tmp_path / "last.npz", snapshots=snapshots)
+    assert [metrics["epoch"] for metrics in evaluations] == [2, 3, 8, 13]
+    assert list(dict.fromkeys(calls[1:])) == [3.0, 2.0, 1.0]  # the first one is init
+    assert trainer.num_compiles == 4  # three to train, one to evaluate
+    # Each phase pulls its multiple of the parameter to the 1.5 that the data ask for.
+    times = [float(jax.tree.leaves(snapshot)[0][0]) for snapshot in snapshots]
+    assert times[1] < times[0] < 1 and times[-1] > times[1] + 0.02
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_phases_resume_to_the_same_bits(tmp_path, calls):
+    """Stopped in the first phase, in the second and in the run proper."""
+    whole, expected, finished = fit(phased_trainer(), tmp_path / "whole.npz")
+    assert finished
+    asked = iter(range(100))
+    path = tmp_path / "part.npz"
+    _, first, finished = fit(phased_trainer(), path, lambda: next(asked) + 1 >= calls)
+    assert not finished
+    resumed, second, finished = fit(phased_trainer(), path)
+    assert finished
+    assert_equal_trees(
+        (resumed.state, resumed.best),
+        jax.tree.map(jnp.asarray, (whole.state, whole.best)),
+    )
+    found = [(one["epoch"], one["train_loss"]) for one in (*first, *second)]
+    assert found == [(one["epoch"], one["train_loss"]) for one in expected]
 
 
 def test_on_save_comes_before_the_checkpoint(tmp_path):

@@ -263,6 +263,25 @@ def test_float64(run, tmp_path, dataset):
     assert params and {array.dtype.name for array in arrays.values()} == {"float64"}
 
 
+def test_phases_and_the_loss_reach_the_training(run, tmp_path, dataset):
+    """A phase ends with an evaluation; an empty text stands for none."""
+    args = ("--model=newton", "--epochs=4", "--eval_every=3", dataset)
+    small = [f"--set={field}=3" for field in ("hidden_size", "eval_substeps")]
+    own = ("--loss=log", "--loss_floor=0.01", "--clip_each=1")
+    phase = "2:num_substeps=2,eta=0.5,loss_floor=10"
+    run(*args, *small, *own, f"--phase={phase}", "--workdir=run").succeeded()
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["settings"]["phase"] == [phase]
+    lines = read_metrics(tmp_path / "run")
+    assert [line["epoch"] for line in lines] == [2, 4]
+    # The floor of the phase bounds its loss, and no other.
+    first, last = (line["train_loss"][0] for line in lines)
+    assert first > np.log(10) / 2 > 0 > last > np.log(0.01) / 2
+    assert record["num_compiles"] == 3
+    run(*args, *small, "--phase=", "--workdir=none").succeeded()
+    assert [line["epoch"] for line in read_metrics(tmp_path / "none")] == [3, 4]
+
+
 # --- Data that is not there yet -----------------------------------------------------
 
 FRAMES = ("start_frame", "target_frame")
@@ -569,6 +588,20 @@ BAD_FLAGS = {
         "egnn moves along the velocities, which --cues=positions leaves out",
     ),
     "bodies": (["--model=egnn", "--num_bodies=1"], "--num_bodies of at least 2"),
+    "clip of each": (["--model=egnn", "--clip_each=-1"], "--clip_each of at least 0"),
+    "floor": (["--model=egnn", "--loss_floor=0"], "--loss_floor above 0, found 0"),
+    "phase": (
+        ["--model=newton", "--phase=num_substeps=3"],
+        "expected --phase=EPOCHS:field=value,... with at least 1 epoch",
+    ),
+    "field of a phase": (
+        ["--model=newton", "--phase=3:substeps=3"],
+        "newton has no field 'substeps'; it has horizon, num_substeps",
+    ),
+    "floor of a phase": (
+        ["--model=newton", "--phase=3:loss_floor=-1"],
+        "expected a loss_floor above 0, found 'loss_floor=-1' in --phase",
+    ),
     "no folder": (
         ["--model=egnn", "--dataset=nbody_smal"],
         "expected --dataset to be nbody_small, nbody, gravity or an existing folder",

@@ -224,6 +224,7 @@ def define_flags(values: flags.FlagValues) -> None:
     switch("save_forces", None, "Keep the forces too.")
     real("dt", None, "Time step.")
     real("softening", None, "Length added in quadrature to every distance.")
+    text("clip", None, "Of charged forces: component, as published, or radial.")
     number("num_train", None, "Training simulations.")
     number("num_valid", None, "Validation simulations.")
     number("num_test", None, "Test simulations.")

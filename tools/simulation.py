@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import experimental
 
+from demetar import integrators
 from demetar.errors import UserError
-from tools import integrators, systems
+from tools import systems
 
 SPLITS = ("train", "valid", "test")
 STREAMS = ("numpy", "jax")
@@ -63,6 +64,8 @@ class Settings:
       save_forces: whether to keep the forces that act at the saved positions.
       dt: time step.
       softening: length that is added in quadrature to every distance.
+      clip: of the total force on a charged body: its 'component's, as published, which
+        makes the axes of the frame special, or 'radial', its norm.
       num_train, num_valid, num_test: numbers of simulations.
       seed: of the random stream.
       random_stream: 'numpy' for the published one, 'jax' for one that draws every
@@ -78,6 +81,7 @@ class Settings:
     save_forces: bool = False
     dt: float = 0.001
     softening: float = 0.0
+    clip: str = "component"
     num_train: int = 10_000
     num_valid: int = 2_000
     num_test: int = 2_000
@@ -90,6 +94,13 @@ class Settings:
         expect_one_of("system", self.system, tuple(systems.SOURCES))
         expect_one_of("random_stream", self.random_stream, STREAMS)
         expect_one_of("dtype", self.dtype, DTYPES)
+        expect_one_of("clip", self.clip, systems.CLIPS)
+        expect(
+            self.system == systems.CHARGED or self.clip == Settings.clip,
+            "clip",
+            f"no value for {self.system}, whose forces are not clipped",
+            self.clip,
+        )
         low, high = self.num_bodies
         expect(1 <= low <= high, "num_bodies", "N or LOW-HIGH, from 1", f"{low}-{high}")
         for name in ("num_steps", "sample_every"):
@@ -204,7 +215,7 @@ def _simulate(
       quantities over all steps.
     """
     accelerations = systems.acceleration_fn(
-        settings.system, sources, settings.softening
+        settings.system, sources, settings.softening, settings.clip
     )
     charged = settings.system == systems.CHARGED
     method = integrators.kick_drift if charged else integrators.kick_drift_kick

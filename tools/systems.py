@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tools import integrators
+from demetar import integrators
 
 CHARGED, GRAVITY = "charged", "gravity"
 SOURCES = {CHARGED: "charges", GRAVITY: "masses"}  # what makes the force
-FORCE_LIMIT = 100.0  # charged: each component of the total force is clipped to +-this
+FORCE_LIMIT = 100.0  # charged: the total force on a body is clipped to this
+CLIPS = ("component", "radial")  # each component to +-the limit, or the norm to it
 WALL = 5.0  # charged: initial positions beyond +-this are reflected
 SPEED = 0.5  # charged: initial speed of every body
 
@@ -35,7 +36,7 @@ NUM_TILES, TILE_BODIES = 4, 25
 
 
 def acceleration_fn(
-    system: str, sources: jax.Array, softening: float
+    system: str, sources: jax.Array, softening: float, clip: str = "component"
 ) -> integrators.AccelerationFn:
     """The accelerations of a system's bodies by their positions.
 
@@ -44,11 +45,14 @@ def acceleration_fn(
       sources: [n, B] charges of unit masses, or masses. Bodies whose charge or mass is
         zero feel nothing and do nothing.
       softening: length that is added in quadrature to every distance.
+      clip: of the total force on a charged body: by 'component', or 'radial'.
 
     Returns:
       A function of positions [3, n, B] to accelerations [3, n, B].
     """
     forces_fn = _pair_forces_fn(sources, softening**2)
+    if system == CHARGED and clip == "radial":
+        return lambda positions: _clip_norms(forces_fn(positions))
     if system == CHARGED:
         # Not isotropic, but what the published data were made with.
         return lambda positions: jnp.clip(
@@ -56,6 +60,11 @@ def acceleration_fn(
         )
     inverse = jnp.where(sources > 0, 1 / jnp.where(sources > 0, sources, 1), 0)
     return lambda positions: -inverse * forces_fn(positions)
+
+
+def _clip_norms(forces: jax.Array) -> jax.Array:
+    norms = jnp.sqrt(_sum_squares(forces))  # [n, B]
+    return forces * (FORCE_LIMIT / jnp.maximum(norms, FORCE_LIMIT))
 
 
 def _pair_forces_fn(

@@ -21,9 +21,10 @@ class Model(hk.Module):
 
     Attributes:
       task: inputs and heads.
-      symmetry: 'E(3)', 'SE(3)', 'T(3)' (translations) or 'S(n)' (permutations alone,
-        which all of them have). Tests hold a model to it, and T(3) and S(n) models to
-        breaking rotations.
+      symmetry: 'E(3)', 'SE(3)', 'octahedral' (translations and the 48 signed
+        permutations of the axes), 'T(3)' (translations) or 'S(n)' (permutations of
+        particles alone, which all of them have). Tests hold a model to it, and the
+        last three to breaking rotations.
       supports: kinds of heads that the model has.
     """
 

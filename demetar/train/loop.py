@@ -9,10 +9,11 @@ not the run was interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from demetar import graphs
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import checkpoint, equivariance, losses, optim
@@ -42,6 +44,13 @@ class Settings:
         models that are not equivariant.
       average_decay: decay of a moving average of the parameters that is evaluated in
         their place; 0 for none.
+      loss: 'squared', the mean of the squared errors, or 'log', the mean over graphs of
+        log(error + loss_floor) / 2, which weighs relative improvements alike. What is
+        evaluated is the squared error either way.
+      loss_floor: c of the logarithm, in the squared unit of the targets.
+      clip_each: bound on the norm of the gradient of each graph by itself, before the
+        mean over the batch, so that a few graphs cannot drown the rest; 0 for none.
+        For graphs of equal size.
       max_steps_per_call: bound on the updates of one compiled call, so that a person
         hears of them in time and a signal is heeded.
       checkpoint_seconds: least time between two checkpoints.
@@ -52,8 +61,26 @@ class Settings:
     seeds: tuple[int, ...] = (1,)
     augment: str = "none"
     average_decay: float = 0.0
+    loss: str = "squared"
+    loss_floor: float = 1e-3
+    clip_each: float = 0.0
     max_steps_per_call: int = 256
     checkpoint_seconds: float = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """The beginning of a run, trained otherwise than its end.
+
+    Attributes:
+      end: epoch at which the next phase, or the run proper, begins.
+      model: with the parameters of the run's model and another way to compute.
+      loss_floor: in place of that of the settings; None for the same.
+    """
+
+    end: int
+    model: hk.Transformed
+    loss_floor: float | None = None
 
 
 @dataclasses.dataclass
@@ -83,6 +110,7 @@ class Progress:
 
 
 AUGMENTATIONS = ("none", "rotation")
+LOSSES = ("squared", "log")
 METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
 SPARE_SHARE = 200  # one batch in so many of an interval, where their number varies
 SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
@@ -92,8 +120,7 @@ def make_update(
     model: hk.Transformed,
     task: TaskSpec,
     optimizer: optax.GradientTransformation,
-    average_decay: float,
-    augment: str = "none",
+    settings: Settings,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function that makes one update of one replica from one batch."""
 
@@ -104,23 +131,36 @@ def make_update(
         predictions = losses.predict(task, outputs, batch.graph.nodes)
         errors = losses.sample_errors(task, predictions, batch)
         told = losses.mean_loss(errors, batch.weights)  # in the unit of the errors
+        if settings.loss == "log":
+            errors = losses.log_errors(errors, settings.loss_floor)
         return losses.training_loss(task, errors, batch.weights), told
+
+    def told_and_gradients(
+        params: Params, key: Array, batch: Batch
+    ) -> tuple[jax.Array, Params]:
+        gradients, told = jax.grad(loss_fn, has_aux=True)(params, key, batch)
+        return told, gradients
+
+    gradient_fn: GradientFn = told_and_gradients
+    if settings.clip_each:
+        gradient_fn = clipped_each(gradient_fn, settings.clip_each)
 
     def update(
         state: TrainState, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        if augment == "rotation":
+        if settings.augment == "rotation":
             key, rotation_key = jax.random.split(key)
             rotations = equivariance.random_rotations(rotation_key, batch)
             batch = equivariance.rotate(task, batch, rotations)
-        gradients, loss = jax.grad(loss_fn, has_aux=True)(state.params, key, batch)
+        loss, gradients = gradient_fn(state.params, key, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
-        if average_decay:
+        if settings.average_decay:
             decay = jnp.minimum(
-                average_decay, (1 + state.step) / (AVERAGE_WARMUP + state.step)
+                settings.average_decay,
+                (1 + state.step) / (AVERAGE_WARMUP + state.step),
             )
             average = optax.incremental_update(params, average, 1 - decay)
         metrics = {
@@ -133,6 +173,35 @@ def make_update(
         )
 
     return update
+
+
+GradientFn = Callable[[Params, Array, Batch], tuple[jax.Array, Params]]
+
+
+def clipped_each(gradient_fn: GradientFn, bound: float) -> GradientFn:
+    """Loss and gradient of a batch, the gradient of each graph clipped by its norm.
+
+    A graph whose gradient is not finite counts as one whose gradient is zero: chaotic
+    motions overflow, and would take the others with them.
+    """
+
+    def clipped(params: Params, key: Array, batch: Batch) -> tuple[jax.Array, Params]:
+        def one(single: Batch) -> tuple[jax.Array, Params]:
+            loss, gradients = gradient_fn(params, key, single)
+            norm = optax.global_norm(gradients)
+            finite = jnp.isfinite(norm)
+            factor = bound / jnp.maximum(jnp.where(finite, norm, 1), bound)
+            return loss, jax.tree.map(
+                lambda leaf: jnp.where(finite, leaf * factor, 0), gradients
+            )
+
+        weights = batch.weights / jnp.maximum(batch.weights.sum(), 1)  # [G]
+        of_graphs, gradients = jax.vmap(one)(graphs.single_graphs(batch))
+        return of_graphs @ weights, jax.tree.map(
+            lambda leaf: jnp.tensordot(weights, leaf, axes=1), gradients
+        )
+
+    return clipped
 
 
 def over_replicas(function: Callable, num_replicas: int, axes: tuple) -> Callable:
@@ -164,12 +233,14 @@ class Trainer:
         dataset: data.Dataset,
         settings: Settings,
         optimizer: optim.Settings,
+        phases: Sequence[Phase] = (),
     ):
         self.dataset = dataset
         self.settings = settings
         self.num_compiles = 0
         self.compile_seconds = 0.0
         self._model = model
+        self._phases = tuple(phases)
         self._arrays = jax.tree.map(jnp.asarray, dataset.packing.arrays())
         self._valid_plan = dataset.plan("valid")
         per_epoch = len(dataset.train_plan(settings.seeds[0], 0)["weight"])
@@ -224,15 +295,31 @@ class Trainer:
             for name in padded[0]
         }
 
+    def interval_end(self, epoch: int) -> int:
+        """The epoch at which the interval that begins at `epoch` is evaluated."""
+        ends = [phase.end for phase in self._phases if phase.end > epoch]
+        return min(epoch + self.settings.eval_every, self.settings.epochs, *ends)
+
     def train(
-        self, state: TrainState, rows: data.Plan
+        self, state: TrainState, rows: data.Plan, epoch: int = 0
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled call of `steps_per_call` updates. The state is donated.
+
+        Args:
+          epoch: at which the interval of `rows` begins; it chooses the phase.
 
         Returns:
           The state and each of `SUMS` over the batches [R].
         """
-        program = self._program("train", self._train_call, (state, rows), donate=0)
+        number = sum(phase.end <= epoch for phase in self._phases)
+        model, settings = self._model, self.settings
+        if number < len(self._phases):
+            phase = self._phases[number]
+            model = phase.model
+            if phase.loss_floor is not None:
+                settings = dataclasses.replace(settings, loss_floor=phase.loss_floor)
+        call = functools.partial(self._train_call, model, settings)
+        program = self._program(f"train {number}", call, (state, rows), donate=0)
         state, metrics = program(state, self._arrays, rows)
         return state, {name: np.asarray(value) for name, value in metrics.items()}
 
@@ -291,11 +378,15 @@ class Trainer:
         return self._programs[name]
 
     def _train_call(
-        self, state: TrainState, arrays: Any, rows: Mapping[str, Array]
+        self,
+        model: hk.Transformed,
+        settings: Settings,
+        state: TrainState,
+        arrays: Any,
+        rows: Mapping[str, Array],
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         task, packing = self.dataset.task, self.dataset.packing
-        decay, augment = self.settings.average_decay, self.settings.augment
-        update = make_update(self._model, task, self._optimizer, decay, augment)
+        update = make_update(model, task, self._optimizer, settings)
 
         def step(
             state: TrainState, row: Mapping[str, Array]
@@ -440,7 +531,7 @@ class Run:
         """Train up to the next evaluation and make it; False where asked to stop."""
         trainer, progress = self.trainer, self.progress
         settings = trainer.settings
-        stop = min(progress.epoch + settings.eval_every, settings.epochs)
+        stop = trainer.interval_end(progress.epoch)
         began = time.perf_counter()
         plan = self._plan(progress.epoch, stop)
         progress.data_seconds += time.perf_counter() - began
@@ -457,7 +548,7 @@ class Run:
                 )
             )
             progress.data_seconds += time.perf_counter() - began
-            self.state, metrics = trainer.train(self.state, rows)
+            self.state, metrics = trainer.train(self.state, rows, progress.epoch)
             self._check_finite(metrics, stop)
             for sums, name in zip(progress.partial, SUMS, strict=True):
                 sums[:] = (np.asarray(sums) + metrics[name]).tolist()
@@ -468,7 +559,7 @@ class Run:
         seconds = clock.running_seconds()
         weights = plan["weight"][first_row:]  # [B, R, G]
         done = weights.any(axis=-1).sum() / len(settings.seeds)
-        graphs = weights.sum() / len(settings.seeds)
+        num_graphs = weights.sum() / len(settings.seeds)
         self._keep_best(stop)
         clock.add_to(progress)
         on_evaluation(
@@ -476,7 +567,7 @@ class Run:
                 **self._averages(),
                 "epoch": stop,
                 "steps_per_second": float(done) / seconds,
-                "graphs_per_second": float(graphs) / seconds,
+                "graphs_per_second": float(num_graphs) / seconds,
                 "wall_seconds": progress.seconds,
             }
         )
@@ -490,7 +581,7 @@ class Run:
         planned = self._planned.pop((start, stop), None)
         plan = planned.result() if planned else trainer.interval_plan(start, stop)
         if stop < settings.epochs:
-            following = (stop, min(stop + settings.eval_every, settings.epochs))
+            following = (stop, trainer.interval_end(stop))
             future = self._planner.submit(trainer.interval_plan, *following)
             self._planned[following] = future
         return plan

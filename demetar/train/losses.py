@@ -56,6 +56,14 @@ def sample_errors(
     }
 
 
+def log_errors(errors: Mapping[str, Array], floor: float) -> dict[str, jax.Array]:
+    """log(error + floor) / 2 of each graph: {head: [G]}.
+
+    The gradient weighs relative improvements alike, down to errors of the floor's size.
+    """
+    return {name: jnp.log(error + floor) / 2 for name, error in errors.items()}
+
+
 def _per_graph(
     head: Head, values: Array, graph: graphs.Graph, bucket: Bucket
 ) -> jax.Array:

@@ -1,14 +1,15 @@
 """Integrators of N-body motion: pure functions on batch-last arrays [3, n, B].
 
 n counts the bodies and B independent simulations, which lie last so that every
-operation of a step is one vectorised loop. Times, lengths and masses are in the
-dimensionless units of the published simulators.
+operation of a step is one vectorised loop. A step works on any other layout too, such
+as the [N, 3] of a batch of graphs, with a time step that broadcasts against it. The
+generators of data and the models that integrate share them; units are the caller's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 from jax import lax
@@ -30,6 +31,7 @@ class Motion(NamedTuple):
 
 AccelerationFn = Callable[[jax.Array], jax.Array]  # [3, n, B] -> [3, n, B]
 StepFn = Callable[[Motion], Motion]
+TimeStep: TypeAlias = float | jax.Array  # of all, [B] of each simulation, [N, 1] ...
 
 
 def start(
@@ -39,7 +41,7 @@ def start(
     return Motion(positions, velocities, acceleration_fn(positions))
 
 
-def kick_drift(acceleration_fn: AccelerationFn, dt: float) -> StepFn:
+def kick_drift(acceleration_fn: AccelerationFn, dt: TimeStep) -> StepFn:
     """One step v += dt a(x), x += dt v, as the charged systems are published.
 
     Velocities are half a step older than the positions: where those of the start belong
@@ -56,7 +58,7 @@ def kick_drift(acceleration_fn: AccelerationFn, dt: float) -> StepFn:
     return step
 
 
-def kick_drift_kick(acceleration_fn: AccelerationFn, dt: float) -> StepFn:
+def kick_drift_kick(acceleration_fn: AccelerationFn, dt: TimeStep) -> StepFn:
     """One step of the leapfrog with synchronised velocities; the error falls as dt^2.
 
     Source: `GravitySim` of Brandstetter et al. 2022, arXiv 2110.02905.

@@ -1,0 +1,256 @@
+"""Newton: learn the acceleration, integrate the motion.
+
+Source: none; a model of this project. Every pair of bodies pulls along the line between
+them, with a strength that a small network makes of their distance and of the features
+of their edge. The accelerations are rolled out over the time to the target by the
+kick-drift-kick leapfrog (Verlet 1967, doi 10.1103/PhysRev.159.98) with steps as short
+as the closest pair of each system asks for.
+
+What it knows: translations, rotations and reflections, action and reaction, that motion
+can be reversed, that close bodies need short steps, that accelerations are bounded. It
+knows no law of force and no bound: exponent, shape, bound and the age of the velocities
+are learned from the end points of motions. All bodies have the same mass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeAlias
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from demetar import graphs, integrators
+from demetar.errors import UserError
+from demetar.models import base, egnn, segnn
+from demetar.nn import inputs, mlp
+from demetar.types import Array, Bucket, Head
+
+SATURATIONS = ("pair", "radial", "component", "none")
+MANY_BODY: Mapping[str, Callable[..., base.Model]] = {
+    "egnn": egnn.EGNN,
+    "segnn": segnn.SEGNN,
+}
+ACCELERATIONS = ("pair", *MANY_BODY)
+LAG = 1e-3  # of the horizon: unit of the learned age of the velocities
+POWER = 8  # of the saturation: how sharply it sets in
+START_BOUND = 10.0  # of the accelerations; learned from there
+
+Accelerate: TypeAlias = integrators.AccelerationFn  # shifts [N, 3] -> [N, 3]
+
+
+@dataclasses.dataclass
+class Newton(base.Model):
+    """Accelerations of pairs, rolled out. The defaults have 1,220 parameters.
+
+    Attributes:
+      horizon: time from the input to the target in units of length / velocity: a body
+        that feels nothing moves by horizon * v. It is known of the data (steps * dt of
+        the generator) and not learned, so a trained model can be asked for another.
+      num_substeps, eval_substeps: steps of a roll-out in training and in evaluation.
+      eta, eval_eta: length of a step is eta * (least distance of a pair)^1.5, but not
+        so short that the last ones would be longer than it.
+      stretch: no step is longer than this many times the mean one: else a few would do
+        where nobody is close, and the rest of them be empty.
+      hidden_size: channels of the network of pairs, or of the many-body model.
+      num_layers: its hidden layers, or the layers of the many-body model.
+      saturation: 'pair' bounds the acceleration by each partner, so momentum is exact;
+        'radial' the norm of the total; 'component' each component of the total, which
+        leaves the octahedral group of symmetries, that of `newton_octahedral`; 'none'.
+      acceleration: 'pair', or 'egnn' or 'segnn' for that model as the acceleration: it
+        sees positions alone and all bodies at once, at every step.
+      softening: length added in quadrature to every distance, far below all of them,
+        so that gradients at coincident points are finite.
+    """
+
+    symmetry: ClassVar[str] = "E(3)"
+    supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+
+    horizon: float = 1.0
+    num_substeps: int = 80
+    eval_substeps: int = 320
+    eta: float = 0.1
+    eval_eta: float = 0.05
+    stretch: float = 4.0
+    hidden_size: int = 32
+    num_layers: int = 2
+    saturation: str = "pair"
+    acceleration: str = "pair"
+    softening: float = 1e-2
+
+    def __call__(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> dict[str, Array]:
+        self._check()
+        nodes = graph.nodes
+        velocities = jnp.asarray(inputs.vector(nodes, self.task, "velocity"))  # [N, 3]
+        many_body = self.acceleration != "pair"
+        make = self._many_body_fn if many_body else self._pair_fn
+        accelerate = make(graph, bucket)
+        # Shifts from the input, so that a far-away origin costs no precision.
+        motion = integrators.start(jnp.zeros_like(velocities), velocities, accelerate)
+        age = hk.get_parameter("lag", (), velocities.dtype, jnp.zeros)
+        age = LAG * self.horizon * age
+        synchronous = velocities + age * motion.accelerations
+        motion = self._roll_out(
+            motion._replace(velocities=synchronous),
+            accelerate,
+            is_training,
+            graph,
+            bucket,
+        )
+        velocities = motion.velocities - age * motion.accelerations
+        return base.moved_heads(
+            self.task, "newton", motion.positions, velocities, nodes
+        )
+
+    def _check(self) -> None:
+        for name, known in (
+            ("saturation", SATURATIONS),
+            ("acceleration", ACCELERATIONS),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"newton.{name} expects one of {', '.join(known)}, "
+                    f"found {getattr(self, name)!r}"
+                )
+        if self.acceleration != "pair" and self.saturation == "pair":
+            raise UserError(
+                f"newton.saturation=pair bounds pairs, and acceleration="
+                f"{self.acceleration} has none; set saturation=radial or none"
+            )
+        for name in ("num_substeps", "eval_substeps", "stretch"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"newton.{name} expects at least 1, found {getattr(self, name)}"
+                )
+
+    @hk.transparent
+    def _roll_out(
+        self,
+        motion: integrators.Motion,
+        accelerate: Accelerate,
+        is_training: bool,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> integrators.Motion:
+        """The motion after the horizon.
+
+        Positions are kept for the backward pass, and what a step makes of them is made
+        again there. The length of the steps has no gradient: it is the integrator's.
+        """
+        count = self.num_substeps if is_training else self.eval_substeps
+        eta = self.eta if is_training else self.eval_eta
+        longest = self.stretch * self.horizon / count
+        distances_fn = _distances_fn(graph, bucket, self.softening)
+
+        def substep(
+            carry: tuple[integrators.Motion, jax.Array], left: jax.Array
+        ) -> tuple[tuple[integrators.Motion, jax.Array], None]:
+            motion, remaining = carry
+            distances = distances_fn(jax.lax.stop_gradient(motion.positions))[1]
+            least = graphs.least_of_pairs(distances[:, 0], graph, bucket)  # [N, 1]
+            wanted = jnp.minimum(eta * least * jnp.sqrt(least), longest)
+            dt = jnp.clip(wanted, remaining / left, remaining)
+            motion = integrators.kick_drift_kick(accelerate, dt)(motion)
+            return (motion, remaining - dt), None
+
+        dtype = motion.positions.dtype
+        remaining = jnp.full((bucket.max_nodes, 1), self.horizon, dtype)
+        left = jnp.arange(count, 0, -1, dtype)
+        (motion, _), _ = hk.scan(hk.remat(substep), (motion, remaining), left)
+        return motion
+
+    @hk.transparent
+    def _pair_fn(self, graph: graphs.Graph, bucket: Bucket) -> Accelerate:
+        """Accelerations along x_i - x_j: network(log r, features) / r^p."""
+        distances_fn = _distances_fn(graph, bucket, self.softening)
+        features = graphs.pair_features(graph.edges, bucket)  # [P, F]
+        sizes = [self.hidden_size] * self.num_layers
+        network = mlp.MLP([*sizes, 1], name="force")
+        power = hk.get_parameter("power", (), features.dtype, jnp.ones)
+        saturate = self._saturation(features.dtype)
+
+        def accelerate(shifts: jax.Array) -> jax.Array:
+            vectors, distances = distances_fn(shifts)  # [P, 3], [P, 1]
+            logs = jnp.log(distances)
+            own = jnp.concatenate([logs, features, logs * features], axis=-1)
+            strengths = network(own) * jnp.exp(-(power + 1) * logs)  # [P, 1]
+            pulls = strengths * vectors
+            if self.saturation == "pair":
+                pulls = saturate(pulls)
+            total = graphs.sum_pairs(pulls, graph, bucket)  # [N, 3]
+            return total if self.saturation == "pair" else saturate(total)
+
+        return accelerate
+
+    @hk.transparent
+    def _many_body_fn(self, graph: graphs.Graph, bucket: Bucket) -> Accelerate:
+        """The displacements that a registered model makes of bodies at rest."""
+        head = Head("acceleration", "node_vector", base="positions")
+        task = dataclasses.replace(self.task, heads=(head,))
+        width = "hidden_units" if self.acceleration == "segnn" else "hidden_size"
+        model = MANY_BODY[self.acceleration](
+            task,
+            num_layers=self.num_layers,
+            **{width: self.hidden_size},
+        )
+        nodes = graph.nodes
+        at_rest = jnp.zeros_like(nodes.vectors)
+        saturate = self._saturation(nodes.positions.dtype)
+
+        def accelerate(shifts: jax.Array) -> jax.Array:
+            moved = nodes._replace(positions=nodes.positions + shifts, vectors=at_rest)
+            outputs = model(graph._replace(nodes=moved), bucket, False)
+            return saturate(jnp.asarray(outputs[head.name])[:, 0])
+
+        return accelerate
+
+    @hk.transparent
+    def _saturation(self, dtype: jnp.dtype) -> Callable[[jax.Array], jax.Array]:
+        """A (1 + |a|^8 / A^8)^(-1/8) with a learned A, by norm or by component."""
+        if self.saturation == "none":
+            return lambda vectors: vectors
+        start = hk.initializers.Constant(jnp.log(START_BOUND))
+        log_bound = hk.get_parameter("log_bound", (), dtype, start)
+
+        def saturate(vectors: jax.Array) -> jax.Array:
+            squares = jnp.square(vectors * jnp.exp(-log_bound))
+            if self.saturation != "component":
+                squares = squares.sum(axis=-1, keepdims=True)
+            # As written the eighth power would overflow in float32.
+            large = jnp.maximum(squares, 1)
+            half = POWER // 2
+            inner = (squares / large) ** half + large**-half
+            return vectors * inner ** (-1 / POWER) * jax.lax.rsqrt(large)
+
+        return saturate
+
+
+@dataclasses.dataclass
+class NewtonOctahedral(Newton):
+    """Newton whose accelerations saturate by component, along the axes of the frame.
+
+    The simulator of the charged systems clips each component of a force, so its motions
+    are symmetric under the 48 signed permutations of the axes, not under rotations.
+    """
+
+    symmetry: ClassVar[str] = "octahedral"
+
+    saturation: str = "component"
+
+
+def _distances_fn(
+    graph: graphs.Graph, bucket: Bucket, softening: float
+) -> Callable[[Array], tuple[jax.Array, jax.Array]]:
+    """Vectors x_i - x_j [P, 3] and distances [P, 1] of pairs, by shifts [N, 3]."""
+    start = graphs.pair_differences(graph.nodes.positions, graph, bucket)
+
+    def distances(shifts: Array) -> tuple[jax.Array, jax.Array]:
+        vectors = start + graphs.pair_differences(shifts, graph, bucket)
+        squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+        return vectors, jnp.sqrt(squares + softening**2)
+
+    return distances

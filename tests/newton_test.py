@@ -1,0 +1,283 @@
+"""Newton: its roll-out against plain loops, what it conserves, what it bounds."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from demetar import graphs, integrators, models
+from demetar.errors import UserError
+from demetar.models import newton
+from demetar.types import Head
+from tests import contract
+
+FIELDS: dict[str, Any] = {
+    "hidden_size": 5,
+    "num_substeps": 6,
+    "eval_substeps": 9,
+    "eta": 0.5,
+    "eval_eta": 0.3,
+    "horizon": 1.25,
+    "stretch": 1.4,
+}
+BOTH = dataclasses.replace(
+    contract.TASK,
+    heads=(
+        *contract.TASK.heads,
+        Head("velocity", "node_vector", base="velocity", scale=2.0),
+    ),
+)
+
+
+@functools.cache
+def subject(saturation="pair", dtype="float32", task=contract.TASK, **fields):
+    name = "newton_octahedral" if saturation == "component" else "newton"
+    fields = {**FIELDS, "saturation": saturation, **fields}
+    return contract.Subject(name, dtype, fields, task)
+
+
+# --- Against loops ------------------------------------------------------------------
+
+
+def plain_acceleration(params, fields, charges, positions):
+    """Accelerations (n, 3) of one system, one pair after the other."""
+    params = {
+        path.removeprefix("newton_octahedral").removeprefix("newton"): values
+        for path, values in params.items()
+    }
+    own = params[""]
+    bound, power = np.exp(own.get("log_bound", np.inf)), own["power"]
+
+    def bounded(vector):
+        if fields["saturation"] == "component":
+            return vector * (1 + abs(vector / bound) ** 8) ** (-1 / 8)
+        size = np.linalg.norm(vector)
+        return vector * (1 + (size / bound) ** 8) ** (-1 / 8)
+
+    total = np.zeros_like(positions)
+    for i, here in enumerate(positions):
+        for j, there in enumerate(positions):
+            if i == j:
+                continue
+            offset = here - there
+            r = np.sqrt(offset @ offset + 0.01**2)
+            product = charges[i] * charges[j]
+            values = np.array([np.log(r), product, np.log(r) * product])
+            for layer in range(3):
+                weights = params[f"/force/linear_{layer}"]
+                values = values @ weights["w"] + weights["b"]
+                if layer < 2:
+                    values = values / (1 + np.exp(-values))
+            pull = values[0] * r**-power * offset / r
+            total[i] += bounded(pull) if fields["saturation"] == "pair" else pull
+    if fields["saturation"] in ("radial", "component"):
+        total = np.stack([bounded(vector) for vector in total])
+    return total
+
+
+def plain_roll_out(params, fields, system, is_training):
+    """Displacements and velocities (n, 3) of one system."""
+    count = fields["num_substeps" if is_training else "eval_substeps"]
+    eta = fields["eta" if is_training else "eval_eta"]
+    accelerate = functools.partial(plain_acceleration, params, fields, system.charges)
+    x, remaining = system.positions.copy(), fields["horizon"]
+    acceleration = accelerate(x)
+    (lag,) = (values["lag"] for values in params.values() if "lag" in values)
+    age = 1e-3 * fields["horizon"] * lag
+    v = system.velocities + age * acceleration
+    for left in range(count, 0, -1):
+        gaps = [
+            np.sqrt(np.sum((a - b) ** 2) + 0.01**2)
+            for k, a in enumerate(x)
+            for b in x[:k]
+        ]
+        wanted = eta * min(gaps, default=np.inf) ** 1.5
+        wanted = min(wanted, fields["stretch"] * fields["horizon"] / count)
+        dt = min(max(wanted, remaining / left), remaining)
+        v = v + dt / 2 * acceleration
+        x = x + dt * v
+        acceleration = accelerate(x)
+        v = v + dt / 2 * acceleration
+        remaining -= dt
+    assert remaining == pytest.approx(0, abs=1e-12)
+    return x - system.positions, v - age * acceleration
+
+
+@pytest.mark.parametrize("saturation", newton.SATURATIONS)
+@pytest.mark.parametrize("is_training", [True, False])
+def test_roll_out_is_that_of_plain_loops(saturation, is_training):
+    """Both heads, ragged and regular, in training's steps and in evaluation's."""
+    with jax.enable_x64(True):
+        own = subject(saturation, "float64", BOTH)
+        params = jax.tree.map(np.array, own.params)
+        members = contract.systems((5, 5, 5))
+        found = []
+        for batch in (contract.make_batch(members, "float64"), regular(members)):
+            outputs = jax.jit(own.model.apply, static_argnums=(3, 4))(
+                params, None, batch.graph, batch.bucket, is_training
+            )
+            found.append({name: outputs[name][:15, 0] for name in outputs})
+    expected = [
+        plain_roll_out(params, own.small, system, is_training) for system in members
+    ]
+    shifts, velocities = (
+        np.concatenate(parts) for parts in zip(*expected, strict=True)
+    )
+    before = np.concatenate([system.velocities for system in members])
+    for outputs in found:
+        np.testing.assert_allclose(outputs["position"], shifts, atol=1e-10)
+        velocity = before + 2.0 * np.asarray(outputs["velocity"])
+        np.testing.assert_allclose(velocity, velocities, atol=1e-10)
+
+
+def regular(members, dtype="float64"):
+    return contract.regular_batch(members, dtype)
+
+
+def test_saturation_acts_in_these_tests():
+    """A bound that nothing reaches would make the variants the same."""
+    members = contract.systems()
+    batch = contract.make_batch(members)
+    results = [
+        subject(saturation).displacements(batch) for saturation in newton.SATURATIONS
+    ]
+    for index, one in enumerate(results):
+        for other in results[:index]:
+            assert contract.relative_error(one, other) > 1e-3
+
+
+# --- Symmetries and conservation ----------------------------------------------------
+
+
+@pytest.mark.parametrize("saturation", newton.SATURATIONS)
+def test_momentum(saturation):
+    """Exact where pairs are bounded, or nothing; not where totals are."""
+    task = dataclasses.replace(BOTH, heads=BOTH.heads[1:])
+    own = subject(saturation, task=task)
+    members = contract.systems((5, 5, 5))
+    batch = contract.regular_batch(members)
+    change = np.asarray(own.outputs(batch)["velocity"]).reshape(3, 5, 3)
+    size = np.abs(change).sum()
+    assert size > 1
+    left = np.abs(change.sum(axis=1)).max() / size
+    if saturation in ("pair", "none"):
+        assert left < 1e-6
+    else:
+        assert left > 1e-4, "negative control"
+
+
+def test_actions_are_reactions():
+    """Of two bodies alone, whatever bounds the norm of their acceleration."""
+    for saturation in ("pair", "radial", "component", "none"):
+        own = subject(saturation)
+        still = [
+            dataclasses.replace(system, velocities=np.zeros((2, 3)))
+            for system in contract.systems((2, 2, 2))
+        ]
+        moves = own.displacements(contract.make_batch(still)).reshape(3, 2, 3)
+        assert np.abs(moves).max() > 1e-2
+        np.testing.assert_allclose(moves[:, 0], -moves[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_and_its_reverse_are_nothing():
+    """With a time step of each simulation, and of the nodes of a batch."""
+
+    def accelerate(positions):
+        return -positions / (0.1 + jnp.sum(positions**2, axis=0)) ** 1.5
+
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, v = jnp.asarray(random.normal(size=(2, 3, 4, 7)))
+        start = integrators.start(x, v, accelerate)
+        dt = jnp.linspace(0.01, 0.2, 7)
+        there = integrators.kick_drift_kick(accelerate, dt)(start)
+        assert float(abs(there.positions - x).max()) > 0.1
+        back = integrators.kick_drift_kick(accelerate, -dt)(there)
+        for found, expected in zip(back, start, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-13)
+        for index in (0, 6):
+            one = jax.tree.map(lambda leaf, k=index: leaf[..., k : k + 1], start)
+            step = integrators.kick_drift_kick(accelerate, float(dt[index]))
+            np.testing.assert_allclose(
+                step(one).positions[..., 0], there.positions[..., index], rtol=1e-14
+            )
+
+
+def test_bodies_that_feel_nothing_move_by_the_horizon():
+    own = subject()
+    members = contract.systems((1, 1, 1))
+    moves = own.displacements(contract.make_batch(members))[:, 0]
+    expected = 1.25 * np.concatenate([system.velocities for system in members])
+    np.testing.assert_allclose(moves, expected, rtol=1e-5)
+
+
+# --- Settings -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["egnn", "segnn"])
+def test_another_model_as_the_acceleration(name):
+    """It keeps the promises, and a third body changes what two do to each other."""
+    fields = {"acceleration": name, "num_layers": 2, "saturation": "radial"}
+    own = subject(**fields)
+    contract.assert_shapes(own)
+    contract.assert_symmetry(own)
+    contract.assert_finite(own)
+    contract.assert_inputs_matter(own, ("velocity", "position", "edge feature"))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"saturation": "cubic"}, "saturation expects one of pair, radial, component"),
+        ({"acceleration": "gnn"}, "acceleration expects one of pair, egnn, segnn"),
+        ({"acceleration": "egnn"}, "acceleration=egnn has none; set saturation=rad"),
+        ({"eval_substeps": 0}, "eval_substeps expects at least 1, found 0"),
+        ({"stretch": 0.5}, "stretch expects at least 1, found 0.5"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(fields, message):
+    model = models.build("newton", contract.TASK, fields)
+    batch = contract.make_batch(contract.systems())
+    with pytest.raises(UserError, match=message):
+        model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+
+
+def test_defaults_have_few_parameters():
+    model = models.build("newton", contract.TASK, {"num_substeps": 1})
+    batch = contract.make_batch(contract.systems())
+    shapes: hk.Params = jax.eval_shape(
+        lambda key: model.init(key, batch.graph, batch.bucket, True), jax.random.key(0)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1_220
+
+
+# --- Pairs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6])
+def test_pairs_of_regular_and_ragged_batches_are_the_same(size):
+    members = contract.systems((size, size, size))
+    random = np.random.default_rng(1)
+    values = random.normal(size=(3 * size, 2)).astype(np.float32)
+    sums, least = [], []
+    for batch in (contract.make_batch(members), contract.regular_batch(members)):
+        graph, bucket = batch.graph, batch.bucket
+        padded = np.zeros((bucket.max_nodes, 2), np.float32)
+        padded[: len(values)] = values
+        differences = graphs.pair_differences(padded, graph, bucket)
+        features = graphs.pair_features(graph.edges, bucket)
+        assert len(features) == len(differences)
+        pulls = differences * jnp.cos(features) + differences**3
+        sums.append(graphs.sum_pairs(pulls, graph, bucket)[: len(values)])
+        sizes = jnp.abs(differences).sum(axis=-1)
+        least.append(graphs.least_of_pairs(sizes, graph, bucket)[: len(values)])
+    if bucket.nodes_per_graph:
+        assert len(differences) == 3 * size * (size // 2)
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(least[0], least[1])
+    assert np.isinf(least[0]).all() == (size == 1)
