@@ -170,7 +170,14 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "demetar": {"paper": _DEMETAR},
     "demetar_free": {"paper": _DEMETAR},
     # These papers have no N-body protocol: the settings are those of this project.
-    "nequip": {"paper": Protocol("Batzner et al. 2022, arXiv 2101.03164")},
+    # Its gates are not bounded: the gradients of fast particles would drown the others.
+    "nequip": {
+        "paper": Protocol(
+            "Batzner et al. 2022, arXiv 2101.03164",
+            learning_rate=2e-3,
+            clip_norm=0.1,
+        )
+    },
     "simple_network": {"paper": Protocol("Geiger, Smidt 2022, arXiv 2207.09453")},
     "torchmd_et": {"paper": Protocol("Thoelke, De Fabritiis 2022, arXiv 2202.02541")},
     "equiformer": {"paper": Protocol("Liao, Smidt 2023, arXiv 2206.11990")},
