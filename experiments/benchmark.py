@@ -44,9 +44,14 @@ flags.DEFINE_list(
     "models",
     models.with_head("node_vector"),
     "Models to measure, separated by commas. Default: all that predict vectors.",
+    allow_override=True,  # other commands have flags of these names
 )
-flags.DEFINE_integer("batch_size", 100, "Graphs per batch.", lower_bound=1)
-flags.DEFINE_integer("num_bodies", 5, "Nodes per graph.", lower_bound=2)
+flags.DEFINE_integer(
+    "batch_size", 100, "Graphs per batch.", lower_bound=1, allow_override=True
+)
+flags.DEFINE_integer(
+    "num_bodies", 5, "Nodes per graph.", lower_bound=2, allow_override=True
+)
 flags.DEFINE_integer("rounds", 20, "Timings of every program.", lower_bound=3)
 flags.DEFINE_string(
     "out", None, "Folder for benchmark.md, .csv, .json and .png; created if missing."
