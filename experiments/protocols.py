@@ -199,7 +199,7 @@ GRAVITY_PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 # Models that move along the velocities, and so cannot do without.
-NEED_VELOCITY = ("linear", "egnn", "radial_field")
+NEED_VELOCITY = ("linear", "egnn", "radial_field", "newton", "newton_octahedral")
 # Directions alone: forces have heavy tails, and as features they would drown the rest.
 _MORE_CUES: Mapping[str, Any] = {
     "node_vectors": ("velocity",),
