@@ -11,12 +11,14 @@ last.npz.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from demetar import models
 from demetar.data import base as data
 from demetar.data import nbody
 from demetar.train import writers
@@ -43,8 +45,9 @@ flags.DEFINE_bool(
 flags.DEFINE_multi_string(
     "eval_dataset",
     [],
-    "Another data set that the trained model is evaluated on too, as --dataset, or of "
-    "another size as nbody_small-20bodies. Repeatable; also after the training.",
+    "Another data set that the trained model is evaluated on too, as --dataset, of "
+    "another size as nbody_small-20bodies, or other frames as nbody_small-frames20-30. "
+    "Repeatable; also after the training.",
 )
 flags.DEFINE_integer(
     "start_frame", None, "Frame that the model sees. Default: the data set's protocol."
@@ -96,6 +99,7 @@ def main(_: list[str]) -> int:
     settings["dataset"] = FLAGS.dataset
     given = dict(settings)
     dataset, folder = load_dataset(settings)
+    set_horizon(settings, folder)
     trained_on = (dataset.task, folder)
     others = {
         name: nbody_data.load_other(name, given, settings, trained_on, data_root())
@@ -118,6 +122,18 @@ def data_root() -> pathlib.Path:
 def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
     """The data set and its folder; what the settings leave open is filled in."""
     return nbody_data.load(settings, data_root())
+
+
+def set_horizon(settings: dict[str, Any], folder: pathlib.Path) -> None:
+    """Tell a model that integrates how far ahead the target is, where nobody did."""
+    name = "horizon"
+    known = models.fields(settings["model"])
+    if name not in known or name in settings["fields"]:
+        return
+    default: Any = known[name].default
+    found = nbody_data.horizon(folder, settings)
+    if found is not None and not math.isclose(found, default):
+        settings["fields"][name] = found
 
 
 def draw_motion(

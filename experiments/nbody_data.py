@@ -23,7 +23,8 @@ _OF_NAMED_SETS = {
     "num_bodies": "another size",
     "full_data": "all of a large set",
 }
-_OTHER_SIZE = re.compile(r"(\w+)-(\d+)bodies")
+# Of --eval_dataset: a named set with another size, other frames, or both.
+_VARIANT = re.compile(r"(\w+?)(?:-(\d+)bodies)?(?:-frames(\d+)-(\d+))?")
 
 
 def load(
@@ -181,7 +182,8 @@ def load_other(
     """A data set that a model of another one is evaluated on, as that one was read.
 
     Args:
-      name: a named data set, one of another size as nbody_small-20bodies, or a folder.
+      name: a named data set, a variant of one as nbody_small-20bodies,
+        nbody_small-frames20-30 or nbody_small-20bodies-frames20-30, or a folder.
       given: settings of the run as the flags gave them: frames that were not chosen are
         the other data set's own.
       settings: settings of the run as `load` filled them in.
@@ -195,9 +197,7 @@ def load_other(
     same = ("connectivity", "num_neighbors")
     other = {**given, **{key: settings[key] for key in same}}
     other |= {"dataset": name, "data_seed": None, "num_bodies": None, "num_train": 1}
-    sized = _OTHER_SIZE.fullmatch(name)
-    if sized and sized[1] in protocols.DATASETS:
-        other |= {"dataset": sized[1], "num_bodies": int(sized[2])}
+    other |= _variant(name)
     if other["dataset"] not in protocols.QUICK:
         other["full_data"] = False
     try:
@@ -208,7 +208,7 @@ def load_other(
     differences = common.task_differences(dataset.task, task, "the model")
     if differences:
         raise UserError(f"--eval_dataset={name} does not fit: it has {differences}")
-    found, expected = _horizon(folder, other), _horizon(own_folder, settings)
+    found, expected = horizon(folder, other), horizon(own_folder, settings)
     if found and expected and not math.isclose(found, expected):
         raise UserError(
             f"--eval_dataset={name} looks {found:g} ahead where the model looks "
@@ -217,8 +217,25 @@ def load_other(
     return dataset
 
 
-def _horizon(folder: pathlib.Path, settings: Mapping[str, Any]) -> float | None:
-    """Time from the start frame to the target frame, where the folder tells."""
+def _variant(name: str) -> dict[str, Any]:
+    """What the name of a variant of a named data set says of it; else nothing."""
+    found = _VARIANT.fullmatch(name)
+    if not found or found[1] not in protocols.DATASETS:
+        return {}
+    keys = ("num_bodies", "start_frame", "target_frame")
+    numbers = zip(keys, found.groups()[1:], strict=True)
+    return {"dataset": found[1]} | {
+        key: int(number) for key, number in numbers if number is not None
+    }
+
+
+def horizon(folder: pathlib.Path, settings: Mapping[str, Any]) -> float | None:
+    """Time from the start frame to the target frame, where the folder tells.
+
+    Args:
+      folder: of the data set.
+      settings: of a run, with both frames filled in.
+    """
     made = nbody.read_metadata(folder)["settings"]
     if not {"dt", "sample_every"} <= made.keys():
         return None

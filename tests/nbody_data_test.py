@@ -215,6 +215,47 @@ def test_another_size_is_named_by_its_number(tmp_path, commands):
     assert larger.fingerprint != dataset.fingerprint
 
 
+def test_other_frames_are_named_too(tmp_path, commands):
+    """Of the set that was generated already, and of one of another size."""
+    given, settings = OPEN, dict(OPEN)
+    dataset, folder = nbody_data.load(settings, tmp_path)
+    trained_on = (dataset.task, folder)
+    names = ("nbody_small-frames20-30", "nbody_small-7bodies-frames20-30")
+    earlier, larger = (
+        nbody_data.load_other(name, given, settings, trained_on, tmp_path)
+        for name in names
+    )
+    assert (earlier.fingerprint, len(commands)) == (dataset.fingerprint, 2)
+    # They end at frame 30, where ours begin.
+    ends = earlier.packing.arrays()[-1]["position"][earlier.splits["test"]]
+    starts = dataset.packing.arrays()[0].positions[dataset.splits["test"]]
+    np.testing.assert_array_equal(ends[:, :, 0], starts)
+    assert larger.packing.bucket.nodes_per_graph == 7
+    assert "--save_frames=20,30" in commands[1]
+    with pytest.raises(UserError, match="frames20-31 looks 1.1 ahead"):
+        nbody_data.load_other(
+            "nbody_small-frames20-31", given, settings, trained_on, tmp_path
+        )
+
+
+@pytest.mark.parametrize(
+    "model, fields, target_frame, expected",
+    [
+        ("newton", {}, 40, {}),
+        ("newton_octahedral", {}, 45, {"horizon": 1.5}),
+        ("newton", {"horizon": 2.0}, 45, {"horizon": 2.0}),
+        ("egnn", {}, 45, {}),
+    ],
+)
+def test_a_model_that_integrates_is_told_how_far(
+    model, fields, target_frame, expected, tmp_path, commands
+):
+    settings = OPEN | {"target_frame": target_frame, "model": model, "fields": fields}
+    _, folder = nbody_data.load(settings, tmp_path)
+    nbody.set_horizon(settings, folder)
+    assert settings["fields"] == pytest.approx(expected)
+
+
 def test_a_data_set_that_looks_less_far_ahead_is_refused(tmp_path, commands):
     given = OPEN | {"target_frame": 31}
     settings = dict(given)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from demetar import graphs, integrators
 from demetar.errors import UserError
 from demetar.models import base, egnn, segnn
-from demetar.nn import inputs, mlp
+from demetar.nn import capture, inputs, mlp
 from demetar.types import Array, Bucket, Head
 
 SATURATIONS = ("pair", "radial", "component", "none")
@@ -91,6 +91,7 @@ class Newton(base.Model):
         accelerate = make(graph, bucket)
         # Shifts from the input, so that a far-away origin costs no precision.
         motion = integrators.start(jnp.zeros_like(velocities), velocities, accelerate)
+        capture.record("acceleration", motion.accelerations)
         age = hk.get_parameter("lag", (), velocities.dtype, jnp.zeros)
         age = LAG * self.horizon * age
         synchronous = velocities + age * motion.accelerations
