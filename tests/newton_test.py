@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import haiku as hk
@@ -216,6 +217,63 @@ def test_bodies_that_feel_nothing_move_by_the_horizon():
     np.testing.assert_allclose(moves, expected, rtol=1e-5)
 
 
+def test_averages_over_frames_forget_the_axes():
+    """A turned or mirrored system has turned predictions; in one frame it has not."""
+    with jax.enable_x64(True):
+        own = subject("component", "float64", num_frames=8)
+        alone = subject("component", "float64")
+        batch = own.batch(contract.systems((2, 5, 5)))
+        for matrix in (contract.rotation(), -contract.rotation()):
+            for each in (own, alone):
+                error = contract.transformation_error(each, matrix, contract.SHIFT)
+                assert (error < 1e-9) == (each is own)
+        assert contract.relative_error(
+            own.displacements(batch), alone.displacements(batch)
+        ) > (1e-3)
+
+
+def test_averages_over_frames_are_those_of_turned_systems():
+    """In one fixed frame after the other, by the model that knows no frames."""
+    with jax.enable_x64(True):
+        own = subject("component", "float64", num_frames=8)
+        alone = subject("component", "float64")
+        (system,) = contract.systems((5,))
+        centred = system.positions - system.positions.mean(axis=0)
+        moments = centred.T @ centred + system.velocities.T @ system.velocities
+        axes = np.linalg.eigh(moments)[1].T  # in rows
+        shifts = []
+        signs = [np.diag(signs) for signs in itertools.product((1, -1), repeat=3)]
+        for fixed, sign in itertools.product(newton._fixed_rotations(2), signs):
+            frame = fixed @ sign @ axes
+            turned = dataclasses.replace(
+                system,
+                positions=system.positions @ frame.T,
+                velocities=system.velocities @ frame.T,
+            )
+            moved = alone.displacements(alone.batch([turned]))[:, 0]
+            shifts.append(moved @ frame)
+        found = own.displacements(own.batch([system]))[:, 0]
+    assert np.abs(shifts[0] - shifts[-1]).max() > 1e-3
+    np.testing.assert_allclose(found, np.mean(shifts, axis=0), atol=1e-9)
+
+
+def test_frames_are_rotations():
+    found = newton._fixed_rotations(5)
+    identity = np.broadcast_to(np.eye(3), (5, 3, 3))
+    np.testing.assert_allclose(found @ found.swapaxes(1, 2), identity, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(found), 1)
+
+
+def test_training_is_in_the_frame_of_the_data():
+    own, alone = (subject("component", num_frames=frames) for frames in (8, 0))
+    batch = contract.regular_batch(contract.systems((5, 5, 5)))
+    trained = [
+        each.model.apply(alone.params, None, batch.graph, batch.bucket, True)
+        for each in (own, alone)
+    ]
+    np.testing.assert_array_equal(trained[0]["position"], trained[1]["position"])
+
+
 # --- Settings -----------------------------------------------------------------------
 
 
@@ -237,6 +295,8 @@ def test_another_model_as_the_acceleration(name):
         ({"acceleration": "gnn"}, "acceleration expects one of pair, egnn, segnn"),
         ({"acceleration": "egnn"}, "acceleration=egnn has none; set saturation=rad"),
         ({"eval_substeps": 0}, "eval_substeps expects at least 1, found 0"),
+        ({"num_frames": 4}, "forgets axes, and saturation=pair knows none; set"),
+        ({"num_frames": 6}, "num_frames expects 0 or a positive multiple of 4, found"),
         ({"stretch": 0.5}, "stretch expects at least 1, found 0.5"),
     ],
 )

@@ -21,8 +21,9 @@ from typing import ClassVar, TypeAlias
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from demetar import graphs, integrators
+from demetar import geometry, graphs, integrators
 from demetar.errors import UserError
 from demetar.models import base, egnn, segnn
 from demetar.nn import capture, inputs, mlp
@@ -36,6 +37,7 @@ MANY_BODY: Mapping[str, Callable[..., base.Model]] = {
 ACCELERATIONS = ("pair", *MANY_BODY)
 LAG = 1e-3  # of the horizon: unit of the learned age of the velocities
 POWER = 8  # of the saturation: how sharply it sets in
+_SIGNS = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])  # of three axes
 START_BOUND = 10.0  # of the accelerations; learned from there
 
 Accelerate: TypeAlias = integrators.AccelerationFn  # shifts [N, 3] -> [N, 3]
@@ -63,6 +65,9 @@ class Newton(base.Model):
         sees positions alone and all bodies at once, at every step.
       softening: length added in quadrature to every distance, far below all of them,
         so that gradients at coincident points are finite.
+      num_frames: of saturation=component: evaluation averages over so many frames that
+        turn with the system, a multiple of 4, and so forgets the axes again; 0: the
+        frame of the data. Training is in the frame of the data, which shows the axes.
     """
 
     symmetry: ClassVar[str] = "E(3)"
@@ -79,33 +84,72 @@ class Newton(base.Model):
     saturation: str = "pair"
     acceleration: str = "pair"
     softening: float = 1e-2
+    num_frames: int = 0
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
         self._check()
-        nodes = graph.nodes
-        velocities = jnp.asarray(inputs.vector(nodes, self.task, "velocity"))  # [N, 3]
+        move = self._averaged if self.num_frames and not is_training else self._moved
+        motion = move(graph, bucket, is_training)
+        capture.record("acceleration", motion.accelerations)
+        return base.moved_heads(
+            self.task, "newton", motion.positions, motion.velocities, graph.nodes
+        )
+
+    @hk.transparent
+    def _moved(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> integrators.Motion:
+        """Shifts and velocities at the target, accelerations at the input: [N, 3]."""
+        velocities = jnp.asarray(inputs.vector(graph.nodes, self.task, "velocity"))
         many_body = self.acceleration != "pair"
         make = self._many_body_fn if many_body else self._pair_fn
         accelerate = make(graph, bucket)
         # Shifts from the input, so that a far-away origin costs no precision.
-        motion = integrators.start(jnp.zeros_like(velocities), velocities, accelerate)
-        capture.record("acceleration", motion.accelerations)
+        start = integrators.start(jnp.zeros_like(velocities), velocities, accelerate)
         age = hk.get_parameter("lag", (), velocities.dtype, jnp.zeros)
         age = LAG * self.horizon * age
-        synchronous = velocities + age * motion.accelerations
-        motion = self._roll_out(
-            motion._replace(velocities=synchronous),
+        synchronous = velocities + age * start.accelerations
+        end = self._roll_out(
+            start._replace(velocities=synchronous),
             accelerate,
             is_training,
             graph,
             bucket,
         )
-        velocities = motion.velocities - age * motion.accelerations
-        return base.moved_heads(
-            self.task, "newton", motion.positions, velocities, nodes
-        )
+        velocities = end.velocities - age * end.accelerations
+        return integrators.Motion(end.positions, velocities, start.accelerations)
+
+    @hk.transparent
+    def _averaged(
+        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
+    ) -> integrators.Motion:
+        """The mean of what `_moved` makes of the system in `num_frames` frames.
+
+        The frames turn with the system: its principal axes with all their signs, which
+        no system tells, turned by fixed rotations (frame averaging, Puny et al. 2022,
+        arXiv 2110.03336). So the mean is E(3)-equivariant, and estimates what can be
+        expected of a system whose orientation is not known. All signs turned at once
+        change nothing, so there are four. Systems whose principal moments coincide have
+        no such axes.
+        """
+        axes = _principal_axes(graph, bucket)  # [N, 3, 3]
+        positions = geometry.centred_positions(graph, bucket)
+        centred = graph.nodes._replace(positions=positions)
+
+        def in_frame(rotation: jax.Array) -> integrators.Motion:
+            frames = rotation @ axes  # [N, 3, 3] an axis of the frame per row
+            nodes = geometry.transform_nodes(centred, frames)
+            motion = self._moved(graph._replace(nodes=nodes), bucket, is_training)
+            return jax.tree.map(
+                lambda vectors: jnp.einsum("nf,nfc->nc", vectors, frames), motion
+            )
+
+        rotations = _fixed_rotations(self.num_frames // len(_SIGNS))
+        fixed = (rotations[:, None] * _SIGNS[:, None, :]).reshape(-1, 3, 3)
+        motions = hk.vmap(in_frame, split_rng=False)(jnp.asarray(fixed, axes.dtype))
+        return jax.tree.map(lambda vectors: vectors.mean(axis=0), motions)
 
     def _check(self) -> None:
         for name, known in (
@@ -121,6 +165,16 @@ class Newton(base.Model):
             raise UserError(
                 f"newton.saturation=pair bounds pairs, and acceleration="
                 f"{self.acceleration} has none; set saturation=radial or none"
+            )
+        if self.num_frames % len(_SIGNS) or self.num_frames < 0:
+            raise UserError(
+                f"newton.num_frames expects 0 or a positive multiple of {len(_SIGNS)}, "
+                f"found {self.num_frames}"
+            )
+        if self.num_frames and self.saturation != "component":
+            raise UserError(
+                f"newton.num_frames forgets axes, and saturation={self.saturation} "
+                "knows none; set saturation=component or num_frames=0"
             )
         for name in ("num_substeps", "eval_substeps", "stretch"):
             if getattr(self, name) < 1:
@@ -241,6 +295,36 @@ class NewtonOctahedral(Newton):
     symmetry: ClassVar[str] = "octahedral"
 
     saturation: str = "component"
+
+
+def _principal_axes(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    """Axes of the moments of positions and vectors of each node's graph: [N, 3, 3].
+
+    One axis per row.
+    """
+    vectors = [
+        geometry.centred_positions(graph, bucket)[:, None],
+        jnp.asarray(graph.nodes.vectors),
+    ]
+    stacked = jnp.concatenate(vectors, axis=1)  # [N, 1 + V, 3]
+    moments = jnp.einsum("nvi,nvj->nij", stacked, stacked)
+    of_graph = graphs.pool_sum(moments.reshape(-1, 9), graph, bucket)  # [G, 9]
+    axes = jnp.linalg.eigh(of_graph.reshape(-1, 3, 3))[1]
+    rows = axes.swapaxes(1, 2).reshape(-1, 9)
+    of_node = graphs.broadcast_to_nodes(jax.lax.stop_gradient(rows), graph, bucket)
+    return of_node.reshape(-1, 3, 3)
+
+
+def _fixed_rotations(count: int) -> np.ndarray:
+    """Rotations drawn uniformly once and for all: [count, 3, 3]."""
+    quaternions = np.random.default_rng(0).normal(size=(count, 4))
+    w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
 
 
 def _distances_fn(
