@@ -11,7 +11,7 @@ itself, so no real node ever receives from padding. Slots in between may be empt
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from demetar.errors import UserError
 from demetar.types import Array, Batch, Bucket
 
 Graph: TypeAlias = jraph.GraphsTuple
-Rows: TypeAlias = Literal["nodes", "edges"]
+Rows: TypeAlias = Literal["nodes", "edges", "bonds"]
 
 _DISTANCES_AT_ONCE = 2**22  # of `nearest_neighbors`: 32 MiB in float64
 
@@ -230,6 +230,30 @@ def least_of_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return broadcast_to_nodes(least[:, None], graph, bucket)
 
 
+class Bonds(NamedTuple):
+    """The pairs of nodes that edges join, each once: P of them, half the edges.
+
+    Those of a graph follow each other, in the order of the graphs; padding comes last.
+    """
+
+    edges: Array  # [P, 2] the numbers of the edges in both directions
+    of_edge: Array  # [E] the number of each edge's bond
+
+
+def find_bonds(graph: Graph, bucket: Bucket) -> Bonds:
+    """The bonds of graphs that have every edge in both directions, and none twice."""
+    ends = jnp.stack([graph.senders, graph.receivers])  # [2, E]
+    order = jnp.lexsort((ends.max(axis=0), ends.min(axis=0)))
+    ranks = (
+        jnp.zeros_like(order)
+        .at[order]
+        .set(jnp.arange(bucket.max_edges, dtype=order.dtype), unique_indices=True)
+    )
+    if bucket.max_edges % 2:  # the last edge is padding
+        order = jnp.concatenate([order, order[-1:]])
+    return Bonds(order.reshape(-1, 2), ranks // 2)
+
+
 def _num_rings(bucket: Bucket) -> int:
     """Distances k round the ring at which a regular bucket has pairs."""
     return (bucket.nodes_per_graph or 0) // 2
@@ -331,13 +355,14 @@ def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Arr
 def ragged_to_dense(
     values: Array, graph: Graph, bucket: Bucket, rows: Rows = "nodes"
 ) -> tuple[jax.Array, jax.Array]:
-    """Node or edge values with an axis of graphs, padded to the largest graph.
+    """Values of nodes, edges or bonds with an axis of graphs, padded to the largest.
 
     Args:
-      values: [N, C], or [E, C] where `rows` is 'edges'.
+      values: [N, C], or [E, C] where `rows` is 'edges', or [P, C] where it is 'bonds'.
       graph, bucket: the batch. M is `max_nodes_per_graph` or `max_edges_per_graph` of
-        a ragged bucket, or without these the nodes or edges of the whole batch.
-      rows: 'nodes' or 'edges'.
+        a ragged bucket (half of it for bonds), or without these the rows of the whole
+        batch.
+      rows: 'nodes', 'edges' or 'bonds'.
 
     Returns:
       [G, M, C], zero where there is no value, and [G, M] True where there is one. The
@@ -357,7 +382,10 @@ def ragged_to_dense(
 def dense_to_ragged(
     values: Array, graph: Graph, bucket: Bucket, rows: Rows = "nodes"
 ) -> jax.Array:
-    """Back from `ragged_to_dense`: [G, M, C] -> [N, C] or [E, C], padding zero."""
+    """Back from `ragged_to_dense`: [G, M, C] -> [N, C], [E, C] or [P, C].
+
+    Padding is zero.
+    """
     counts, total, size = _rows(graph, bucket, rows)
     flat = jnp.reshape(values, (-1, values.shape[-1]))  # [G M, C]
     if bucket.nodes_per_graph is not None:
@@ -372,12 +400,15 @@ def dense_to_ragged(
 
 
 def _rows(graph: Graph, bucket: Bucket, rows: Rows) -> tuple[Array, int, int]:
-    """Nodes or edges: of each graph [G], of the batch, and of the largest graph."""
+    """Rows of each graph [G], of the batch, and of the largest graph."""
     counts, total, largest = (
         (graph.n_node, bucket.max_nodes, bucket.max_nodes_per_graph)
         if rows == "nodes"
         else (graph.n_edge, bucket.max_edges, bucket.max_edges_per_graph)
     )
+    if rows == "bonds":
+        total = -(-total // 2)
+        counts, largest = counts // 2, largest and largest // 2
     if bucket.nodes_per_graph is not None:
         return counts, total, total // bucket.num_graphs
     return counts, total, largest or total

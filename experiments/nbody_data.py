@@ -55,6 +55,7 @@ def load(
                 )
             protocol = dataclasses.replace(protocol, num_train=most)
         _fill(settings, protocol)
+        nbody.check_neighbors(settings["num_bodies"], reading(settings), name)
         folder = generated(settings, root)
     else:
         folder = _folder(name, settings)

@@ -339,7 +339,6 @@ MOLECULE_PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             **_COSINE,
         )
     },
-    # One edge token per direction of a bond: their attention grows with their square.
     **{
         name: {
             "paper": MoleculeProtocol(
@@ -349,6 +348,7 @@ MOLECULE_PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 eval_every=1,
                 connectivity="bonds",
                 bond_features=True,
+                fields={"bond_tokens": True},
                 **_COSINE,
             )
         }

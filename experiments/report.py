@@ -32,6 +32,8 @@ _OUTPUT = flags.DEFINE_string("output", "", "file to write instead of the screen
 
 RECORD_FILE = "record.json"
 ERRORS_FILE = "test_errors.npz"
+# Its array, by the kind of the heads' losses; the last one where they have both.
+ERRORS_NAMES = frozenset({"squared_errors", "absolute_errors", "errors"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Run:
     Attributes:
       label: its folder, as short as tells it from the others.
       record: the content of its record.json.
-      errors: squared error per seed and test sample [R, D]; None without the file.
+      errors: per seed and test sample [R, D], in the record's unit and averaged over
+        the heads; None without the file.
     """
 
     label: str
@@ -81,10 +84,11 @@ class Run:
 
     @property
     def test_set(self) -> str:
-        """Runs for which this is equal were tested on the same samples."""
+        """Runs for which this is equal were tested on the same samples, in one unit."""
         settings = self.record["settings"]
         frames = [settings.get(name) for name in ("start_frame", "target_frame")]
-        return json.dumps([self.record["fingerprint"], self.record["target"], *frames])
+        named = [self.record[name] for name in ("fingerprint", "target", "unit")]
+        return json.dumps([*named, *frames])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +167,7 @@ def _read_errors(path: pathlib.Path) -> np.ndarray | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            (name,) = {"squared_errors", "absolute_errors"} & {*file.files}
+            (name,) = ERRORS_NAMES & {*file.files}
             return file[name]
     except Exception as error:
         # Zip and NumPy fail in a dozen ways, by the place of the damage.
@@ -213,7 +217,7 @@ def markdown(runs: Sequence[Run]) -> str:
     if sources:
         notes = (f"[{number}] {text}" for number, text in enumerate(sources, 1))
         parts.append("  \n".join(notes))
-    units = {run.label: run.record["unit"] for run in runs}
+    units = {run.label: _unit(run.record) for run in runs}
     comparisons = [
         {
             "Run": label,
@@ -256,7 +260,7 @@ def _markdown_row(
         "Published": f"{found.loss:g} [{sources.index(found.source) + 1}]"
         if found
         else "–",
-        "Unit": record["unit"],
+        "Unit": _unit(record),
         "Δ_EQ": _delta_eq(record["delta_eq"]),
         "ms per step": f"{1000 / speed:.3g}" if speed else "–",
         "Wall time (h:m:s)": _clock(record["wall_seconds"]),
@@ -299,6 +303,12 @@ def _fixed(value: float | None, reference: float | None) -> str:
 def _interval(ends: Sequence[float | None], reference: float | None) -> str:
     low, high = (_fixed(end, reference) for end in ends)
     return f"{low} to {high}"
+
+
+def _unit(record: dict[str, Any]) -> str:
+    """The unit of the errors; those of several heads are averaged as numbers."""
+    unit = record["unit"]
+    return f"mean of {unit}" if " and " in unit else unit
 
 
 def _delta_eq(by_head: dict[str, float | None]) -> str:

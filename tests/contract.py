@@ -67,6 +67,7 @@ SMALL_MOLECULAR: Mapping[str, Any] = {
     "node_attributes": True,
     "read_positions": False,
     "instance_norm": True,
+    "bond_tokens": True,
 }
 
 BREAK_ROTATIONS = ("octahedral", "T(3)", "S(n)")

@@ -161,6 +161,104 @@ def test_forward_pass_is_the_equations(changes):
     assert contract.relative_error(found, expected) < 1e-10
 
 
+# --- Bonds --------------------------------------------------------------------------
+
+BONDED = dataclasses.replace(contract.MOLECULES, edge_features=("bond",))
+
+
+@functools.cache
+def bonded(dtype="float32", **fields):
+    fields = {"node_layers": 0, "edge_layers": 3, **TINY, **fields}
+    return contract.Subject("demetar", dtype, fields, BONDED)
+
+
+def bonded_batch(dtype="float32", turned=False):
+    """Molecules whose edges have a feature of their own in each direction.
+
+    Args:
+      turned: with the features of both directions exchanged.
+    """
+    batch = contract.make_batch(
+        contract.systems(SIZES), dtype, bucket=contract.BUCKET, task=BONDED
+    )
+    graph = batch.graph
+    number = np.asarray(graph.senders), np.asarray(graph.receivers)
+    sender, receiver = number[::-1] if turned else number
+    features = jnp.sin(3.0 * sender + receiver).astype(dtype)[:, None]
+    return dataclasses.replace(batch, graph=graph._replace(edges=features))
+
+
+def received(own, batch):
+    """What each node hears of its bonds, [N, C]."""
+    with capture.recording() as values:
+        own.model.apply(own.params, None, batch.graph, batch.bucket, False)
+    return np.asarray(values["edge_encoding"])
+
+
+def test_tokens_of_bonds_are_the_function_of_tokens_of_directions():
+    """Where both directions of an edge are the same, and the [G, H, P, P] of a quarter.
+
+    So the equations in loops above are those of bonds too.
+    """
+    with jax.enable_x64(True):
+        batch = bonded_batch("float64")
+        graph = batch.graph
+        features = np.cos(graph.senders + graph.receivers)[:, None]
+        batch = dataclasses.replace(batch, graph=graph._replace(edges=features))
+        maps, outputs = [], []
+        for bond_tokens in (True, False):
+            own = bonded("float64", bond_tokens=bond_tokens)
+            params = bonded("float64", bond_tokens=True).params
+            with capture.recording() as values:
+                found = own.model.apply(params, None, batch.graph, batch.bucket, False)
+            maps.append(values["attention_edge_1"].shape)
+            outputs.append(np.asarray(found["energy"])[:3])
+    edges = contract.BUCKET.max_edges
+    assert maps == [(9, 3, edges // 2, edges // 2), (9, 3, edges, edges)]
+    assert contract.relative_error(*outputs) < 1e-10
+
+
+def test_a_bond_does_not_know_which_end_comes_first():
+    """What is told of both directions may be exchanged; a directed token notices."""
+    own, directed = (bonded(bond_tokens=bond_tokens) for bond_tokens in (True, False))
+    errors = []
+    for one in (own, directed):
+        found = [
+            one.apply(own.params, batch.graph, batch.bucket)["energy"][:3]
+            for batch in (bonded_batch(), bonded_batch(turned=True))
+        ]
+        errors.append(contract.relative_error(*map(np.asarray, found)))
+    assert errors[0] < 1e-6
+    assert errors[1] > 1e-3
+
+
+def test_nodes_attend_to_the_bonds_that_they_are_an_end_of():
+    own, batch = bonded(edge_layers=1, bond_tokens=True), bonded_batch()
+    for changed in (7, 13):
+        ends = {int(batch.graph.senders[changed]), int(batch.graph.receivers[changed])}
+        after = received(own, with_edge(batch, changed))
+        differs = np.abs(after - received(own, batch)).max(axis=1) > 0
+        assert set(np.flatnonzero(differs).tolist()) == ends
+
+
+def test_bonds_of_a_graph_hear_of_each_other():
+    own, batch = bonded(bond_tokens=True), bonded_batch()
+    change = np.abs(received(own, with_edge(batch, 7)) - received(own, batch))
+    assert (change[:5].max(axis=1) > 0).all()
+    np.testing.assert_array_equal(change[5:], 0)  # other graphs and padding
+
+
+def test_bonds_of_a_regular_bucket_and_of_a_ragged_one():
+    own = bonded(bond_tokens=True)
+    members = contract.systems((5, 5, 5))
+    regular = contract.regular_batch(members, task=BONDED)
+    ragged = contract.make_batch(members, bucket=contract.BUCKET, task=BONDED)
+    found = [
+        np.asarray(own.outputs(batch)["energy"])[:3] for batch in (regular, ragged)
+    ]
+    assert contract.relative_error(*found) < contract.TOLERANCE["float32"]
+
+
 # --- What each part does ------------------------------------------------------------
 
 
@@ -335,11 +433,13 @@ def test_the_summary_token_reads_nodes_and_edges_of_its_graph():
     [
         ({"equivariance": "some"}, "expects one of full, none, found 'some'"),
         ({"edge_layers": 0}, "at least 1, found 0; node_only=true leaves the edges"),
+        ({"bond_tokens": True}, "both directions, which graphs of nearest neighbours"),
     ],
 )
 def test_wrong_fields_are_refused(fields, message):
     batch = contract.make_batch(contract.systems((3,)))
-    model = models.build("demetar", contract.TASK, fields)
+    task = dataclasses.replace(contract.TASK, connectivity="knn", num_neighbors=2)
+    model = models.build("demetar", task, fields)
     with pytest.raises(UserError, match=message):
         model.init(jax.random.key(0), batch.graph, batch.bucket, False)
 
@@ -362,11 +462,20 @@ def test_number_of_parameters(name, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-def test_more_edge_tokens_than_the_limit_are_refused_with_their_memory():
-    members = contract.systems((7, 3))
+@pytest.mark.parametrize("bond_tokens", [False, True])
+@pytest.mark.parametrize("regular", [False, True])
+def test_more_edge_tokens_than_the_limit_are_refused_with_their_memory(
+    bond_tokens, regular
+):
+    members = contract.systems((7, 7))
     batch = contract.make_batch(members, bucket=contract.BUCKET)
-    tokens = contract.BUCKET.max_edges  # nothing bounds the edges of one graph
+    edges, num_graphs = contract.BUCKET.max_edges, contract.BUCKET.num_graphs
+    if regular:  # else nothing bounds the edges of one graph
+        batch = contract.regular_batch(members)
+        edges, num_graphs = 42, 2
+    tokens = edges // 2 if bond_tokens else edges
     fields = {"hidden_size": 8, "num_heads": 2, "max_edge_tokens": tokens - 1}
+    fields["bond_tokens"] = bond_tokens
 
     def init(**more):
         model = models.build("demetar", contract.TASK, {**fields, **more})
@@ -375,12 +484,14 @@ def test_more_edge_tokens_than_the_limit_are_refused_with_their_memory():
             jax.random.key(0),
         )
 
-    memory = 4 * contract.BUCKET.num_graphs * 2 * tokens**2 / 2**30
-    with pytest.raises(UserError, match=f"{tokens} edges.*{memory:.1f} GiB per layer"):
+    memory = 4 * num_graphs * 2 * tokens**2 / 2**30
+    message = f"{edges} edges, .* {tokens} tokens.*{memory:.1f} GiB per layer"
+    with pytest.raises(UserError, match=message):
         init()
     for more in (
         {"max_edge_tokens": tokens},
         {"max_edge_tokens": 0},
         {"edge_layers": 1},
+        {"node_only": True},
     ):
         assert init(**more)

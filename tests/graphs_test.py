@@ -304,6 +304,54 @@ def test_dense_form_of_regular_graphs(size, degree):
     np.testing.assert_array_equal(back, edges)
 
 
+@pytest.mark.parametrize("odd", [0, 1])
+def test_bonds_are_the_pairs_that_edges_join(odd):
+    """In a triangle, a node alone, a chain and padding, whatever the senders' order."""
+    pairs = [(0, 1), (1, 2), (0, 2), (4, 5), (5, 6), (6, 7)]
+    edges = sorted(
+        [(b, a) for a, b in pairs] + [(a, b) for a, b in pairs],
+        key=lambda edge: (edge[0], -edge[1]),
+    )
+    edges += [(9, 9)] * (4 + odd)
+    receivers, senders = np.array(edges, np.int32).T
+    n_node, n_edge = np.array([3, 1, 4, 0, 2]), np.array([6, 0, 6, 0, 4 + odd])
+    graph = graphs.Graph(None, None, receivers, senders, None, n_node, n_edge)
+    bucket = Bucket(10, len(edges), 5, max_edges_per_graph=6)
+    bonds = graphs.find_bonds(graph, bucket)
+    ends = [
+        [(int(senders[edge]), int(receivers[edge])) for edge in both]
+        for both in np.asarray(bonds.edges)
+    ]
+    real = sorted(tuple(sorted(pair)) for pair in pairs)
+    assert [tuple(sorted(both[0])) for both in ends[:6]] == real
+    assert all(forth == back[::-1] for forth, back in ends)
+    assert ends[6:] == [[(9, 9)] * 2] * (2 + odd)
+    for bond, both in enumerate(np.asarray(bonds.edges)):
+        assert (np.asarray(bonds.of_edge)[both] == bond).all()
+    # One axis of graphs and back, in which the chain's bonds stand beside each other.
+    values = np.arange(1.0, 1 + len(ends))[:, None]
+    dense, present = graphs.ragged_to_dense(values, graph, bucket, "bonds")
+    assert dense[:, :, 0].tolist() == [[1, 2, 3], [0] * 3, [4, 5, 6], [0] * 3, [0] * 3]
+    np.testing.assert_array_equal(present, dense[:, :, 0] > 0)
+    back = graphs.dense_to_ragged(dense, graph, bucket, "bonds")
+    np.testing.assert_array_equal(back, np.where(values <= 6, values, 0))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bonds_of_regular_graphs(size):
+    graph, regular, _ = both_paths(size, None)
+    bonds = graphs.find_bonds(graph, regular)
+    ends = np.stack([graph.senders, graph.receivers], -1)[np.asarray(bonds.edges)]
+    assert len(ends) == NUM_GRAPHS * size * (size - 1) // 2
+    np.testing.assert_array_equal(ends[:, 0], ends[:, 1, ::-1])
+    values = np.arange(2.0 * len(ends)).reshape(-1, 2)
+    dense, present = graphs.ragged_to_dense(values, graph, regular, "bonds")
+    assert dense.shape == (NUM_GRAPHS, size * (size - 1) // 2, 2)
+    assert bool(present.all())
+    back = graphs.dense_to_ragged(dense, graph, regular, "bonds")
+    np.testing.assert_array_equal(back, values)
+
+
 def test_a_regular_bucket_has_the_sizes_that_it_must():
     with pytest.raises(ValueError, match="has 15 nodes and 60 edges, found 15 and 61"):
         Bucket(15, 61, 3, 5)

@@ -176,6 +176,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"num_neighbors": 3},
         "--num_neighbors is of nearest-neighbour graphs: give --connectivity=knn",
     ),
+    "more neighbors than bodies": (
+        {"dataset": "gravity", "num_bodies": 5},
+        "--num_neighbors from 1 to 4, .* smallest system of gravity, found 6",
+    ),
     "size of a folder": (
         {"dataset": "set", "num_bodies": 7},
         "--num_bodies makes another size of nbody_small, nbody, gravity, found",

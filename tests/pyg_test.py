@@ -1,5 +1,6 @@
 """Objects as PyTorch Geometric has them, of NumPy arrays and of real tensors."""
 
+import dataclasses
 import types
 
 import jax
@@ -119,6 +120,10 @@ def test_what_is_missing_is_empty():
         ({"x": np.zeros((4, 4))}, "object 1: expected x of 3 rows"),
         ({"edge_index": np.array([[0], [9]])}, "object 1"),
         ({"edge_index": np.zeros((3, 6), int)}, r"edge_index of shape \(2, E\)"),
+        (
+            {"edge_index": np.zeros((2, 6))},
+            "whole numbers in edge_index, found float64",
+        ),
         ({"y": np.zeros((2, 3))}, "object 1 has 1 graphs but y of shape"),
         ({"y": np.zeros((1, 2))}, "graph 1 has features or targets of other sizes"),
         ({"batch": np.array([0, 1, 0])}, "ascending order"),
@@ -138,4 +143,45 @@ def test_real_tensors():
     torch = pytest.importorskip("torch")
     items = make_list(torch.tensor)
     items[0].pos.requires_grad_()
+    # Views in another order of memory, as `edge_index.t()` makes them.
+    items[1].edge_index = items[1].edge_index.t().contiguous().t()
     assert_holds(data.from_pyg(items), make_list())
+    items[0].edge_index = items[0].edge_index.to_sparse()
+    with pytest.raises(UserError, match="object 0: edge_index is no array"):
+        data.from_pyg(items)
+
+
+def test_a_loader_of_tensors_feeds_a_model():
+    torch = pytest.importorskip("torch")
+    loader = torch.utils.data.DataLoader(
+        make_list(torch.tensor), batch_size=3, collate_fn=collate_tensors
+    )
+    samples = data.from_pyg(loader, target="energy")
+    samples.targets["energy"] = samples.targets["energy"][:, :1]
+    task = dataclasses.replace(
+        contract.MOLECULES, scalars=("a", "b", "c", "d"), edge_features=("e", "f")
+    )
+    own = contract.Subject("egnn", fields={"node_inputs": ("all",)}, task=task)
+    packing = base.make_packing(samples, task, len(SIZES))
+    plan = packing.plan(np.arange(len(SIZES)))
+    row = {name: value[0] for name, value in plan.items()}
+    batch = jax.tree.map(np.asarray, packing.assemble(packing.arrays(), row))
+    params = contract.quick_params(own.model, batch)
+    found = own.apply(params, batch.graph, batch.bucket)["energy"]
+    assert found.dtype == np.float32
+    real = np.asarray(found)[batch.weights > 0]
+    assert np.isfinite(real).all() and len(np.unique(real)) == len(SIZES)
+
+
+def collate_tensors(items):
+    """As `collate`, of tensors."""
+    torch = pytest.importorskip("torch")
+    arrays = collate(
+        [
+            types.SimpleNamespace(**{k: v.numpy() for k, v in vars(item).items()})
+            for item in items
+        ]
+    )
+    return types.SimpleNamespace(
+        **{name: torch.from_numpy(value) for name, value in vars(arrays).items()}
+    )

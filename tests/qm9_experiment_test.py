@@ -52,6 +52,7 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
         record
     )
     assert record["fields"]["node_inputs"] == list(molecules.ELEMENTS)
+    assert record["fields"]["bond_tokens"]
     assert record["num_compiles"] == 2  # of at most 4: training and evaluation
     assert 0 < record["padding"]["nodes"] < 0.5 and 0 < record["data_share"] < 1
     assert 0 <= record["delta_eq"]["gap"] < 1e-3
@@ -107,6 +108,10 @@ def assert_reproduces(
         (["--model=simple_network", "--target=mass"], "no target is called 'mass'"),
         (["--model=nequip", "--cutoff=-1"], "expected a --cutoff above 0"),
         (["--model=nequip", "--protocol=tuned"], "nequip has no protocol 'tuned'"),
+        (
+            ["--model=demetar", "--set=max_edge_tokens=1", "--set=num_heads=2"],
+            "max_edge_tokens is 1: the attention among them would take 0.0 GiB",
+        ),
     ],
 )
 def test_bad_input_is_one_line(train, tmp_path, place, args, message):

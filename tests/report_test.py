@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from demetar.errors import UserError
-from experiments import report, statistics
+from demetar.types import Head
+from experiments import report, statistics, training
 
 
 def make_record(**changes: Any) -> dict:
@@ -138,6 +139,29 @@ def test_several_heads_are_named(tmp_path):
     folder = write_run(tmp_path / "x", delta_eq={"position": 1e-7, "velocity": 0.25})
     ((row,),) = read_tables(report_on(folder))
     assert row["Δ_EQ"] == "position 1.0e-07, velocity 2.5e-01"
+
+
+def test_errors_of_both_kinds_of_loss_are_read_and_their_units_named(tmp_path):
+    """A run whose heads have squared and absolute losses, as a training saves it."""
+    heads = (
+        Head("forces", "node_vector", unit="eV/Å"),
+        Head("energy", "graph_scalar", unit="meV", loss="absolute"),
+    )
+    unit = " and ".join(map(training.error_unit, heads))
+    for name, shift in (("a", 0.0), ("b", 4e-4)):
+        folder = write_run(tmp_path / name, unit=unit, target="both")
+        errors = make_errors(2, shift)
+        training.save_errors(folder / report.ERRORS_FILE, heads, errors)
+    (first, _), (paired,) = read_tables(report_on(tmp_path))
+    assert first["Unit"] == paired["Unit"] == "mean of (eV/Å)^2 and meV"
+    assert (paired["Run"], paired["Best"]) == ("b", "a")
+    assert paired["Difference"] == "0.000400"
+    # Absolute errors alone have another unit, and are not compared with these.
+    folder = write_run(tmp_path / "c", unit="meV", target="both")
+    training.save_errors(folder / report.ERRORS_FILE, heads[1:], make_errors(1, 1.0))
+    runs = report.read_runs([str(tmp_path)])
+    assert set(report.compare(runs)) == {"b"}
+    assert runs[2].errors is not None
 
 
 def test_records_are_found_below_and_only_once(tmp_path):

@@ -125,7 +125,7 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
         name: np.concatenate([parts[split][name] for split in SPLITS])
         for name in parts["train"]
     }
-    _check_neighbors(int(merged["num_bodies"].min()), settings, folder)
+    check_neighbors(int(merged["num_bodies"].min()), settings, folder)
     samples = base.to_dtype(_samples(merged, settings), settings.dtype)
     task = _task(metadata, kind, settings, parts["train"], samples)
     packing = base.make_packing(samples, task, settings.batch_size)
@@ -262,13 +262,18 @@ def _select(
     return selected
 
 
-def _check_neighbors(smallest: int, settings: Settings, folder: pathlib.Path) -> None:
+def check_neighbors(smallest: int, settings: Settings, name: object) -> None:
+    """Refuse more neighbours than the smallest system of a data set has.
+
+    Raises:
+      UserError: which calls the data set by its `name`.
+    """
     if settings.connectivity != "knn":
         return
     if not 1 <= (settings.num_neighbors or 0) < smallest:
         raise UserError(
             f"expected --num_neighbors from 1 to {smallest - 1}, the other bodies of "
-            f"the smallest system of {folder}, found {settings.num_neighbors}; "
+            f"the smallest system of {name}, found {settings.num_neighbors}; "
             "--connectivity=complete connects them all"
         )
 

@@ -52,7 +52,9 @@ def from_pyg(source: Iterable[Any], target: str = "y") -> base.Samples:
         np.concatenate, columns
     )
     return base.Samples(
-        nodes=Nodes(positions, scalars, np.zeros((len(positions), 0, 3))),
+        nodes=Nodes(
+            positions, scalars, np.zeros_like(positions, shape=(len(positions), 0, 3))
+        ),
         edges=edges,
         senders=senders.astype(np.int32),
         receivers=receivers.astype(np.int32),
@@ -110,6 +112,10 @@ def _check(
     if ends.ndim != 2 or len(ends) != 2:
         raise UserError(
             f"object {number}: expected edge_index of shape (2, E), found {ends.shape}"
+        )
+    if ends.dtype.kind not in "iu":
+        raise UserError(
+            f"object {number}: expected whole numbers in edge_index, found {ends.dtype}"
         )
     if slots.shape != positions.shape[:1] or (np.diff(slots) < 0).any():
         raise UserError(

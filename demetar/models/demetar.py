@@ -9,7 +9,7 @@ keys). Padding is masked in every attention. Edges reach the outputs of graphs t
 Vectors of nodes and edges are multiplied by learned scalars, where the report has a
 free 3-vector, so the predictions are equivariant by construction; velocities enter by
 their angles and projections, edge lengths by a Bessel basis. Encoders normalise before
-each step.
+each step. The bonds of molecules are one token each.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class Demetar(base.Model):
       node_inputs: invariants that the nodes start from, beside distances and angles.
       node_only: leave the edges out: no edge encoder, and scalars of edges that are
         made of their two nodes alone.
-      max_edge_tokens: edges of one graph beyond which the attention among them is
+      bond_tokens: one token for both directions of an edge, which both its ends attend
+        to. Without vectors both directions are the same token twice, and the attention
+        among edges then costs four times as much for the same result. Every edge must
+        be there in both directions.
+      max_edge_tokens: tokens of one graph beyond which the attention among them is
         refused: it takes memory that grows with their square. 0: any number.
       equivariance: 'full', or 'none' to read raw coordinates and predict their free
         combinations; the symmetry is then S(n), that of `demetar_free`.
@@ -65,6 +69,7 @@ class Demetar(base.Model):
     num_basis: int = 16
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
     node_only: bool = False
+    bond_tokens: bool = False
     max_edge_tokens: int = 640
     equivariance: str = "full"
 
@@ -99,20 +104,30 @@ class Demetar(base.Model):
                 f"demetar.edge_layers expects at least 1, found {self.edge_layers}; "
                 "node_only=true leaves the edges out"
             )
-        size, num_graphs = bucket.nodes_per_graph, bucket.num_graphs
-        tokens = bucket.max_edges_per_graph or bucket.max_edges
-        if size is not None:
-            tokens = size * (size - 1)
-        layers = 0 if self.node_only else self.edge_layers - 1
-        if layers and 0 < self.max_edge_tokens < tokens:
-            memory = LOGIT_BYTES * num_graphs * self.num_heads * tokens**2 / 2**30
+        if self.bond_tokens and self.task.connectivity == "knn":
             raise UserError(
-                f"a graph has {tokens} edges, of which demetar makes tokens, but "
-                f"max_edge_tokens is {self.max_edge_tokens}: the attention among them "
-                f"would take {memory:.1f} GiB per layer at {num_graphs} graphs; use "
-                "graphs of bonds (--connectivity=bonds), a smaller --batch_size, or "
-                f"--set max_edge_tokens={tokens}"
+                "demetar.bond_tokens expects every edge in both directions, which "
+                "graphs of nearest neighbours do not have; --set bond_tokens=false"
             )
+        self._check_memory(bucket)
+
+    def _check_memory(self, bucket: Bucket) -> None:
+        if self.node_only or self.edge_layers == 1 or self.max_edge_tokens == 0:
+            return
+        edges = bucket.max_edges_per_graph or bucket.max_edges
+        if bucket.nodes_per_graph is not None:
+            edges = bucket.max_edges // bucket.num_graphs
+        tokens = -(-edges // 2) if self.bond_tokens else edges
+        if tokens <= self.max_edge_tokens:
+            return
+        memory = LOGIT_BYTES * bucket.num_graphs * self.num_heads * tokens**2 / 2**30
+        raise UserError(
+            f"a graph has {edges} edges, of which demetar makes {tokens} tokens, but "
+            f"max_edge_tokens is {self.max_edge_tokens}: the attention among them "
+            f"would take {memory:.1f} GiB per layer at {bucket.num_graphs} graphs; use "
+            "graphs of bonds (--connectivity=bonds), a smaller --batch_size, or "
+            f"--set max_edge_tokens={tokens}"
+        )
 
     def _polar_vectors(self, graph: graphs.Graph) -> list[Array]:
         """Vector inputs [N, 3] that a reflection turns round.
@@ -163,13 +178,25 @@ class Demetar(base.Model):
 
     @hk.transparent
     def _encode_edges(self, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
-        """The edge encoder up to its last step: [E, C]."""
+        """The edge encoder up to its last step: [E, C].
+
+        The token of a bond is the mean of what its directions are embedded to, and so
+        knows neither.
+        """
         size = self.hidden_size
-        tokens = self._edge_tokens(graph, bucket)
-        edges = mlp.MLP([size, size], name="edge_embedding")(tokens)
+        embed = mlp.MLP([size, size], name="edge_embedding")
         encoder = attention.Encoder(self.edge_layers - 1, self.num_heads, name="edge")
-        dense, mask = graphs.ragged_to_dense(edges, graph, bucket, "edges")
-        return graphs.dense_to_ragged(encoder(dense, mask), graph, bucket, "edges")
+
+        def encode(tokens: Array, rows: graphs.Rows) -> jax.Array:
+            dense, mask = graphs.ragged_to_dense(tokens, graph, bucket, rows)
+            return graphs.dense_to_ragged(encoder(dense, mask), graph, bucket, rows)
+
+        tokens = self._edge_tokens(graph, bucket)
+        if not self.bond_tokens:
+            return encode(embed(tokens), "edges")
+        bonds = graphs.find_bonds(graph, bucket)
+        both = embed(jnp.asarray(tokens)[bonds.edges])  # [P, 2, C]
+        return encode(both.mean(axis=1), "bonds")[bonds.of_edge]
 
     @hk.transparent
     def _encode_jointly(
