@@ -23,6 +23,8 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import checkpoint, equivariance, loop, optim, writers
+from demetar.train.run import Run
+from demetar.train.trainer import Trainer
 from demetar.types import Head
 from experiments import common, protocols, statistics, transfer
 
@@ -170,13 +172,13 @@ def run(job: Job) -> int:
             checkpoint.write_json(record_path, record)
         print(f"already finished: {describe(record)}\nrecord: {record_path}")
         return 0
-    trainer = loop.Trainer(
+    trainer = Trainer(
         model,
         dataset,
         *training_settings(settings, dataset),
         make_phases(settings, dataset),
     )
-    run = loop.Run.start(trainer, workdir / "last.npz")
+    run = Run.start(trainer, workdir / "last.npz")
     common.claim_workdir(workdir, config)
     num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
     print(
@@ -322,7 +324,7 @@ def make_phases(settings: dict[str, Any], dataset: data.Dataset) -> list[loop.Ph
 
 def write_best(
     workdir: pathlib.Path,
-    run: loop.Run,
+    run: Run,
     settings: dict[str, Any],
     dataset: data.Dataset,
 ) -> None:
@@ -342,7 +344,7 @@ def write_best(
 
 
 def finish(
-    run: loop.Run, model: Any, writer: writers.RunWriter, draw: Draw | None
+    run: Run, model: Any, writer: writers.RunWriter, draw: Draw | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The first and only look at the test set.
 

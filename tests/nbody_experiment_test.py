@@ -16,6 +16,7 @@ import pytest
 from demetar import models
 from demetar.data import nbody
 from demetar.train import checkpoint, loop, optim
+from demetar.train.trainer import Trainer
 from tests import nbody_folder
 from tests.commands import Command
 from tools import generate_nbody, simulation
@@ -151,7 +152,7 @@ def assert_reproduces(
     assert dataset.task == best.task
     model = models.build(best.model, best.task, best.fields)
     seeds = tuple(range(len(errors)))
-    trainer = loop.Trainer(
+    trainer = Trainer(
         model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
     )
     found, _ = trainer.evaluate(best.params, dataset.plan("test"))
@@ -371,15 +372,15 @@ DIE_BEFORE_LAST = (
     OFTEN
     + f"""
 import os, signal
-from demetar.train import loop
-real = loop.Run.save
+from demetar.train import run
+real = run.Run.save
 
 def save(run):
     if run.progress.epoch == {2 * NUM_EVALUATIONS}:
         os.kill(os.getpid(), signal.SIGKILL)
     real(run)
 
-loop.Run.save = save
+run.Run.save = save
 """
 )
 

@@ -11,6 +11,7 @@ import pytest
 from demetar import models
 from demetar.data import molecules, qm9
 from demetar.train import checkpoint, loop, optim
+from demetar.train.trainer import Trainer
 from experiments import protocols
 from tests import qm9_test
 
@@ -82,7 +83,7 @@ def assert_reproduces(
     assert dataset.task == best.task
     model = models.build(best.model, best.task, best.fields)
     seeds = tuple(range(len(errors)))
-    trainer = loop.Trainer(
+    trainer = Trainer(
         model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
     )
     found, predictions = trainer.evaluate(best.params, dataset.plan("test"))
@@ -129,14 +130,14 @@ def test_an_interrupted_run_is_continued(train, tmp_path, place):
     """It ends with the numbers of one that was not."""
     asked = """
 import functools
-from demetar.train import loop
+from demetar.train import loop, run
 loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0)
-fit = loop.Run.fit
+fit = run.Run.fit
 
 def stopped(self, on_evaluation, on_save, should_stop):
     return fit(self, on_evaluation, on_save, lambda: True)
 
-loop.Run.fit = stopped
+run.Run.fit = stopped
 """
     args = [*SMALL, f"--data_dir={place}"]
     assert train(*args, setup=asked).code == 128
