@@ -13,6 +13,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
+from jax import flatten_util
 
 from demetar import graphs
 from demetar.train import equivariance, losses
@@ -20,6 +21,7 @@ from demetar.types import Array, Batch, Params, TaskSpec, TrainState
 
 AUGMENTATIONS = ("none", "rotation")
 LOSSES = ("squared", "log")
+AXIS = "data"  # of the mesh of devices
 METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
 SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
 AVERAGE_WARMUP = 10  # the moving average forgets its start over this many updates
@@ -76,13 +78,28 @@ class Phase:
     loss_floor: float | None = None
 
 
+Update = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
 def make_update(
     model: hk.Transformed,
     task: TaskSpec,
     optimizer: optax.GradientTransformation,
     settings: Settings,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The pure function that makes one update of one replica from one batch."""
+    shared_slots: int = 0,
+) -> Update:
+    """The pure function that makes one update of one replica from one batch.
+
+    Args:
+      model, task, optimizer, settings: of the run.
+      shared_slots: where the devices of the mesh axis `AXIS` have a share of each
+        batch, the slots of the whole batch. They all make the same update, from the
+        mean over all graphs. 0 where the batch is whole.
+
+    Returns:
+      `update(state, batch, slots)`, with the new state and `METRICS`; `slots` [G] are
+      those of a share's graphs in the whole batch, and left out for a whole one.
+    """
 
     def loss_fn(
         params: Params, key: Array, batch: Batch
@@ -104,14 +121,17 @@ def make_update(
     gradient_fn: GradientFn = told_and_gradients
     if settings.clip_each:
         gradient_fn = clipped_each(gradient_fn, settings.clip_each)
+    if shared_slots:
+        gradient_fn = over_shares(gradient_fn)
 
     def update(
-        state: TrainState, batch: Batch
+        state: TrainState, batch: Batch, slots: Array | None = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         if settings.augment == "rotation":
             key, rotation_key = jax.random.split(key)
-            rotations = equivariance.random_rotations(rotation_key, batch)
+            whole = None if slots is None else (slots, shared_slots)
+            rotations = equivariance.random_rotations(rotation_key, batch, whole)
             batch = equivariance.rotate(task, batch, rotations)
         loss, gradients = gradient_fn(state.params, key, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -162,3 +182,20 @@ def clipped_each(gradient_fn: GradientFn, bound: float) -> GradientFn:
         )
 
     return clipped
+
+
+def over_shares(gradient_fn: GradientFn) -> GradientFn:
+    """Loss and gradient of a batch of which each device of `AXIS` has a share.
+
+    The means over the graphs of the shares, weighed by their numbers of graphs, are
+    added up: one sum over the devices per update.
+    """
+
+    def shared(params: Params, key: Array, batch: Batch) -> tuple[jax.Array, Params]:
+        means = gradient_fn(params, key, batch)
+        own = jnp.sum(batch.weights)
+        share = own / jnp.maximum(jax.lax.psum(own, AXIS), 1)
+        flat, restore = flatten_util.ravel_pytree(means)
+        return restore(jax.lax.psum(share * flat, AXIS))
+
+    return shared

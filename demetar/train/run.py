@@ -20,7 +20,7 @@ import numpy as np
 
 from demetar.data import base as data
 from demetar.errors import UserError
-from demetar.train import checkpoint, loop
+from demetar.train import checkpoint, hosts, loop
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Params, TrainState
 
@@ -86,11 +86,10 @@ class Run:
         best = jax.tree.map(jnp.copy, trainer.evaluated_params(state))
         num = len(trainer.settings.seeds)
         progress = Progress(0, 0, _zeros(num), [math.inf] * num, [0] * num, 0.0)
-        if path.exists():
-            template = {"state": state, "best": best}
-            arrays, metadata = checkpoint.restore(path, template)
-            state, best = jax.tree.map(jnp.asarray, (arrays["state"], arrays["best"]))
-            fields = metadata["progress"]
+        restored = _restore(path, trainer.placement.here((state, best)))
+        if restored is not None:
+            (state, best), fields = restored
+            state, best = trainer.placement.everywhere((state, best))
             fields["best_loss"] = [
                 math.inf if loss is None else loss for loss in fields["best_loss"]
             ]
@@ -100,7 +99,12 @@ class Run:
         return cls(trainer, state, best, progress, path)
 
     def save(self) -> None:
-        """Write the checkpoint. Atomic: a crash leaves the earlier one."""
+        """Write the checkpoint. Atomic: a crash leaves the earlier one.
+
+        What it holds does not depend on the number of devices or hosts.
+        """
+        if not hosts.is_main():
+            return
         self.progress.num_compiles = max(
             self.progress.num_compiles, self.trainer.num_compiles
         )
@@ -109,6 +113,7 @@ class Run:
             loss if math.isfinite(loss) else None for loss in self.progress.best_loss
         ]
         arrays = {"state": self.state, "best": self.best}
+        arrays = self.trainer.placement.here(arrays)
         checkpoint.save(self.path, arrays, {"progress": progress})
 
     def fit(
@@ -123,7 +128,8 @@ class Run:
           on_evaluation: gets the metrics of each evaluation.
           on_save: called before each checkpoint, so that what it writes is never
             older than the checkpoint.
-          should_stop: asked after each compiled call.
+          should_stop: asked after each compiled call; one process of several is
+            enough.
 
         Returns:
           True where the run is finished.
@@ -165,7 +171,7 @@ class Run:
             start = progress.calls * steps
             began = time.perf_counter()
             rows = jax.block_until_ready(
-                jax.device_put(
+                trainer.placement.rows(
                     {name: value[start : start + steps] for name, value in plan.items()}
                 )
             )
@@ -175,7 +181,7 @@ class Run:
             for sums, name in zip(progress.partial, loop.SUMS, strict=True):
                 sums[:] = (np.asarray(sums) + metrics[name]).tolist()
             progress.calls += 1
-            if should_stop() and progress.calls < num_calls:
+            if hosts.any_process(should_stop()) and progress.calls < num_calls:
                 clock.add_to(progress)
                 return False
         seconds = clock.running_seconds()
@@ -195,7 +201,7 @@ class Run:
         )
         progress.epoch, progress.calls = stop, 0
         progress.partial = _zeros(len(settings.seeds))
-        return not should_stop()
+        return not hosts.any_process(should_stop())
 
     def _plan(self, start: int, stop: int) -> data.Plan:
         """The plan of an interval; that of the next one is made in the meantime."""
@@ -216,7 +222,7 @@ class Run:
             raise self._not_finite("validation loss", epoch)
         improved = self.valid_loss < np.asarray(progress.best_loss)
         if improved.any():
-            self.best = _select(jnp.asarray(improved), params, self.best)
+            self.best = _select(improved, params, self.best)
         for index in np.flatnonzero(improved).tolist():
             progress.best_loss[index] = float(self.valid_loss[index])
             progress.best_epoch[index] = epoch
@@ -283,6 +289,24 @@ def _select(mask: Array, new: Params, old: Params) -> Params:
         return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, new, old)
+
+
+def _restore(path: pathlib.Path, template: Any) -> tuple[Any, dict[str, Any]] | None:
+    """State and best parameters as `save` left them, and `Progress` as JSON data."""
+    names = ("state", "best")
+    found = dict(zip(names, template, strict=True))
+
+    def read() -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        arrays, metadata = checkpoint.restore(path, found)
+        found.update(arrays)
+        return metadata["progress"]
+
+    fields = hosts.from_main(read)
+    if fields is None:
+        return None
+    return hosts.tree_from_main(tuple(found[name] for name in names)), fields
 
 
 def _zeros(num_replicas: int) -> list[list[float]]:

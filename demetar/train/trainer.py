@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar.data import base as data
+from demetar.data import shares
 from demetar.train import loop, losses, optim
+from demetar.train.placement import Placement
 from demetar.types import Array, Batch, Params, TrainState
 
 SPARE_SHARE = 200  # one batch in so many of an interval, where their number varies
@@ -28,8 +30,16 @@ SPARE_SHARE = 200  # one batch in so many of an interval, where their number var
 class Trainer:
     """A model on a data set: compiled programs and their state.
 
+    Args:
+      model, dataset, settings, optimizer: of the run.
+      phases: with which it begins.
+      devices: that share each batch; by default all, those of other hosts too.
+
     Attributes:
+      dataset: its plans are those that the programs take.
+      placement: puts arrays where the programs take them from.
       num_compiles, compile_seconds: of training and evaluation programs so far.
+      call_seconds: what their calls took so far, waiting for the results included.
       num_steps: updates of a whole run.
     """
 
@@ -40,14 +50,21 @@ class Trainer:
         settings: loop.Settings,
         optimizer: optim.Settings,
         phases: Sequence[loop.Phase] = (),
+        devices: Sequence[jax.Device] | None = None,
     ):
+        self.placement = Placement(jax.devices() if devices is None else devices)
+        self._whole = dataset.packing
+        if self.placement.num_devices > 1:
+            shared = shares.SharedPacking(self._whole, self.placement.num_devices)
+            dataset = dataclasses.replace(dataset, packing=shared)
         self.dataset = dataset
         self.settings = settings
         self.num_compiles = 0
         self.compile_seconds = 0.0
+        self.call_seconds = 0.0
         self._model = model
         self._phases = tuple(phases)
-        self._arrays = jax.tree.map(jnp.asarray, dataset.packing.arrays())
+        self._arrays = self.placement.everywhere(dataset.packing.arrays())
         self._valid_plan = dataset.plan("valid")
         per_epoch = len(dataset.train_plan(settings.seeds[0], 0)["weight"])
         self.num_steps = per_epoch * settings.epochs
@@ -63,11 +80,11 @@ class Trainer:
 
     def init(self) -> TrainState:
         """The state before the first update, one replica per seed."""
-        packing = self.dataset.packing
+        packing, arrays = self._whole, self.placement.here(self._arrays)
         row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
 
         def init_one(key: Array) -> TrainState:
-            batch = packing.assemble(self._arrays, row)
+            batch = packing.assemble(arrays, row)
             init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
             params = self._model.init(init_key, batch.graph, batch.bucket, True)
             average = params if self.settings.average_decay else {}
@@ -75,7 +92,7 @@ class Trainer:
             return TrainState(params, opt_state, jnp.int32(0), key, average)
 
         keys = jnp.stack([jax.random.key(seed) for seed in self.settings.seeds])
-        return jax.jit(jax.vmap(init_one))(keys)
+        return self.placement.everywhere(jax.jit(jax.vmap(init_one))(keys))
 
     def evaluated_params(self, state: TrainState) -> Params:
         """The parameters that are evaluated and kept, [R, ...]."""
@@ -125,9 +142,12 @@ class Trainer:
             if phase.loss_floor is not None:
                 settings = dataclasses.replace(settings, loss_floor=phase.loss_floor)
         call = functools.partial(self._train_call, model, settings)
-        program = self._program(f"train {number}", call, (state, rows), donate=0)
+        program = self._program(f"train {number}", call, (state, rows), donate=(0,))
+        began = time.perf_counter()
         state, metrics = program(state, self._arrays, rows)
-        return state, {name: np.asarray(value) for name, value in metrics.items()}
+        told = {name: np.asarray(value) for name, value in metrics.items()}
+        self.call_seconds += time.perf_counter() - began
+        return state, told
 
     def evaluate(
         self, params: Params, plan: data.Plan
@@ -136,22 +156,25 @@ class Trainer:
 
         Args:
           params: [R, ...].
-          plan: of `Dataset.plan`.
+          plan: of `self.dataset.plan`.
 
         Returns:
           {head: [R, D']} in the order of the plan, and {head: [R, B, ...]} as the
-          batches hold them.
+          batches hold them; the shares of several devices one after the other.
         """
+        params = self.placement.everywhere(params)
         steps = len(self._valid_plan["weight"])
         length = math.ceil(len(plan["weight"]) / steps) * steps
         padded = data.pad_plan(plan, self.dataset.packing, length)
         parts = []
         for start in range(0, length, steps):
-            rows = {
-                name: value[start : start + steps] for name, value in padded.items()
-            }
-            program = self._program("evaluate", self._evaluate_call, (params, rows))
+            rows = self.placement.rows(
+                {name: value[start : start + steps] for name, value in padded.items()}
+            )
+            program = self._program("evaluate", self._evaluate_call, (params, rows), 2)
+            began = time.perf_counter()
             parts.append(jax.device_get(program(params, self._arrays, rows)))
+            self.call_seconds += time.perf_counter() - began
         errors, predictions = (
             {
                 name: np.concatenate([part[index][name] for part in parts], axis=1)
@@ -170,15 +193,40 @@ class Trainer:
         means = [value.astype(np.float64).mean(axis=1) for value in errors.values()]
         return np.mean(means, axis=0)
 
+    def first_batch(
+        self, plan: data.Plan, predictions: Mapping[str, Array]
+    ) -> tuple[Batch, dict[str, Array]]:
+        """The first batch of a plan with its predictions, of the first replica.
+
+        With several devices, the share of the first one.
+
+        Args:
+          plan, predictions: of `evaluate`.
+        """
+        packing = self.dataset.packing
+        slots = packing.bucket.num_graphs
+        row = {name: value[0, :slots] for name, value in plan.items()}
+        first = {
+            name: value[0, 0, : value.shape[2] // self.placement.num_devices]
+            for name, value in predictions.items()
+        }
+        return packing.assemble(packing.arrays(), row), first
+
     def _program(
-        self, name: str, function: Callable, args: tuple, donate: int | None = None
+        self,
+        name: str,
+        function: Callable,
+        args: tuple[Any, Any],
+        out_axis: int | None = None,
+        donate: tuple[int, ...] = (),
     ) -> Any:
         """The compiled program, made on first use; it accepts one set of shapes."""
         if name not in self._programs:
             start = time.perf_counter()
-            jitted = jax.jit(function, donate_argnums=() if donate is None else donate)
-            lowered = jitted.lower(args[0], self._arrays, args[1])
-            self._programs[name] = lowered.compile()
+            tree, rows = args
+            self._programs[name] = self.placement.compile(
+                function, (tree, self._arrays, rows), out_axis, donate
+            )
             self.compile_seconds += time.perf_counter() - start
             self.num_compiles += 1
         return self._programs[name]
@@ -192,19 +240,25 @@ class Trainer:
         rows: Mapping[str, Array],
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         task, packing = self.dataset.task, self.dataset.packing
-        update = loop.make_update(model, task, self._optimizer, settings)
+        shared = self.placement.num_devices > 1
+        slots = self._whole.bucket.num_graphs if shared else 0
+        update = loop.make_update(model, task, self._optimizer, settings, slots)
 
         def step(
             state: TrainState, row: Mapping[str, Array]
         ) -> tuple[TrainState, dict[str, jax.Array]]:
             batch = packing.assemble(arrays, row)
 
-            def skip(state: TrainState, batch: Batch) -> Any:
+            def skip(state: TrainState, batch: Batch, slots: Array | None) -> Any:
                 zero = jnp.zeros((), batch.weights.dtype)
                 return state, dict.fromkeys(loop.METRICS, zero)
 
             num_graphs = jnp.sum(batch.weights)
-            state, metrics = jax.lax.cond(num_graphs > 0, update, skip, state, batch)
+            if shared:
+                num_graphs = jax.lax.psum(num_graphs, loop.AXIS)
+            state, metrics = jax.lax.cond(
+                num_graphs > 0, update, skip, state, batch, row.get(shares.SLOT)
+            )
             metrics["loss"] = metrics["loss"] * num_graphs
             updates = jnp.int32(num_graphs > 0)
             return state, {**metrics, "updates": updates, "graphs": num_graphs}
