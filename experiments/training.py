@@ -13,7 +13,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -22,13 +22,16 @@ from absl import flags
 from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
-from demetar.train import checkpoint, equivariance, loop, optim, writers
+from demetar.train import checkpoint, equivariance, hosts, loop, optim, writers
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
-from demetar.types import Head
-from experiments import common, protocols, statistics, transfer
+from demetar.types import Array, Batch, Head, TaskSpec
+from experiments import common, processes, protocols, statistics, transfer
 
-PLACES = ("workdir", "data_dir")  # flags that change nothing but where files lie
+T = TypeVar("T")
+
+# Flags that change nothing but where files lie and what computes.
+PLACES = ("workdir", "data_dir", *processes.FLAGS)
 
 # The least value of each number that has one.
 LEAST = {
@@ -109,11 +112,20 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("compile_cache", False, "Keep compiled programs between starts.")
 flags.DEFINE_enum("dtype", "float32", ("float32", "float64"), "Of the training.")
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, for a run of several processes, of which each is given "
+    f"the same flags; or {processes.CLUSTER}: as Slurm, Open MPI, Kubernetes or a TPU "
+    "pod say in their environment.",
+)
+flags.DEFINE_integer("num_processes", None, "Of the run, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Of this process, from 0; 0 writes.")
 
 
-# `draw(dataset, plan, predictions, writer, epoch)` makes pictures of the test set.
+# `draw(task, batch, predictions, writer, epoch)` makes pictures of a test batch.
 Draw: TypeAlias = Callable[
-    [data.Dataset, data.Plan, dict[str, np.ndarray], writers.RunWriter, int], None
+    [TaskSpec, Batch, Mapping[str, Array], writers.RunWriter, int], None
 ]
 
 
@@ -145,7 +157,8 @@ def prepare() -> None:
     """What comes before the data are read.
 
     Raises:
-      UserError: no model is named, or an unknown one.
+      UserError: no model is named, or an unknown one, or other processes of the run
+        do not come.
     """
     if not FLAGS.model:
         raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
@@ -153,6 +166,15 @@ def prepare() -> None:
     if FLAGS.compile_cache:
         common.enable_compile_cache()
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+    processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+
+
+def load(read: Callable[[], T]) -> T:
+    """What `read` reads; where there are several processes, the main one goes first.
+
+    So files that are made on first use are made once.
+    """
+    return hosts.main_first(read)
 
 
 def run(job: Job) -> int:
@@ -160,17 +182,9 @@ def run(job: Job) -> int:
     settings, dataset = job.settings, job.dataset
     workdir = pathlib.Path(FLAGS.workdir or default_workdir(settings, job.changed))
     config = {**settings, "fingerprint": dataset.fingerprint}
-    common.check_task(workdir / "best.npz", dataset.task)
-    common.check_workdir(workdir, config)
-    record_path = workdir / "record.json"
+    hosts.check_same(config)
     model = models.build(settings["model"], dataset.task, settings["fields"])
-    if record_path.exists():
-        record = json.loads(record_path.read_text())
-        if job.others:
-            best = checkpoint.load_model(workdir / "best.npz").params
-            transfer.add(record, model, best, dataset.task, job.others)
-            checkpoint.write_json(record_path, record)
-        print(f"already finished: {describe(record)}\nrecord: {record_path}")
+    if hosts.from_main(lambda: find_record(job, model, workdir, config)):
         return 0
     trainer = Trainer(
         model,
@@ -179,45 +193,75 @@ def run(job: Job) -> int:
         make_phases(settings, dataset),
     )
     run = Run.start(trainer, workdir / "last.npz")
-    common.claim_workdir(workdir, config)
-    num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
-    print(
-        f"model     {settings['model']}, {num_params:,} parameters\n"
-        f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
-        f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}\n"
-        f"protocol  {job.protocol}\n"
-        f"workdir   {workdir}",
-        flush=True,
-    )
+    hosts.from_main(lambda: common.claim_workdir(workdir, config))
+    print(introduce(job, run, workdir), flush=True)
     signals = common.StopSignal()
-    writer = writers.RunWriter(
-        workdir, settings["epochs"], run.progress.epoch, command(job.module), config
-    )
-    with writer, signals.listening():
+    with make_writer(job, run, workdir, config) as writer, signals.listening():
 
         def save_best() -> None:
-            write_best(workdir, run, settings, dataset)
+            if hosts.is_main():
+                write_best(workdir, run, settings, dataset)
 
         if not run.fit(writer.evaluation, save_best, signals):
             print(f"saved in {workdir}; the same command continues")
             return common.SIGNALLED + (signals.number or 0)
-        record, errors = finish(run, model, writer, job.draw)
-        record |= {
-            "command": command(job.module),
-            "dataset": settings["dataset"],
-            "fields": settings["fields"],
-            "fingerprint": dataset.fingerprint,
-            "model": settings["model"],
-            "num_params": num_params,
-            "protocol": job.protocol,
-            "settings": config,
-            "target": settings["target"],
-        }
-        transfer.add(record, model, run.best, dataset.task, job.others)
-        save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
-        checkpoint.write_json(record_path, record)
-    print(f"{describe(record)}\nrecord: {record_path}")
+        tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+        hosts.from_main(
+            lambda: finish(job, run, model, workdir, config, tested, writer)
+        )
     return 0
+
+
+def find_record(
+    job: Job, model: Any, workdir: pathlib.Path, config: dict[str, Any]
+) -> bool:
+    """Whether the work directory holds the record of this run; then tell of it.
+
+    Raises:
+      UserError: it belongs to another run.
+    """
+    common.check_task(workdir / "best.npz", job.dataset.task)
+    common.check_workdir(workdir, config)
+    record_path = workdir / "record.json"
+    if not record_path.exists():
+        return False
+    record = json.loads(record_path.read_text())
+    if job.others:
+        best = checkpoint.load_model(workdir / "best.npz").params
+        transfer.add(record, model, best, job.dataset.task, job.others)
+        checkpoint.write_json(record_path, record)
+    print(f"already finished: {describe(record)}\nrecord: {record_path}")
+    return True
+
+
+def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
+    """The first lines of a run."""
+    dataset = job.dataset
+    lines = [
+        f"model     {job.settings['model']}, {num_params(run):,} parameters",
+        f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
+        f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}",
+        f"protocol  {job.protocol}",
+        f"workdir   {workdir}",
+    ]
+    if run.trainer.placement.num_devices > 1:
+        lines.append(f"devices   {common.device()}; they share each batch")
+    return "\n".join(lines)
+
+
+def num_params(run: Run) -> int:
+    """Parameters of one replica."""
+    return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
+
+
+def make_writer(
+    job: Job, run: Run, workdir: pathlib.Path, config: dict[str, Any]
+) -> writers.RunWriter | writers.NoWriter:
+    """What writes the metrics of the run, if this process does."""
+    if not hosts.is_main():
+        return writers.NoWriter()
+    start, epochs = run.progress.epoch, job.settings["epochs"]
+    return writers.RunWriter(workdir, epochs, start, command(job.module), config)
 
 
 def resolve(
@@ -344,33 +388,87 @@ def write_best(
 
 
 def finish(
-    run: Run, model: Any, writer: writers.RunWriter, draw: Draw | None
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The first and only look at the test set.
+    job: Job,
+    run: Run,
+    model: Any,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    tested: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    writer: Any,
+) -> None:
+    """Write and tell the record, of the first and only look at the test set.
 
-    Returns:
-      What the record says of the run, and the errors [R, D].
+    Args:
+      job, run, model, workdir, config: of the training.
+      tested: what `Trainer.evaluate` says of the test set.
+      writer: of metrics and pictures.
     """
+    dataset, trainer = job.dataset, run.trainer
+    by_head, predictions = tested
+    errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
+    best = trainer.placement.here(run.best)
+    record = {
+        **job_record(job, config),
+        **run_record(run),
+        **test_record(dataset.task.heads, by_head, errors),
+        "num_params": num_params(run),
+    }
+    delta = equivariance.rotation_errors(model, dataset, best)
+    record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
+    if job.draw is not None:
+        plan = trainer.dataset.plan("test")
+        batch, first = trainer.first_batch(plan, predictions)
+        job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
+    losses = {name: record[name] for name in ("test_loss", "valid_loss")}
+    writer.finish(losses)
+    transfer.add(record, model, best, dataset.task, job.others)
+    save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
+    checkpoint.write_json(workdir / "record.json", record)
+    print(f"{describe(record)}\nrecord: {workdir / 'record.json'}")
+
+
+def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
+    """What the record says of what was asked for."""
+    settings = job.settings
+    same = ("dataset", "fields", "model", "target")
+    return {
+        "command": command(job.module),
+        "fingerprint": job.dataset.fingerprint,
+        "protocol": job.protocol,
+        "settings": config,
+        **{name: settings[name] for name in same},
+    }
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """What the record says of the training and its cost."""
     trainer, progress = run.trainer, run.progress
     dataset, settings = trainer.dataset, trainer.settings
-    plan = dataset.plan("test")
-    by_head, predictions = trainer.evaluate(run.best, plan)
-    errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
-    losses = errors.mean(axis=1)
-    spread = losses.std(ddof=1) if len(losses) > 1 else None
-    delta = equivariance.rotation_errors(model, dataset, run.best)
     running_seconds = progress.seconds - progress.compile_seconds
-    record = {
+    return {
         "best_epoch": progress.best_epoch,
         "compile_seconds": progress.compile_seconds,
         "data_share": progress.data_seconds / running_seconds,
-        "delta_eq": {name: float(value.mean()) for name, value in delta.items()},
         "device": common.device(),
         "epochs": settings.epochs,
         "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
         "num_compiles": max(trainer.num_compiles, progress.num_compiles),
+        "python_share": 1 - progress.call_seconds / running_seconds,
         "seeds": list(settings.seeds),
         "steps_per_second": trainer.num_steps / running_seconds,
+        "valid_loss": progress.best_loss,
+        "versions": common.versions(),
+        "wall_seconds": progress.seconds,
+    }
+
+
+def test_record(
+    heads: Sequence[Head], by_head: Mapping[str, np.ndarray], errors: np.ndarray
+) -> dict[str, Any]:
+    """What the record says of the errors [R, D] of the test samples."""
+    losses = errors.mean(axis=1)
+    spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
+    return {
         "test_loss": losses.tolist(),
         "test_loss_by_head": {
             name: value.mean(axis=1, dtype=np.float64).tolist()
@@ -378,16 +476,9 @@ def finish(
         },
         "test_loss_interval": list(statistics.bootstrap_mean(errors)),
         "test_loss_mean": float(losses.mean()),
-        "test_loss_std": None if spread is None else float(spread),
-        "unit": " and ".join(error_unit(head) for head in dataset.task.heads),
-        "valid_loss": progress.best_loss,
-        "versions": common.versions(),
-        "wall_seconds": progress.seconds,
+        "test_loss_std": spread,
+        "unit": " and ".join(error_unit(head) for head in heads),
     }
-    if draw is not None:
-        draw(dataset, plan, predictions, writer, settings.epochs)
-    writer.finish({"test_loss": losses, "valid_loss": progress.best_loss})
-    return record, errors
 
 
 def error_unit(head: Head) -> str:

@@ -38,6 +38,7 @@ class Progress:
       num_compiles: the largest number of programs that a sitting compiled.
       compile_seconds: what compilation took of `seconds`.
       data_seconds: what waiting for plans and their transfer took of it.
+      call_seconds: what the calls of compiled programs took of it.
     """
 
     epoch: int
@@ -49,6 +50,7 @@ class Progress:
     num_compiles: int = 0
     compile_seconds: float = 0.0
     data_seconds: float = 0.0
+    call_seconds: float = 0.0
 
 
 @dataclasses.dataclass
@@ -268,6 +270,7 @@ class _Clock:
         self._trainer = trainer
         self._began = time.perf_counter()
         self._compiled = trainer.compile_seconds
+        self._called = trainer.call_seconds
 
     def compile_seconds(self) -> float:
         return self._trainer.compile_seconds - self._compiled
@@ -279,6 +282,7 @@ class _Clock:
     def add_to(self, progress: Progress) -> None:
         progress.seconds += time.perf_counter() - self._began
         progress.compile_seconds += self.compile_seconds()
+        progress.call_seconds += self._trainer.call_seconds - self._called
 
 
 @jax.jit
