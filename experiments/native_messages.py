@@ -56,6 +56,7 @@ class Filter:
 
 
 def main() -> None:
+    """Filter stdin until its end."""
     messages = Filter(sys.argv[1])
     while content := os.read(0, 65536):
         os.write(1, messages.feed(content))

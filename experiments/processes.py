@@ -68,7 +68,7 @@ def start(
             "start each of them with the same flags but --process_id"
         ) from None
     if not hosts.is_main():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def _settings(
@@ -143,4 +143,4 @@ def _filter_native_messages() -> None:
     assert process.stdin is not None
     os.dup2(process.stdin.fileno(), 2)
     process.stdin.close()
-    sys.stderr = open(real, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(real, "w", buffering=1, closefd=False)

@@ -206,9 +206,8 @@ def run(job: Job) -> int:
             print(f"saved in {workdir}; the same command continues")
             return common.SIGNALLED + (signals.number or 0)
         tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
-        hosts.from_main(
-            lambda: finish(job, run, model, workdir, config, tested, writer)
-        )
+        asked = (job, run, model, workdir, config)
+        hosts.from_main(lambda: finish(*asked, tested, writer))
     return 0
 
 
@@ -445,6 +444,7 @@ def run_record(run: Run) -> dict[str, Any]:
     trainer, progress = run.trainer, run.progress
     dataset, settings = trainer.dataset, trainer.settings
     running_seconds = progress.seconds - progress.compile_seconds
+    all_seconds = running_seconds + progress.between_seconds
     return {
         "best_epoch": progress.best_epoch,
         "compile_seconds": progress.compile_seconds,
@@ -453,7 +453,7 @@ def run_record(run: Run) -> dict[str, Any]:
         "epochs": settings.epochs,
         "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
         "num_compiles": max(trainer.num_compiles, progress.num_compiles),
-        "python_share": 1 - progress.call_seconds / running_seconds,
+        "python_share": 1 - progress.call_seconds / all_seconds,
         "seeds": list(settings.seeds),
         "steps_per_second": trainer.num_steps / running_seconds,
         "valid_loss": progress.best_loss,

@@ -39,6 +39,7 @@ class Progress:
       compile_seconds: what compilation took of `seconds`.
       data_seconds: what waiting for plans and their transfer took of it.
       call_seconds: what the calls of compiled programs took of it.
+      between_seconds: what telling and saving took beside it.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class Progress:
     compile_seconds: float = 0.0
     data_seconds: float = 0.0
     call_seconds: float = 0.0
+    between_seconds: float = 0.0
 
 
 @dataclasses.dataclass
@@ -141,6 +143,7 @@ class Run:
         """
         saved = time.perf_counter()
         while self.progress.epoch < self.trainer.settings.epochs:
+            began, counted = time.perf_counter(), self.progress.seconds
             stopped = not self._interval(on_evaluation, should_stop)
             seconds = time.perf_counter() - saved
             finished = self.progress.epoch >= self.trainer.settings.epochs
@@ -149,6 +152,8 @@ class Run:
                 on_save()
                 self.save()
                 saved = time.perf_counter()
+            elapsed = time.perf_counter() - began
+            self.progress.between_seconds += elapsed - self.progress.seconds + counted
             if stopped and not finished:
                 return False
         return True
