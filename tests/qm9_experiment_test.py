@@ -44,7 +44,8 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     expected = """command model fields dataset fingerprint target unit protocol
         num_params epochs seeds best_epoch valid_loss test_loss test_loss_mean
         test_loss_std test_loss_interval delta_eq compile_seconds num_compiles
-        padding data_share python_share wall_seconds steps_per_second versions device settings"""
+        padding data_share python_share wall_seconds steps_per_second versions device
+        settings"""
     assert set(expected.split()) == set(record) - {"test_loss_by_head"}
     assert (record["target"], record["unit"], record["dataset"]) == (
         *("gap", "eV", "molecules"),
