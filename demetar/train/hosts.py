@@ -20,6 +20,9 @@ from demetar.errors import UserError
 
 T = TypeVar("T")
 
+_HEAD = 8  # bytes that tell a length
+_PART_BYTES = 2**16
+
 
 def num_processes() -> int:
     """Processes of this run. Asks for no device where there is but one."""
@@ -48,12 +51,7 @@ def from_main(function: Callable[[], Any]) -> Any:
             told = {"value": function()}
         except UserError as error:
             told = {"error": str(error)}
-    content = np.frombuffer(json.dumps(told).encode(), np.uint8)
-    (size,) = _broadcast(np.array([len(content)], np.int32)).tolist()
-    padded = np.zeros(size, np.uint8)
-    if is_main():
-        padded[:] = content
-    told = json.loads(_broadcast(padded).astype(np.uint8).tobytes())
+    told = json.loads(_broadcast(json.dumps(told).encode()))
     if "error" in told:
         raise UserError(told["error"])
     return told["value"]
@@ -64,15 +62,21 @@ def tree_from_main(tree: T) -> T:
     if num_processes() == 1:
         return tree
 
-    def send(leaf: Any) -> Any:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            bits = _broadcast(np.asarray(jax.random.key_data(leaf)))
-            return jax.random.wrap_key_data(
-                jnp.asarray(bits), impl=jax.random.key_impl(leaf)
-            )
-        return _broadcast(np.asarray(leaf))
-
-    return jax.tree.map(send, tree)
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [
+        np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for leaf in leaves
+    ]
+    content = _broadcast(b"".join(array.tobytes() for array in arrays))
+    start, found = 0, []
+    for leaf, array in zip(leaves, arrays, strict=True):
+        flat = np.frombuffer(content, array.dtype, array.size, start)
+        start += array.nbytes
+        own = jnp.array(flat.reshape(array.shape))
+        if _is_key(leaf):
+            own = jax.random.wrap_key_data(own, impl=jax.random.key_impl(leaf))
+        found.append(own)
+    return jax.tree.unflatten(structure, found)
 
 
 def main_first(function: Callable[[], T]) -> T:
@@ -120,5 +124,20 @@ def check_same(what: dict[str, Any]) -> None:
         )
 
 
-def _broadcast(array: np.ndarray) -> np.ndarray:
-    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _broadcast(content: bytes) -> bytes:
+    """What the main process has. Parts of one size, so that one program sends all."""
+    parts, size, sent = [], -1, 0
+    while size < 0 or sent < size + _HEAD:
+        own = len(content).to_bytes(_HEAD, "big") + content
+        part = np.zeros(_PART_BYTES, np.uint8)
+        here = np.frombuffer(own[sent : sent + _PART_BYTES], np.uint8)
+        part[: len(here)] = here
+        found = np.asarray(multihost_utils.broadcast_one_to_all(part))
+        parts.append(found.astype(np.uint8).tobytes())
+        size = int.from_bytes(parts[0][:_HEAD], "big")
+        sent += _PART_BYTES
+    return b"".join(parts)[_HEAD : _HEAD + size]
