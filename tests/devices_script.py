@@ -2,15 +2,16 @@
 
     python devices_script.py SETTINGS OUT [COORDINATOR NUM_PROCESSES PROCESS_ID]
 
-SETTINGS is JSON: a list of {"name", "kind", "dtype", "num_devices", ...} with further
-fields for `loop.Settings`. OUT.npz gets parameters, loss curves and test errors, by
-name.
+SETTINGS is JSON: {LABEL: arguments of `train`}. OUT.npz gets parameters, loss curves
+and test errors by label.
 """
 
+import functools
 import json
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,9 +29,9 @@ ADAM = optim.Settings(learning_rate=3e-3, clip_norm=1.0)
 FIELDS = {"hidden_size": 6, "num_layers": 1}
 
 
-def bodies(dtype: str) -> data.Dataset:
-    """Charged systems of 5; the batch size divides neither them nor the devices."""
-    samples = contract.make_samples(contract.systems((5,) * 60), dtype)
+def bodies(dtype: str, sizes: tuple[int, ...] = (5,)) -> data.Dataset:
+    """Charged systems; neither they nor the devices divide the batch size."""
+    samples = contract.make_samples(contract.systems(sizes * (60 // len(sizes))), dtype)
     noise = np.random.default_rng(0).normal(size=samples.targets["position"].shape)
     samples.targets["position"] += noise.astype(dtype)
     splits = {
@@ -52,17 +53,23 @@ def some_molecules(dtype: str) -> data.Dataset:
         return qm9.load(molecules.read(place), settings)
 
 
-DATASETS = {"bodies": bodies, "molecules": some_molecules}
+DATASETS: dict[str, Callable[[str], data.Dataset]] = {
+    "bodies": bodies,
+    "mixed": functools.partial(bodies, sizes=(3, 7, 2, 5, 1)),
+    "molecules": some_molecules,
+}
 
 
-def train(kind: str, dtype: str, num_devices: int | None, **settings: Any) -> dict:
+def train(
+    kind: str, dtype: str, num_devices: int | None, name: str = "egnn", **settings: Any
+) -> dict:
     """Parameters, losses and test errors of 50 updates or a few more."""
     jax.config.update("jax_enable_x64", dtype == "float64")
     dataset = DATASETS[kind](dtype)
-    fields: dict[str, Any] = dict(FIELDS)
+    fields: dict[str, Any] = dict(FIELDS) if name == "egnn" else {}
     if kind == "molecules":
         fields["node_inputs"] = dataset.task.scalars
-    model = models.build("egnn", dataset.task, fields)
+    model = models.build(name, dataset.task, fields)
     per_epoch = len(dataset.train_plan(1, 0)["weight"])
     run_settings = loop.Settings(
         epochs=-(-50 // per_epoch), eval_every=2, checkpoint_seconds=1e9, **settings
@@ -89,11 +96,9 @@ def main(settings: str, out: str, *processes: str) -> None:
         coordinator, count, number = processes
         jax.distributed.initialize(coordinator, int(count), int(number))
     found = {
-        f"{one['name']} {key}": value
-        for one in json.loads(settings)
-        for key, value in train(
-            **{name: value for name, value in one.items() if name != "name"}
-        ).items()
+        f"{label} {key}": value
+        for label, arguments in json.loads(settings).items()
+        for key, value in train(**arguments).items()
     }
     if hosts.is_main():
         np.savez(out, **found)

@@ -25,8 +25,11 @@ EIGHT = "--xla_force_host_platform_device_count=8"
 
 KINDS = ("bodies", "molecules")
 VARIANTS: dict[str, dict[str, Any]] = {
-    "rotation": {"kind": "bodies", "augment": "rotation"},
-    "turned molecules": {"kind": "molecules", "augment": "rotation"},
+    # An equivariant model would learn the same whatever the rotations.
+    "still": {"kind": "bodies", "name": "linear_map"},
+    "turned": {"kind": "bodies", "name": "linear_map", "augment": "rotation"},
+    "still mixed": {"kind": "mixed", "name": "linear_map"},
+    "turned mixed": {"kind": "mixed", "name": "linear_map", "augment": "rotation"},
     "seeds": {"kind": "molecules", "seeds": [1, 2]},
     "clipped": {"kind": "bodies", "clip_each": 0.1, "loss": "log"},
     "averaged": {"kind": "molecules", "average_decay": 0.9},
@@ -59,11 +62,11 @@ def free_port() -> int:
 
 def trained(
     folder: pathlib.Path,
-    settings: list[dict],
+    settings: dict[str, dict[str, Any]],
     num_processes: int = 1,
     flags: str = "",
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Results of `devices_script` by the name of the settings."""
+    """Results of `devices_script` by the label of the settings."""
     args = ["-m", "tests.devices_script", json.dumps(settings), str(folder / "out")]
     if num_processes > 1:
         args += [f"127.0.0.1:{free_port()}", str(num_processes)]
@@ -76,23 +79,29 @@ def trained(
         assert code == 0, errors
     with np.load(folder / "out.npz") as file:
         return {
-            one["name"]: {
-                key: file[f"{one['name']} {key}"]
+            label: {
+                key: file[f"{label} {key}"]
                 for key in ("params", "train_loss", "valid_loss", "errors", "steps")
             }
-            for one in settings
+            for label in settings
         }
+
+
+def on_devices(
+    settings: dict[str, dict[str, Any]], numbers: tuple[int, ...], dtype: str
+) -> dict[str, dict[str, Any]]:
+    """The settings with each number of devices, which ends their label."""
+    return {
+        f"{label} {number}": {**own, "num_devices": number, "dtype": dtype}
+        for label, own in settings.items()
+        for number in numbers
+    }
 
 
 @pytest.fixture(scope="module")
 def in_one_process(tmp_path_factory):
     """Both kinds of data in float64 on one and on eight devices."""
-    settings = [
-        {"name": f"{kind} {number}", "kind": kind, "num_devices": number}
-        for kind in KINDS
-        for number in (1, 8)
-    ]
-    settings = [{**one, "dtype": "float64"} for one in settings]
+    settings = on_devices({kind: {"kind": kind} for kind in KINDS}, (1, 8), "float64")
     return trained(tmp_path_factory.mktemp("one"), settings, flags=EIGHT)
 
 
@@ -115,10 +124,9 @@ def test_eight_devices_train_the_same_parameters(in_one_process, kind):
 
 
 def test_two_processes_train_the_same_parameters(in_one_process, tmp_path):
-    settings = [
-        {"name": kind, "kind": kind, "num_devices": None, "dtype": "float64"}
-        for kind in KINDS
-    ]
+    settings: dict[str, dict[str, Any]] = {
+        kind: {"kind": kind, "num_devices": None, "dtype": "float64"} for kind in KINDS
+    }
     found = trained(tmp_path, settings, num_processes=2)
     for kind in KINDS:
         assert_same(found[kind], in_one_process[f"{kind} 1"], 1e-9)
@@ -126,11 +134,7 @@ def test_two_processes_train_the_same_parameters(in_one_process, tmp_path):
 
 @pytest.mark.slow
 def test_every_variant_of_training_on_three_devices(tmp_path):
-    settings = [
-        {"name": f"{name} {number}", **own, "num_devices": number, "dtype": "float64"}
-        for name, own in VARIANTS.items()
-        for number in (1, 3)
-    ]
+    settings = on_devices(VARIANTS, (1, 3), "float64")
     found = trained(tmp_path, settings, flags=EIGHT)
     for name in VARIANTS:
         assert_same(found[f"{name} 3"], found[f"{name} 1"], 1e-9)
@@ -141,12 +145,7 @@ def test_every_variant_of_training_on_three_devices(tmp_path):
 
 @pytest.mark.slow
 def test_loss_curves_in_float32(tmp_path):
-    settings = [
-        {"name": f"{kind} {number}", "kind": kind, "num_devices": number}
-        for kind in KINDS
-        for number in (1, 8)
-    ]
-    settings = [{**one, "dtype": "float32"} for one in settings]
+    settings = on_devices({kind: {"kind": kind} for kind in KINDS}, (1, 8), "float32")
     found = trained(tmp_path, settings, flags=EIGHT)
     for kind in KINDS:
         for name in ("train_loss", "valid_loss"):
