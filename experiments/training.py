@@ -6,12 +6,9 @@ A command reads its own flags and data, and hands over a `Job`.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import pathlib
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,13 +22,10 @@ from demetar.errors import UserError
 from demetar.train import checkpoint, equivariance, hosts, loop, optim, writers
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
-from demetar.types import Array, Batch, Head, TaskSpec
-from experiments import common, processes, protocols, statistics, transfer
+from demetar.types import Array, Batch, TaskSpec
+from experiments import common, processes, protocols, records, transfer
 
 T = TypeVar("T")
-
-# Flags that change nothing but where files lie and what computes.
-PLACES = ("workdir", "data_dir", *processes.FLAGS)
 
 # The least value of each number that has one.
 LEAST = {
@@ -229,7 +223,7 @@ def find_record(
         best = checkpoint.load_model(workdir / "best.npz").params
         transfer.add(record, model, best, job.dataset.task, job.others)
         checkpoint.write_json(record_path, record)
-    print(f"already finished: {describe(record)}\nrecord: {record_path}")
+    print(f"already finished: {records.describe(record)}\nrecord: {record_path}")
     return True
 
 
@@ -237,7 +231,7 @@ def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
     """The first lines of a run."""
     dataset = job.dataset
     lines = [
-        f"model     {job.settings['model']}, {num_params(run):,} parameters",
+        f"model     {job.settings['model']}, {records.num_params(run):,} parameters",
         f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
         f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}",
         f"protocol  {job.protocol}",
@@ -248,11 +242,6 @@ def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def num_params(run: Run) -> int:
-    """Parameters of one replica."""
-    return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
-
-
 def make_writer(
     job: Job, run: Run, workdir: pathlib.Path, config: dict[str, Any]
 ) -> writers.RunWriter | writers.NoWriter:
@@ -260,7 +249,9 @@ def make_writer(
     if not hosts.is_main():
         return writers.NoWriter()
     start, epochs = run.progress.epoch, job.settings["epochs"]
-    return writers.RunWriter(workdir, epochs, start, command(job.module), config)
+    return writers.RunWriter(
+        workdir, epochs, start, records.command(job.module), config
+    )
 
 
 def resolve(
@@ -408,9 +399,9 @@ def finish(
     best = trainer.placement.here(run.best)
     record = {
         **job_record(job, config),
-        **run_record(run),
-        **test_record(dataset.task.heads, by_head, errors),
-        "num_params": num_params(run),
+        **records.run_record(run),
+        **records.test_record(dataset.task.heads, by_head, errors),
+        "num_params": records.num_params(run),
     }
     delta = equivariance.rotation_errors(model, dataset, best)
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
@@ -421,9 +412,9 @@ def finish(
     losses = {name: record[name] for name in ("test_loss", "valid_loss")}
     writer.finish(losses)
     transfer.add(record, model, best, dataset.task, job.others)
-    save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
+    records.save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
     checkpoint.write_json(workdir / "record.json", record)
-    print(f"{describe(record)}\nrecord: {workdir / 'record.json'}")
+    print(f"{records.describe(record)}\nrecord: {workdir / 'record.json'}")
 
 
 def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
@@ -431,95 +422,9 @@ def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
     settings = job.settings
     same = ("dataset", "fields", "model", "target")
     return {
-        "command": command(job.module),
+        "command": records.command(job.module),
         "fingerprint": job.dataset.fingerprint,
         "protocol": job.protocol,
         "settings": config,
         **{name: settings[name] for name in same},
     }
-
-
-def run_record(run: Run) -> dict[str, Any]:
-    """What the record says of the training and its cost."""
-    trainer, progress = run.trainer, run.progress
-    dataset, settings = trainer.dataset, trainer.settings
-    running_seconds = progress.seconds - progress.compile_seconds
-    all_seconds = running_seconds + progress.between_seconds
-    return {
-        "best_epoch": progress.best_epoch,
-        "compile_seconds": progress.compile_seconds,
-        "data_share": progress.data_seconds / running_seconds,
-        "device": common.device(),
-        "epochs": settings.epochs,
-        "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
-        "num_compiles": max(trainer.num_compiles, progress.num_compiles),
-        "python_share": 1 - progress.call_seconds / all_seconds,
-        "seeds": list(settings.seeds),
-        "steps_per_second": trainer.num_steps / running_seconds,
-        "valid_loss": progress.best_loss,
-        "versions": common.versions(),
-        "wall_seconds": progress.seconds,
-    }
-
-
-def test_record(
-    heads: Sequence[Head], by_head: Mapping[str, np.ndarray], errors: np.ndarray
-) -> dict[str, Any]:
-    """What the record says of the errors [R, D] of the test samples."""
-    losses = errors.mean(axis=1)
-    spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
-    return {
-        "test_loss": losses.tolist(),
-        "test_loss_by_head": {
-            name: value.mean(axis=1, dtype=np.float64).tolist()
-            for name, value in by_head.items()
-        },
-        "test_loss_interval": list(statistics.bootstrap_mean(errors)),
-        "test_loss_mean": float(losses.mean()),
-        "test_loss_std": spread,
-        "unit": " and ".join(error_unit(head) for head in heads),
-    }
-
-
-def error_unit(head: Head) -> str:
-    """The unit of a head's errors."""
-    return head.unit if head.loss == "absolute" else f"({head.unit})^2"
-
-
-def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
-    """Errors [R, D] of the test samples, named by their kind, atomically."""
-    kinds = {head.loss for head in heads}
-    name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
-    content = io.BytesIO()
-    arrays: dict[str, Any] = {name: errors}
-    np.savez(content, **arrays)
-    checkpoint.write_bytes(path, content.getvalue())
-
-
-def command(module: str) -> str:
-    """The command line of this run, without the places of its files.
-
-    So records can be compared, and published without the layout of a disk.
-    """
-    arguments = []
-    given = iter(sys.argv[1:])
-    for argument in given:
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if name not in PLACES:
-            arguments.append(argument)
-        elif not equals:
-            next(given, None)  # its value
-    return shlex.join(["python", "-m", module, *arguments])
-
-
-def describe(record: dict[str, Any]) -> str:
-    """One line with the result, and one for each other data set."""
-    low, high = record["test_loss_interval"]
-    spread = record["test_loss_std"]
-    over_seeds = "" if spread is None else f" ± {spread:.5f} over seeds"
-    line = (
-        f"{record['model']}: test error {record['test_loss_mean']:.5f}{over_seeds} "
-        f"{record['unit']}, 95 % interval {low:.5f} to {high:.5f}"
-    )
-    elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
-    return "\n".join([line, *elsewhere])
