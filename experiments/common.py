@@ -11,6 +11,7 @@ import pathlib
 import platform
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -76,10 +77,13 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             processes.leave(USER_ERROR)
-        except jax.errors.JaxRuntimeError as error:
-            if not processes.tells_of_a_loss(error):
+        except Exception as error:
+            if not jax.distributed.is_initialized():
                 raise
-            processes.leave(processes.PEER_LOST)
+            if processes.tells_of_a_loss(error):
+                processes.leave(processes.PEER_LOST)
+            traceback.print_exc()
+            processes.leave(1)
         except KeyboardInterrupt as interrupt:
             number = interrupt.args[0] if interrupt.args else signal.SIGINT
             print("error: interrupted; the same command continues", file=sys.stderr)

@@ -113,13 +113,14 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def tells_of_a_loss(error: jax.errors.JaxRuntimeError) -> bool:
+def tells_of_a_loss(error: Exception) -> bool:
     """Whether it comes of a process that is gone, and then say so.
 
     A collective operation fails without it.
     """
     text = " ".join(str(error).split())
-    if not jax.distributed.is_initialized() or "RESOURCE_EXHAUSTED" in text:
+    is_runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    if not is_runtime or "RESOURCE_EXHAUSTED" in text:
         return False
     # Through the filter, which lets one such line pass.
     os.write(2, f"error: {LOST} ({text[:200]})\n".encode())
