@@ -119,7 +119,8 @@ def tells_of_a_loss(error: Exception) -> bool:
     A collective operation fails without it.
     """
     text = " ".join(str(error).split())
-    is_runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    # A computation that fails while it is started raises a ValueError.
+    is_runtime = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
     if not is_runtime or "RESOURCE_EXHAUSTED" in text:
         return False
     # Through the filter, which lets one such line pass.

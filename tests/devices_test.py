@@ -267,7 +267,8 @@ def test_a_dead_process_stops_the_others_and_the_run_resumes(systems, tmp_path, 
     assert time.monotonic() - killed < 60
     ended(processes[victim], 60)
     assert code != 0
-    (line,) = errors.splitlines()
+    assert len(errors.splitlines()) == 1, errors
+    line = errors
     assert "error: another process of this run has stopped; start all" in line
 
     done = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
