@@ -11,6 +11,7 @@ import pathlib
 import platform
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from absl import app, flags
 from demetar.errors import UserError
 from demetar.train import checkpoint
 from demetar.types import Head, TaskSpec, VectorInput
+from experiments import processes
 
 USER_ERROR = 2  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
@@ -74,11 +76,18 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
             code = main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(USER_ERROR)
+            processes.leave(USER_ERROR)
+        except Exception as error:
+            if not jax.distributed.is_initialized():
+                raise
+            if processes.tells_of_a_loss(error):
+                processes.leave(processes.PEER_LOST)
+            traceback.print_exc()
+            processes.leave(1)
         except KeyboardInterrupt as interrupt:
             number = interrupt.args[0] if interrupt.args else signal.SIGINT
             print("error: interrupted; the same command continues", file=sys.stderr)
-            sys.exit(SIGNALLED + number)
+            processes.leave(SIGNALLED + number)
         sys.exit(code or 0)
 
     app.run(guarded, flags_parser=parse)
@@ -148,11 +157,13 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """The device that computes, and the processor cores beside it."""
-    first = jax.devices()[0]
+    """The devices that compute, and the processor cores beside them."""
+    first, count = jax.devices()[0], jax.device_count()
     kind = first.device_kind if first.platform != "cpu" else platform.machine()
     cores = len(os.sched_getaffinity(0))
-    return f"{first.platform} {kind}, {cores} CPU cores"
+    several = f"{count} x " if count > 1 else ""
+    hosts = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{several}{first.platform} {kind}{hosts}, {cores} CPU cores"
 
 
 def check_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:

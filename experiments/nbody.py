@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from demetar import models
 from demetar.data import base as data
 from demetar.data import nbody
 from demetar.train import writers
+from demetar.types import Array, Batch, TaskSpec
 from experiments import common, nbody_data, protocols, training
 
 NUM_PICTURED = 4  # systems in the picture of predicted motion
@@ -98,13 +100,17 @@ def main(_: list[str]) -> int:
     settings, changed = training.resolve(protocol, OWN_FLAGS)
     settings["dataset"] = FLAGS.dataset
     given = dict(settings)
-    dataset, folder = load_dataset(settings)
+    dataset, folder = training.load(lambda: load_dataset(settings))
     set_horizon(settings, folder)
     trained_on = (dataset.task, folder)
-    others = {
-        name: nbody_data.load_other(name, given, settings, trained_on, data_root())
-        for name in FLAGS.eval_dataset
-    }
+
+    def load_others() -> dict[str, data.Dataset]:
+        return {
+            name: nbody_data.load_other(name, given, settings, trained_on, data_root())
+            for name in FLAGS.eval_dataset
+        }
+
+    others = training.load(load_others)
     described = protocols.describe(FLAGS.protocol, protocol, changed)
     return training.run(
         training.Job(
@@ -137,23 +143,21 @@ def set_horizon(settings: dict[str, Any], folder: pathlib.Path) -> None:
 
 
 def draw_motion(
-    dataset: data.Dataset,
-    plan: data.Plan,
-    predictions: dict[str, np.ndarray],
+    task: TaskSpec,
+    batch: Batch,
+    predictions: Mapping[str, Array],
     writer: writers.RunWriter,
     epoch: int,
 ) -> None:
-    """A picture of the first test systems, of the first replica.
+    """A picture of the first systems of a test batch.
 
     Only where later positions are predicted: no other vector is the end of a motion.
     """
-    heads = [head for head in dataset.task.heads if head.base == "positions"]
+    heads = [head for head in task.heads if head.base == "positions"]
     if not heads:
         return
-    packing, head = dataset.packing, heads[0]
-    row = {name: value[0] for name, value in plan.items()}
-    batch = packing.assemble(packing.arrays(), row)
-    num_pictured = min(NUM_PICTURED, int((row["weight"] > 0).sum()))
+    head = heads[0]
+    num_pictured = min(NUM_PICTURED, int((np.asarray(batch.weights) > 0).sum()))
     sizes = np.asarray(batch.graph.n_node)[:num_pictured]
     stops = np.cumsum(sizes)
     for index, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
@@ -161,8 +165,8 @@ def draw_motion(
         figure = writers.motion_figure(
             batch.graph.nodes.positions[body],
             batch.targets[head.name][body, 0],
-            predictions[head.name][0, 0, body, 0],
-            f"test system {index}, {dataset.task.name}",
+            predictions[head.name][body, 0],
+            f"test system {index}, {task.name}",
             head.unit,
         )
         writer.figure(f"motion/system_{index}", figure, epoch)

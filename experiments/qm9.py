@@ -72,7 +72,7 @@ def main(_: list[str]) -> int:
     training.prepare()
     protocol = protocols.find_molecules(FLAGS.model, FLAGS.protocol, FLAGS.target)
     settings, changed = training.resolve(protocol, OWN_FLAGS)
-    dataset, place = load_dataset(settings)
+    dataset, place = training.load(lambda: load_dataset(settings))
     for name in INPUT_FIELDS:
         if name in models.fields(FLAGS.model) and name not in settings["fields"]:
             settings["fields"][name] = dataset.task.scalars

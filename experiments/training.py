@@ -6,14 +6,11 @@ A command reads its own flags and data, and hands over a `Job`.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import pathlib
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -22,11 +19,13 @@ from absl import flags
 from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
-from demetar.train import checkpoint, equivariance, loop, optim, writers
-from demetar.types import Head
-from experiments import common, protocols, statistics, transfer
+from demetar.train import checkpoint, equivariance, hosts, loop, optim, writers
+from demetar.train.run import Run
+from demetar.train.trainer import Trainer
+from demetar.types import Array, Batch, TaskSpec
+from experiments import common, processes, protocols, records, transfer
 
-PLACES = ("workdir", "data_dir")  # flags that change nothing but where files lie
+T = TypeVar("T")
 
 # The least value of each number that has one.
 LEAST = {
@@ -107,11 +106,20 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("compile_cache", False, "Keep compiled programs between starts.")
 flags.DEFINE_enum("dtype", "float32", ("float32", "float64"), "Of the training.")
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, for a run of several processes, of which each is given "
+    f"the same flags; or {processes.CLUSTER}: as Slurm, Open MPI, Kubernetes or a TPU "
+    "pod say in their environment.",
+)
+flags.DEFINE_integer("num_processes", None, "Of the run, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Of this process, from 0; 0 writes.")
 
 
-# `draw(dataset, plan, predictions, writer, epoch)` makes pictures of the test set.
+# `draw(task, batch, predictions, writer, epoch)` makes pictures of a test batch.
 Draw: TypeAlias = Callable[
-    [data.Dataset, data.Plan, dict[str, np.ndarray], writers.RunWriter, int], None
+    [TaskSpec, Batch, Mapping[str, Array], writers.RunWriter, int], None
 ]
 
 
@@ -143,7 +151,8 @@ def prepare() -> None:
     """What comes before the data are read.
 
     Raises:
-      UserError: no model is named, or an unknown one.
+      UserError: no model is named, or an unknown one, or other processes of the run
+        do not come.
     """
     if not FLAGS.model:
         raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
@@ -151,6 +160,15 @@ def prepare() -> None:
     if FLAGS.compile_cache:
         common.enable_compile_cache()
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+    processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+
+
+def load(read: Callable[[], T]) -> T:
+    """What `read` reads; where there are several processes, the main one goes first.
+
+    So files that are made on first use are made once.
+    """
+    return hosts.main_first(read)
 
 
 def run(job: Job) -> int:
@@ -158,64 +176,82 @@ def run(job: Job) -> int:
     settings, dataset = job.settings, job.dataset
     workdir = pathlib.Path(FLAGS.workdir or default_workdir(settings, job.changed))
     config = {**settings, "fingerprint": dataset.fingerprint}
-    common.check_task(workdir / "best.npz", dataset.task)
-    common.check_workdir(workdir, config)
-    record_path = workdir / "record.json"
+    hosts.check_same(config)
     model = models.build(settings["model"], dataset.task, settings["fields"])
-    if record_path.exists():
-        record = json.loads(record_path.read_text())
-        if job.others:
-            best = checkpoint.load_model(workdir / "best.npz").params
-            transfer.add(record, model, best, dataset.task, job.others)
-            checkpoint.write_json(record_path, record)
-        print(f"already finished: {describe(record)}\nrecord: {record_path}")
+    if hosts.from_main(lambda: find_record(job, model, workdir, config)):
         return 0
-    trainer = loop.Trainer(
+    trainer = Trainer(
         model,
         dataset,
         *training_settings(settings, dataset),
         make_phases(settings, dataset),
     )
-    run = loop.Run.start(trainer, workdir / "last.npz")
-    common.claim_workdir(workdir, config)
-    num_params = sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
-    print(
-        f"model     {settings['model']}, {num_params:,} parameters\n"
-        f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
-        f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}\n"
-        f"protocol  {job.protocol}\n"
-        f"workdir   {workdir}",
-        flush=True,
-    )
+    run = Run.start(trainer, workdir / "last.npz")
+    hosts.from_main(lambda: common.claim_workdir(workdir, config))
+    print(introduce(job, run, workdir), flush=True)
     signals = common.StopSignal()
-    writer = writers.RunWriter(
-        workdir, settings["epochs"], run.progress.epoch, command(job.module), config
-    )
-    with writer, signals.listening():
+    with make_writer(job, run, workdir, config) as writer, signals.listening():
 
         def save_best() -> None:
-            write_best(workdir, run, settings, dataset)
+            if hosts.is_main():
+                write_best(workdir, run, settings, dataset)
 
         if not run.fit(writer.evaluation, save_best, signals):
             print(f"saved in {workdir}; the same command continues")
             return common.SIGNALLED + (signals.number or 0)
-        record, errors = finish(run, model, writer, job.draw)
-        record |= {
-            "command": command(job.module),
-            "dataset": settings["dataset"],
-            "fields": settings["fields"],
-            "fingerprint": dataset.fingerprint,
-            "model": settings["model"],
-            "num_params": num_params,
-            "protocol": job.protocol,
-            "settings": config,
-            "target": settings["target"],
-        }
-        transfer.add(record, model, run.best, dataset.task, job.others)
-        save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
-        checkpoint.write_json(record_path, record)
-    print(f"{describe(record)}\nrecord: {record_path}")
+        tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+        asked = (job, run, model, workdir, config)
+        hosts.from_main(lambda: finish(*asked, tested, writer))
     return 0
+
+
+def find_record(
+    job: Job, model: Any, workdir: pathlib.Path, config: dict[str, Any]
+) -> bool:
+    """Whether the work directory holds the record of this run; then tell of it.
+
+    Raises:
+      UserError: it belongs to another run.
+    """
+    common.check_task(workdir / "best.npz", job.dataset.task)
+    common.check_workdir(workdir, config)
+    record_path = workdir / "record.json"
+    if not record_path.exists():
+        return False
+    record = json.loads(record_path.read_text())
+    if job.others:
+        best = checkpoint.load_model(workdir / "best.npz").params
+        transfer.add(record, model, best, job.dataset.task, job.others)
+        checkpoint.write_json(record_path, record)
+    print(f"already finished: {records.describe(record)}\nrecord: {record_path}")
+    return True
+
+
+def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
+    """The first lines of a run."""
+    dataset = job.dataset
+    lines = [
+        f"model     {job.settings['model']}, {records.num_params(run):,} parameters",
+        f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
+        f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}",
+        f"protocol  {job.protocol}",
+        f"workdir   {workdir}",
+    ]
+    if run.trainer.placement.num_devices > 1:
+        lines.append(f"devices   {common.device()}; they share each batch")
+    return "\n".join(lines)
+
+
+def make_writer(
+    job: Job, run: Run, workdir: pathlib.Path, config: dict[str, Any]
+) -> writers.RunWriter | writers.NoWriter:
+    """What writes the metrics of the run, if this process does."""
+    if not hosts.is_main():
+        return writers.NoWriter()
+    start, epochs = run.progress.epoch, job.settings["epochs"]
+    return writers.RunWriter(
+        workdir, epochs, start, records.command(job.module), config
+    )
 
 
 def resolve(
@@ -322,7 +358,7 @@ def make_phases(settings: dict[str, Any], dataset: data.Dataset) -> list[loop.Ph
 
 def write_best(
     workdir: pathlib.Path,
-    run: loop.Run,
+    run: Run,
     settings: dict[str, Any],
     dataset: data.Dataset,
 ) -> None:
@@ -342,91 +378,53 @@ def write_best(
 
 
 def finish(
-    run: loop.Run, model: Any, writer: writers.RunWriter, draw: Draw | None
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The first and only look at the test set.
+    job: Job,
+    run: Run,
+    model: Any,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    tested: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    writer: Any,
+) -> None:
+    """Write and tell the record, of the first and only look at the test set.
 
-    Returns:
-      What the record says of the run, and the errors [R, D].
+    Args:
+      job, run, model, workdir, config: of the training.
+      tested: what `Trainer.evaluate` says of the test set.
+      writer: of metrics and pictures.
     """
-    trainer, progress = run.trainer, run.progress
-    dataset, settings = trainer.dataset, trainer.settings
-    plan = dataset.plan("test")
-    by_head, predictions = trainer.evaluate(run.best, plan)
+    dataset, trainer = job.dataset, run.trainer
+    by_head, predictions = tested
     errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
-    losses = errors.mean(axis=1)
-    spread = losses.std(ddof=1) if len(losses) > 1 else None
-    delta = equivariance.rotation_errors(model, dataset, run.best)
-    running_seconds = progress.seconds - progress.compile_seconds
+    best = trainer.placement.here(run.best)
     record = {
-        "best_epoch": progress.best_epoch,
-        "compile_seconds": progress.compile_seconds,
-        "data_share": progress.data_seconds / running_seconds,
-        "delta_eq": {name: float(value.mean()) for name, value in delta.items()},
-        "device": common.device(),
-        "epochs": settings.epochs,
-        "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
-        "num_compiles": max(trainer.num_compiles, progress.num_compiles),
-        "seeds": list(settings.seeds),
-        "steps_per_second": trainer.num_steps / running_seconds,
-        "test_loss": losses.tolist(),
-        "test_loss_by_head": {
-            name: value.mean(axis=1, dtype=np.float64).tolist()
-            for name, value in by_head.items()
-        },
-        "test_loss_interval": list(statistics.bootstrap_mean(errors)),
-        "test_loss_mean": float(losses.mean()),
-        "test_loss_std": None if spread is None else float(spread),
-        "unit": " and ".join(error_unit(head) for head in dataset.task.heads),
-        "valid_loss": progress.best_loss,
-        "versions": common.versions(),
-        "wall_seconds": progress.seconds,
+        **job_record(job, config),
+        **records.run_record(run),
+        **records.test_record(dataset.task.heads, by_head, errors),
+        "num_params": records.num_params(run),
     }
-    if draw is not None:
-        draw(dataset, plan, predictions, writer, settings.epochs)
-    writer.finish({"test_loss": losses, "valid_loss": progress.best_loss})
-    return record, errors
+    delta = equivariance.rotation_errors(model, dataset, best)
+    record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
+    if job.draw is not None:
+        plan = trainer.dataset.plan("test")
+        batch, first = trainer.first_batch(plan, predictions)
+        job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
+    losses = {name: record[name] for name in ("test_loss", "valid_loss")}
+    writer.finish(losses)
+    transfer.add(record, model, best, dataset.task, job.others)
+    records.save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
+    checkpoint.write_json(workdir / "record.json", record)
+    print(f"{records.describe(record)}\nrecord: {workdir / 'record.json'}")
 
 
-def error_unit(head: Head) -> str:
-    """The unit of a head's errors."""
-    return head.unit if head.loss == "absolute" else f"({head.unit})^2"
-
-
-def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
-    """Errors [R, D] of the test samples, named by their kind, atomically."""
-    kinds = {head.loss for head in heads}
-    name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
-    content = io.BytesIO()
-    arrays: dict[str, Any] = {name: errors}
-    np.savez(content, **arrays)
-    checkpoint.write_bytes(path, content.getvalue())
-
-
-def command(module: str) -> str:
-    """The command line of this run, without the places of its files.
-
-    So records can be compared, and published without the layout of a disk.
-    """
-    arguments = []
-    given = iter(sys.argv[1:])
-    for argument in given:
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if name not in PLACES:
-            arguments.append(argument)
-        elif not equals:
-            next(given, None)  # its value
-    return shlex.join(["python", "-m", module, *arguments])
-
-
-def describe(record: dict[str, Any]) -> str:
-    """One line with the result, and one for each other data set."""
-    low, high = record["test_loss_interval"]
-    spread = record["test_loss_std"]
-    over_seeds = "" if spread is None else f" ± {spread:.5f} over seeds"
-    line = (
-        f"{record['model']}: test error {record['test_loss_mean']:.5f}{over_seeds} "
-        f"{record['unit']}, 95 % interval {low:.5f} to {high:.5f}"
-    )
-    elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
-    return "\n".join([line, *elsewhere])
+def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
+    """What the record says of what was asked for."""
+    settings = job.settings
+    same = ("dataset", "fields", "model", "target")
+    return {
+        "command": records.command(job.module),
+        "fingerprint": job.dataset.fingerprint,
+        "protocol": job.protocol,
+        "settings": config,
+        **{name: settings[name] for name in same},
+    }

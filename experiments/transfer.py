@@ -12,6 +12,7 @@ import numpy as np
 
 from demetar.data import base as data
 from demetar.train import equivariance, loop, optim
+from demetar.train.trainer import Trainer
 from demetar.types import Params, TaskSpec
 from experiments import statistics
 
@@ -51,8 +52,9 @@ def _evaluate(
     dataset = dataclasses.replace(dataset, task=task)
     seeds = tuple(range(len(jax.tree.leaves(params)[0])))
     settings = loop.Settings(epochs=1, seeds=seeds)
-    trainer = loop.Trainer(model, dataset, settings, optim.Settings())
-    by_head, _ = trainer.evaluate(params, dataset.plan("test"))
+    devices = jax.local_devices()  # the main process alone evaluates
+    trainer = Trainer(model, dataset, settings, optim.Settings(), devices=devices)
+    by_head, _ = trainer.evaluate(params, trainer.dataset.plan("test"))
     errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
     delta = equivariance.rotation_errors(model, dataset, params)
     return {

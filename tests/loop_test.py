@@ -16,6 +16,8 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import loop, optim
+from demetar.train.run import Run
+from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec, TrainState
 from tests import contract
 
@@ -48,7 +50,7 @@ def make_trainer(model="linear_map", kind="regular", optimizer=ADAM, **settings)
     dataset = make_dataset(kind)
     built = models.build(model, dataset.task)
     run = dataclasses.replace(SETTINGS, **settings)
-    return loop.Trainer(built, dataset, run, optimizer)
+    return Trainer(built, dataset, run, optimizer)
 
 
 # Compiled once for all tests that can share it.
@@ -57,7 +59,7 @@ shared_trainer = functools.cache(make_trainer)
 
 def fit(trainer, path, should_stop=lambda: False, snapshots=None):
     """Trains; returns the run, its evaluations and whether it finished."""
-    run = loop.Run.start(trainer, path)
+    run = Run.start(trainer, path)
     evaluations = []
 
     def on_evaluation(metrics):
@@ -559,7 +561,7 @@ def phased_trainer(calls=None):
     phases = [loop.Phase(2, build(3.0), 0.5), loop.Phase(3, build(2.0))]
     settings = dataclasses.replace(SETTINGS, epochs=13, eval_every=5, loss="log")
     dataset = make_dataset()
-    return loop.Trainer(build(1.0), dataset, settings, ADAM, phases)
+    return Trainer(build(1.0), dataset, settings, ADAM, phases)
 
 
 def test_phases_train_other_models_and_end_where_they_should(tmp_path):
@@ -597,7 +599,7 @@ def test_phases_resume_to_the_same_bits(tmp_path, calls):
 def test_on_save_comes_before_the_checkpoint(tmp_path):
     """So that a kill between the two leaves nothing behind that is too old."""
     trainer = shared_trainer()
-    run = loop.Run.start(trainer, tmp_path / "last.npz")
+    run = Run.start(trainer, tmp_path / "last.npz")
     seen = []
     run.fit(lambda _: None, lambda: seen.append(run.path.exists()), lambda: False)
     assert seen == [False] and run.path.exists()
@@ -624,7 +626,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
     """It ruins the parameters before any loss shows it."""
     trainer = shared_trainer()
-    run = loop.Run.start(trainer, tmp_path / "last.npz")
+    run = Run.start(trainer, tmp_path / "last.npz")
     ruined = {name: np.zeros(1) for name in loop.SUMS} | {
         "gradient_norm": np.full(1, np.inf)
     }

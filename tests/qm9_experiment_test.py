@@ -11,6 +11,7 @@ import pytest
 from demetar import models
 from demetar.data import molecules, qm9
 from demetar.train import checkpoint, loop, optim
+from demetar.train.trainer import Trainer
 from experiments import protocols
 from tests import qm9_test
 
@@ -43,7 +44,8 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     expected = """command model fields dataset fingerprint target unit protocol
         num_params epochs seeds best_epoch valid_loss test_loss test_loss_mean
         test_loss_std test_loss_interval delta_eq compile_seconds num_compiles
-        padding data_share wall_seconds steps_per_second versions device settings"""
+        padding data_share python_share wall_seconds steps_per_second versions device
+        settings"""
     assert set(expected.split()) == set(record) - {"test_loss_by_head"}
     assert (record["target"], record["unit"], record["dataset"]) == (
         *("gap", "eV", "molecules"),
@@ -83,7 +85,7 @@ def assert_reproduces(
     assert dataset.task == best.task
     model = models.build(best.model, best.task, best.fields)
     seeds = tuple(range(len(errors)))
-    trainer = loop.Trainer(
+    trainer = Trainer(
         model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
     )
     found, predictions = trainer.evaluate(best.params, dataset.plan("test"))
@@ -134,14 +136,14 @@ def test_an_interrupted_run_is_continued(train, tmp_path, place):
     """It ends with the numbers of one that was not."""
     asked = """
 import functools
-from demetar.train import loop
+from demetar.train import loop, run
 loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0)
-fit = loop.Run.fit
+fit = run.Run.fit
 
 def stopped(self, on_evaluation, on_save, should_stop):
     return fit(self, on_evaluation, on_save, lambda: True)
 
-loop.Run.fit = stopped
+run.Run.fit = stopped
 """
     args = [*SMALL, f"--data_dir={place}"]
     assert train(*args, setup=asked).code == 128

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -212,9 +212,9 @@ class RaggedPacking:
     `LOOK_AHEAD` of them wait. The last slot is the padding graph.
     """
 
-    def __init__(self, samples: Samples, bucket: Bucket, node_targets: Sequence[str]):
+    def __init__(self, samples: Samples, bucket: Bucket, node_targets: Collection[str]):
         self.samples = samples
-        self._node_targets = frozenset(node_targets)
+        self.node_targets = frozenset(node_targets)
         self.bucket = bucket
         for total, most, counts, what in (
             (bucket.max_nodes - 1, bucket.max_nodes_per_graph, samples.n_node, "nodes"),
@@ -326,7 +326,7 @@ class RaggedPacking:
             globals=None,
         )
         targets = {
-            name: leaf[node if name in self._node_targets else sample]
+            name: leaf[node if name in self.node_targets else sample]
             for name, leaf in arrays.targets.items()
         }
         return Batch(graph, bucket, targets, row["weight"].astype(dtype))
@@ -383,10 +383,11 @@ class Dataset:
         """The share of nodes and edges of a plan's batches that is padding."""
         bucket, samples = self.packing.bucket, self.packing.samples
         members = plan["sample"][plan["weight"] > 0]
+        num_buckets = plan["weight"].size // bucket.num_graphs
         room = {"nodes": bucket.max_nodes, "edges": bucket.max_edges}
         counts = {"nodes": samples.n_node, "edges": samples.n_edge}
         return {
-            name: 1 - float(counts[name][members].sum()) / (size * len(plan["weight"]))
+            name: 1 - float(counts[name][members].sum()) / (size * num_buckets)
             if size
             else 0.0
             for name, size in room.items()

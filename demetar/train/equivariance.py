@@ -79,10 +79,22 @@ def _batch_errors(
     return errors
 
 
-def random_rotations(key: Array, batch: Batch) -> jax.Array:
-    """One rotation uniform in SO(3) per graph, at each of its nodes: [N, 3, 3]."""
+def random_rotations(
+    key: Array, batch: Batch, slots: tuple[Array, int] | None = None
+) -> jax.Array:
+    """One rotation uniform in SO(3) per graph, at each of its nodes: [N, 3, 3].
+
+    Args:
+      key: random.
+      batch: whose graphs are to be turned.
+      slots: where the batch is a share of a larger one, the slots [G] of its graphs
+        there, and their number there: each gets the rotation that it gets there.
+    """
     bucket = batch.bucket
-    flat = geometry.random_rotations(key, (bucket.num_graphs,)).reshape(-1, 9)
+    num_graphs = bucket.num_graphs if slots is None else slots[1]
+    flat = geometry.random_rotations(key, (num_graphs,)).reshape(-1, 9)
+    if slots is not None:
+        flat = flat[slots[0]]
     at_nodes = graphs.broadcast_to_nodes(flat, batch.graph, bucket)
     return at_nodes.reshape(-1, 3, 3).astype(batch.weights.dtype)
 

@@ -147,6 +147,19 @@ class RunWriter:
         self.close()
 
 
+class NoWriter:
+    """In place of a `RunWriter` where another process writes. A context manager."""
+
+    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> NoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class _Events:
     """A TensorBoard file, written in this thread. A context manager.
 

@@ -1,0 +1,308 @@
+"""A model on a data set as compiled programs: calls over many batches.
+
+One call is one compiled program: `lax.scan` over the batches of a plan, `vmap` over
+the replicas. What it computes is a function of (seeds, settings, data) alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demetar.data import base as data
+from demetar.data import shares
+from demetar.train import loop, losses, optim
+from demetar.train.placement import Placement
+from demetar.types import Array, Batch, Params, TrainState
+
+SPARE_SHARE = 200  # one batch in so many of an interval, where their number varies
+
+
+class Trainer:
+    """A model on a data set: compiled programs and their state.
+
+    Args:
+      model, dataset, settings, optimizer: of the run.
+      phases: with which it begins.
+      devices: that share each batch; by default all, those of other hosts too.
+
+    Attributes:
+      dataset: its plans are those that the programs take.
+      placement: puts arrays where the programs take them from.
+      num_compiles, compile_seconds: of training and evaluation programs so far.
+      call_seconds: what their calls took so far, waiting for the results included.
+      num_steps: updates of a whole run.
+    """
+
+    def __init__(
+        self,
+        model: hk.Transformed,
+        dataset: data.Dataset,
+        settings: loop.Settings,
+        optimizer: optim.Settings,
+        phases: Sequence[loop.Phase] = (),
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self.placement = Placement(jax.devices() if devices is None else devices)
+        self._whole = dataset.packing
+        if self.placement.num_devices > 1:
+            shared = shares.SharedPacking(self._whole, self.placement.num_devices)
+            dataset = dataclasses.replace(dataset, packing=shared)
+        self.dataset = dataset
+        self.settings = settings
+        self.num_compiles = 0
+        self.compile_seconds = 0.0
+        self.call_seconds = 0.0
+        self._model = model
+        self._phases = tuple(phases)
+        self._arrays = self.placement.everywhere(dataset.packing.arrays())
+        self._valid_plan = dataset.plan("valid")
+        per_epoch = len(dataset.train_plan(settings.seeds[0], 0)["weight"])
+        self.num_steps = per_epoch * settings.epochs
+        self._interval_steps = per_epoch * min(settings.eval_every, settings.epochs)
+        num_calls = math.ceil(self._interval_steps / settings.max_steps_per_call)
+        # Room for epochs of a few batches more than the first, or they would take
+        # another call, all but empty.
+        spare = self._interval_steps // SPARE_SHARE if _is_ragged(dataset) else 0
+        self.steps_per_call = math.ceil((self._interval_steps + spare) / num_calls)
+        self._optimizer = optim.make(optimizer, self.num_steps)
+        self.learning_rate = optim.learning_rate(optimizer, self.num_steps)
+        self._programs: dict[str, Any] = {}
+
+    def init(self) -> TrainState:
+        """The state before the first update, one replica per seed."""
+        packing, arrays = self._whole, self.placement.here(self._arrays)
+        row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
+
+        def init_one(key: Array) -> TrainState:
+            batch = packing.assemble(arrays, row)
+            init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+            params = self._model.init(init_key, batch.graph, batch.bucket, True)
+            average = params if self.settings.average_decay else {}
+            opt_state = self._optimizer.init(params)
+            return TrainState(params, opt_state, jnp.int32(0), key, average)
+
+        keys = jnp.stack([jax.random.key(seed) for seed in self.settings.seeds])
+        return self.placement.everywhere(jax.jit(jax.vmap(init_one))(keys))
+
+    def evaluated_params(self, state: TrainState) -> Params:
+        """The parameters that are evaluated and kept, [R, ...]."""
+        return state.average if self.settings.average_decay else state.params
+
+    def interval_plan(self, start: int, stop: int) -> data.Plan:
+        """Training batches of the epochs start to stop - 1 of every seed: [B, R, ...].
+
+        The number of batches is a multiple of `steps_per_call`.
+        """
+        packing = self.dataset.packing
+        plans = [
+            data.concatenate_plans(
+                [self.dataset.train_plan(seed, epoch) for epoch in range(start, stop)]
+            )
+            for seed in self.settings.seeds
+        ]
+        longest = max(len(plan["weight"]) for plan in plans)
+        length = math.ceil(longest / self.steps_per_call) * self.steps_per_call
+        padded = [data.pad_plan(plan, packing, length) for plan in plans]
+        return {
+            name: np.stack([plan[name] for plan in padded], axis=1)
+            for name in padded[0]
+        }
+
+    def interval_end(self, epoch: int) -> int:
+        """The epoch at which the interval that begins at `epoch` is evaluated."""
+        ends = [phase.end for phase in self._phases if phase.end > epoch]
+        return min(epoch + self.settings.eval_every, self.settings.epochs, *ends)
+
+    def train(
+        self, state: TrainState, rows: data.Plan, epoch: int = 0
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """One compiled call of `steps_per_call` updates. The state is donated.
+
+        Args:
+          epoch: at which the interval of `rows` begins; it chooses the phase.
+
+        Returns:
+          The state and each of `SUMS` over the batches [R].
+        """
+        number = sum(phase.end <= epoch for phase in self._phases)
+        model, settings = self._model, self.settings
+        if number < len(self._phases):
+            phase = self._phases[number]
+            model = phase.model
+            if phase.loss_floor is not None:
+                settings = dataclasses.replace(settings, loss_floor=phase.loss_floor)
+        call = functools.partial(self._train_call, model, settings)
+        program = self._program(f"train {number}", call, (state, rows), donate=(0,))
+        began = time.perf_counter()
+        state, metrics = program(state, self._arrays, rows)
+        told = {name: np.asarray(value) for name, value in metrics.items()}
+        self.call_seconds += time.perf_counter() - began
+        return state, told
+
+    def evaluate(
+        self, params: Params, plan: data.Plan
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Errors of every sample of a plan, as its heads measure them, and predictions.
+
+        Args:
+          params: [R, ...].
+          plan: of `self.dataset.plan`.
+
+        Returns:
+          {head: [R, D']} in the order of the plan, and {head: [R, B, ...]} as the
+          batches hold them; the shares of several devices one after the other.
+        """
+        params = self.placement.everywhere(params)
+        steps = len(self._valid_plan["weight"])
+        length = math.ceil(len(plan["weight"]) / steps) * steps
+        padded = data.pad_plan(plan, self.dataset.packing, length)
+        parts = []
+        for start in range(0, length, steps):
+            rows = self.placement.rows(
+                {name: value[start : start + steps] for name, value in padded.items()}
+            )
+            program = self._program("evaluate", self._evaluate_call, (params, rows), 2)
+            began = time.perf_counter()
+            parts.append(jax.device_get(program(params, self._arrays, rows)))
+            self.call_seconds += time.perf_counter() - began
+        errors, predictions = (
+            {
+                name: np.concatenate([part[index][name] for part in parts], axis=1)
+                for name in parts[0][index]
+            }
+            for index in (0, 1)
+        )
+        ordered = {
+            name: data.in_sample_order(value, padded) for name, value in errors.items()
+        }
+        return ordered, predictions
+
+    def validate(self, params: Params) -> np.ndarray:
+        """Validation loss of each replica, [R]: mean over heads and samples."""
+        errors, _ = self.evaluate(params, self._valid_plan)
+        means = [value.astype(np.float64).mean(axis=1) for value in errors.values()]
+        return np.mean(means, axis=0)
+
+    def first_batch(
+        self, plan: data.Plan, predictions: Mapping[str, Array]
+    ) -> tuple[Batch, dict[str, Array]]:
+        """The first batch of a plan with its predictions, of the first replica.
+
+        With several devices, the share of the first one.
+
+        Args:
+          plan, predictions: of `evaluate`.
+        """
+        packing = self.dataset.packing
+        slots = packing.bucket.num_graphs
+        row = {name: value[0, :slots] for name, value in plan.items()}
+        first = {
+            name: value[0, 0, : value.shape[2] // self.placement.num_devices]
+            for name, value in predictions.items()
+        }
+        return packing.assemble(packing.arrays(), row), first
+
+    def _program(
+        self,
+        name: str,
+        function: Callable,
+        args: tuple[Any, Any],
+        out_axis: int | None = None,
+        donate: tuple[int, ...] = (),
+    ) -> Any:
+        """The compiled program, made on first use; it accepts one set of shapes."""
+        if name not in self._programs:
+            start = time.perf_counter()
+            tree, rows = args
+            self._programs[name] = self.placement.compile(
+                function, (tree, self._arrays, rows), out_axis, donate
+            )
+            self.compile_seconds += time.perf_counter() - start
+            self.num_compiles += 1
+        return self._programs[name]
+
+    def _train_call(
+        self,
+        model: hk.Transformed,
+        settings: loop.Settings,
+        state: TrainState,
+        arrays: Any,
+        rows: Mapping[str, Array],
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        task, packing = self.dataset.task, self.dataset.packing
+        shared = self.placement.num_devices > 1
+        slots = self._whole.bucket.num_graphs if shared else 0
+        update = loop.make_update(model, task, self._optimizer, settings, slots)
+
+        def step(
+            state: TrainState, row: Mapping[str, Array]
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            batch = packing.assemble(arrays, row)
+
+            def skip(state: TrainState, batch: Batch, slots: Array | None) -> Any:
+                zero = jnp.zeros((), batch.weights.dtype)
+                return state, dict.fromkeys(loop.METRICS, zero)
+
+            num_graphs = jnp.sum(batch.weights)
+            if shared:
+                num_graphs = jax.lax.psum(num_graphs, loop.AXIS)
+            state, metrics = jax.lax.cond(
+                num_graphs > 0, update, skip, state, batch, row.get(shares.SLOT)
+            )
+            metrics["loss"] = metrics["loss"] * num_graphs
+            updates = jnp.int32(num_graphs > 0)
+            return state, {**metrics, "updates": updates, "graphs": num_graphs}
+
+        many = over_replicas(step, len(self.settings.seeds), (0, 0))
+        state, metrics = jax.lax.scan(many, state, rows)
+        return state, {name: value.sum(axis=0) for name, value in metrics.items()}
+
+    def _evaluate_call(
+        self, params: Params, arrays: Any, rows: Mapping[str, Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        task, packing = self.dataset.task, self.dataset.packing
+
+        def one(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+            def step(_: None, row: Mapping[str, Array]) -> Any:
+                batch = packing.assemble(arrays, row)
+                outputs = self._model.apply(
+                    params, None, batch.graph, batch.bucket, False
+                )
+                predictions = losses.predict(task, outputs, batch.graph.nodes)
+                return None, (
+                    losses.sample_errors(task, predictions, batch),
+                    predictions,
+                )
+
+            return jax.lax.scan(step, None, rows)[1]
+
+        return over_replicas(one, len(self.settings.seeds), (0,))(params)
+
+
+def _is_ragged(dataset: data.Dataset) -> bool:
+    return dataset.packing.bucket.nodes_per_graph is None
+
+
+def over_replicas(function: Callable, num_replicas: int, axes: tuple) -> Callable:
+    """`function` over the leading axis R of the arguments whose axis is 0."""
+    if num_replicas > 1:
+        return jax.vmap(function, in_axes=axes)
+
+    def single(*args: Any) -> Any:  # a batch dimension of 1 would cost time
+        args = tuple(
+            jax.tree.map(lambda leaf: leaf[0], arg) if axis == 0 else arg
+            for arg, axis in zip(args, axes, strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*args))
+
+    return single

@@ -1,0 +1,112 @@
+"""What a run leaves behind of itself: the parts of record.json and the test errors."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from demetar.train import checkpoint
+from demetar.train.run import Run
+from demetar.types import Head
+from experiments import common, processes, statistics, transfer
+
+# Flags that change nothing but where files lie and what computes.
+PLACES = ("workdir", "data_dir", *processes.FLAGS)
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """What the record says of the training and its cost."""
+    trainer, progress = run.trainer, run.progress
+    dataset, settings = trainer.dataset, trainer.settings
+    running_seconds = progress.seconds - progress.compile_seconds
+    all_seconds = running_seconds + progress.between_seconds
+    return {
+        "best_epoch": progress.best_epoch,
+        "compile_seconds": progress.compile_seconds,
+        "data_share": progress.data_seconds / running_seconds,
+        "device": common.device(),
+        "epochs": settings.epochs,
+        "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
+        "num_compiles": max(trainer.num_compiles, progress.num_compiles),
+        "python_share": 1 - progress.call_seconds / all_seconds,
+        "seeds": list(settings.seeds),
+        "steps_per_second": trainer.num_steps / running_seconds,
+        "valid_loss": progress.best_loss,
+        "versions": common.versions(),
+        "wall_seconds": progress.seconds,
+    }
+
+
+def test_record(
+    heads: Sequence[Head], by_head: Mapping[str, np.ndarray], errors: np.ndarray
+) -> dict[str, Any]:
+    """What the record says of the errors [R, D] of the test samples."""
+    losses = errors.mean(axis=1)
+    spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
+    return {
+        "test_loss": losses.tolist(),
+        "test_loss_by_head": {
+            name: value.mean(axis=1, dtype=np.float64).tolist()
+            for name, value in by_head.items()
+        },
+        "test_loss_interval": list(statistics.bootstrap_mean(errors)),
+        "test_loss_mean": float(losses.mean()),
+        "test_loss_std": spread,
+        "unit": " and ".join(error_unit(head) for head in heads),
+    }
+
+
+def error_unit(head: Head) -> str:
+    """The unit of a head's errors."""
+    return head.unit if head.loss == "absolute" else f"({head.unit})^2"
+
+
+def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
+    """Errors [R, D] of the test samples, named by their kind, atomically."""
+    kinds = {head.loss for head in heads}
+    name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {name: errors}
+    np.savez(content, **arrays)
+    checkpoint.write_bytes(path, content.getvalue())
+
+
+def command(module: str) -> str:
+    """The command line of this run, without the places of its files.
+
+    So records can be compared, and published without the layout of a disk.
+    """
+    arguments = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in PLACES:
+            arguments.append(argument)
+        elif not equals:
+            next(given, None)  # its value
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def describe(record: dict[str, Any]) -> str:
+    """One line with the result, and one for each other data set."""
+    low, high = record["test_loss_interval"]
+    spread = record["test_loss_std"]
+    over_seeds = "" if spread is None else f" ± {spread:.5f} over seeds"
+    line = (
+        f"{record['model']}: test error {record['test_loss_mean']:.5f}{over_seeds} "
+        f"{record['unit']}, 95 % interval {low:.5f} to {high:.5f}"
+    )
+    elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
+    return "\n".join([line, *elsewhere])
+
+
+def num_params(run: Run) -> int:
+    """Parameters of one replica."""
+    return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
