@@ -59,7 +59,9 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def take_turns(runs: Runs, rounds: int) -> dict[str, np.ndarray]:
+def take_turns(
+    runs: Mapping[str, Callable[[], Any]], rounds: int
+) -> dict[str, np.ndarray]:
     """Times in ms of each, [rounds], the first calls left out.
 
     Each is called once untimed before it is timed, so that none pays for the caches and
@@ -90,7 +92,7 @@ def speed() -> list[dict[str, Any]]:
     rows = []
     for batch_size in map(int, FLAGS.batch_sizes):
         for num_nodes in map(int, FLAGS.num_nodes):
-            row = {"batch": batch_size, "nodes": num_nodes}
+            row: dict[str, Any] = {"batch": batch_size, "nodes": num_nodes}
             times = take_turns(forward_runs(batch_size, num_nodes), FLAGS.rounds)
             for name, values in times.items():
                 row |= statistics(name, values)
@@ -205,7 +207,7 @@ def steps() -> list[dict[str, Any]]:
         if name == "egnn":
             runs["torch"] = torch_step(params, batch, task)
     times = take_turns(runs, FLAGS.rounds)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, values in times.items():
         per_step = values if name == "torch" else values / STEPS
         rows.append({"program": name, **statistics("step", per_step)})
@@ -234,7 +236,7 @@ def growth() -> list[dict[str, Any]]:
 
         program = benchmark.Program.compile(apply, params, batch)
         times = take_turns({"egnn": program.run}, FLAGS.rounds)["egnn"]
-        row = {"edges": batch.bucket.max_edges, "nodes": num_nodes}
+        row: dict[str, Any] = {"edges": batch.bucket.max_edges, "nodes": num_nodes}
         row |= {"peak_mb": program.memory / 1e6, **statistics("egnn", times)}
         rows.append(row)
     edges, medians = (

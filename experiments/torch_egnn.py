@@ -184,23 +184,20 @@ class Inputs:
         of_node = np.asarray(graphs.graph_of_node(graph, bucket))
         of_node = of_node[nodes]
         dtype = np.asarray(graph.nodes.positions).dtype
+
+        def tensor(values: Any, rows: Any, dtype: Any) -> Any:
+            return torch.tensor(np.asarray(values, dtype)[rows])
+
         return cls(
-            *(
-                torch.tensor(np.asarray(values, dtype)[rows])
-                for values, rows in (
-                    (features, nodes),
-                    (graph.nodes.positions, nodes),
-                    (velocities, slice(len(nodes))),
-                    (graph.edges, edges),
-                )
-            ),
-            *(
-                torch.tensor(np.asarray(ends, np.int64)[edges])
-                for ends in (graph.senders, graph.receivers)
-            ),
-            torch.tensor(neighbors[nodes].astype(dtype)),
-            torch.tensor(of_node.astype(np.int64)),
-            int(of_node.max()) + 1,
+            features=tensor(features, nodes, dtype),
+            positions=tensor(graph.nodes.positions, nodes, dtype),
+            velocities=tensor(velocities, slice(len(nodes)), dtype),
+            edges=tensor(graph.edges, edges, dtype),
+            senders=tensor(graph.senders, edges, np.int64),
+            receivers=tensor(graph.receivers, edges, np.int64),
+            num_neighbors=tensor(neighbors, nodes, dtype),
+            graph_of_node=torch.tensor(of_node.astype(np.int64)),
+            num_graphs=int(of_node.max()) + 1,
         )
 
 

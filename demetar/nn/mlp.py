@@ -61,7 +61,7 @@ def sigmoid(values: Array) -> jax.Array:
 
 def silu(values: Array) -> jax.Array:
     """The product x sigmoid(x)."""
-    return values * sigmoid(values)
+    return jnp.multiply(values, sigmoid(values))
 
 
 class Linear(hk.Module):
