@@ -147,18 +147,18 @@ def test_errors_of_both_kinds_of_loss_are_read_and_their_units_named(tmp_path):
         Head("forces", "node_vector", unit="eV/Å"),
         Head("energy", "graph_scalar", unit="meV", loss="absolute"),
     )
-    unit = " and ".join(map(training.error_unit, heads))
+    unit = " and ".join(map(records.error_unit, heads))
     for name, shift in (("a", 0.0), ("b", 4e-4)):
         folder = write_run(tmp_path / name, unit=unit, target="both")
         errors = make_errors(2, shift)
-        training.save_errors(folder / report.ERRORS_FILE, heads, errors)
+        records.save_errors(folder / report.ERRORS_FILE, heads, errors)
     (first, _), (paired,) = read_tables(report_on(tmp_path))
     assert first["Unit"] == paired["Unit"] == "mean of (eV/Å)^2 and meV"
     assert (paired["Run"], paired["Best"]) == ("b", "a")
     assert paired["Difference"] == "0.000400"
     # Absolute errors alone have another unit, and are not compared with these.
     folder = write_run(tmp_path / "c", unit="meV", target="both")
-    training.save_errors(folder / report.ERRORS_FILE, heads[1:], make_errors(1, 1.0))
+    records.save_errors(folder / report.ERRORS_FILE, heads[1:], make_errors(1, 1.0))
     runs = report.read_runs([str(tmp_path)])
     assert set(report.compare(runs)) == {"b"}
     assert runs[2].errors is not None

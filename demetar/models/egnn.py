@@ -80,7 +80,7 @@ class EGNN(base.Model):
         return {
             **base.moved_heads(self.task, "egnn", shift, moves, graph.nodes),
             **readout.summed_heads(  # appendix C.3
-                self.task, nodes, [size, size], size, jax.nn.silu, graph, bucket
+                self.task, nodes, [size, size], size, mlp.silu, graph, bucket
             ),
         }
 
@@ -98,11 +98,11 @@ class EGNN(base.Model):
         invariants = jnp.concatenate([_squares(vectors), edges], axis=-1)
         first = mlp.EdgeLinear(self.hidden_size, name=f"edge_linear_{layer}")
         second = mlp.Linear(self.hidden_size, name=f"edge_linear_{layer}_1")
-        hidden = jax.nn.silu(first(nodes, invariants, graph, bucket))
-        messages = jax.nn.silu(second(hidden))
+        hidden = mlp.silu(first(nodes, invariants, graph, bucket))
+        messages = mlp.silu(second(hidden))
         if self.attention:
             logits = mlp.Linear(1, name=f"attention_{layer}")(messages)
-            weights = jax.nn.sigmoid(logits)  # [E, 1]
+            weights = mlp.sigmoid(logits)  # [E, 1]
             capture.record(f"attention_{layer}", weights)
             messages = messages * weights
         return messages
@@ -126,7 +126,7 @@ class EGNN(base.Model):
             w_init=hk.initializers.VarianceScaling(1e-6, "fan_avg", "uniform"),
             name=f"coordinate_linear_{layer}_1",
         )
-        weights = second(jax.nn.silu(first(messages)))  # [E, 1]
+        weights = second(mlp.silu(first(messages)))  # [E, 1]
         clip = self.coordinate_clip
         moves = jnp.clip(vectors * weights, -clip, clip)  # [E, 3]
         drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")(nodes)

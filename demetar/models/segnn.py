@@ -205,7 +205,7 @@ class SEGNN(base.Model):
         # As many scalars as all irreps of the hidden features, for each output.
         size = sum(values.shape[-1] for values in nodes.values()) * head.size
         pooled = graphs.pool_mean(product(steerable.SCALAR, size)[0], graph, bucket)
-        activation = steerable.normalized(jax.nn.silu, pooled.dtype)
+        activation = steerable.normalized(mlp.silu, pooled.dtype)
         return mlp.MLP([size, head.size], activation, name=f"{name}_graph")(pooled)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import haiku as hk
 import jax
@@ -18,16 +18,8 @@ import jax.numpy as jnp
 
 from demetar import geometry, graphs
 from demetar.nn import mlp, steerable
-from demetar.nn.steerable import Attribute, Channels, Features, Irrep
+from demetar.nn.steerable import Attribute, Channels, Features, Irrep, Path
 from demetar.types import Array, Bucket
-
-
-class Path(NamedTuple):
-    """One coupling first x second -> out, of features with an attribute."""
-
-    first: Irrep
-    second: Irrep
-    out: Irrep
 
 
 def find_paths(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import e3nn_jax as e3nn
 import haiku as hk
@@ -28,6 +28,15 @@ Irreps: TypeAlias = e3nn.Irreps
 Features = dict[Irrep, jax.Array]  # {irrep: [2l + 1, X, C]}
 Attribute = dict[Irrep, jax.Array]  # {irrep: [2l + 1, X]}
 Channels = Mapping[Irrep, int]
+
+
+class Path(NamedTuple):
+    """One coupling first x second -> out, of features with an attribute."""
+
+    first: Irrep
+    second: Irrep
+    out: Irrep
+
 
 SCALAR = Irrep("0e")
 PSEUDOSCALAR = Irrep("0o")
@@ -150,63 +159,84 @@ class Linear(hk.Module):
         return outputs
 
 
-class _TensorProduct(hk.Module):
-    """Parameters of a fully connected tensor product with an attribute.
+class TensorProduct(hk.Module):
+    """Fully connected tensor product of features with an attribute.
 
-    One weight [sum of input channels over paths, output channels] per output irrep,
-    drawn as PyTorch draws a linear layer, and a bias for the scalars. A path is a pair
-    (input irrep, attribute irrep) that couples to the output irrep.
+    Source: the O3TensorProduct of SEGNN (arXiv 2110.02905, section 3.1). One weight
+    [sum of input channels over paths, output channels] per output irrep, drawn as
+    PyTorch draws a linear layer, and a bias for the scalars. A path is a pair (input
+    irrep, attribute irrep) that couples to the output irrep.
+
+    A path mixes channels where the feature has fewer components: before the coupling,
+    in one matrix product for all paths of an input irrep, or after it, in one for all
+    paths to an output irrep.
     """
 
     def __init__(self, channels: Channels, name: str | None = None):
         super().__init__(name=name)
         self.channels = {irrep: num for irrep, num in channels.items() if num}
 
-    def paths(
-        self, inputs: Channels, attribute: Attribute, out: Irrep
-    ) -> list[tuple[Irrep, Irrep]]:
-        return [
-            (first, second)
-            for first in sorted(inputs)
-            for second in sorted(attribute)
-            if out in first * second
-        ]
-
-    def parameters(
-        self, num_inputs: int, out: Irrep, dtype: jnp.dtype
-    ) -> tuple[jax.Array, jax.Array | None]:
-        init = mlp.uniform_fan_in(num_inputs)
-        shape = (num_inputs, self.channels[out])
-        w = hk.get_parameter(f"w_{out}", shape, dtype, init)
-        if out != SCALAR:
-            return w, None
-        return w, hk.get_parameter(f"b_{out}", shape[1:], dtype, init)
-
-
-class TensorProduct(_TensorProduct):
-    """Fully connected tensor product of features with an attribute.
-
-    Source: the O3TensorProduct of SEGNN (arXiv 2110.02905, section 3.1). Couples first,
-    then mixes the channels of all paths in one matrix product.
-    """
-
     def __call__(self, inputs: Features, attribute: Attribute) -> Features:
         """Features [2l + 1, X, C] and attribute [2l + 1, X] -> features."""
-        outputs = {}
+        sizes = {irrep: values.shape[-1] for irrep, values in inputs.items()}
+        blocks, terms = self._parameters(sizes, attribute)
+        before = {path: w for path, w in blocks.items() if path.first.l <= path.out.l}
+        for first in sorted({path.first for path in before}):
+            paths = [path for path in before if path.first == first]
+            w = _side_by_side([before[path] for path in paths])
+            mixed = mlp.matmul(inputs[first], w)
+            self._add_couplings(terms, mixed, paths, attribute)
         for out in self.channels:
-            coupled = [
-                couple(inputs[first], attribute[second], (first, second, out))
-                for first, second in self.paths(
-                    {irrep: 0 for irrep in inputs}, attribute, out
-                )
+            paths = [p for p in blocks if p.out == out and p not in before]
+            if paths:
+                coupled = [
+                    couple(inputs[p.first], attribute[p.second], p) for p in paths
+                ]
+                w = jnp.concatenate([blocks[path] for path in paths])
+                terms[out].append(mlp.matmul(jnp.concatenate(coupled, axis=-1), w))
+        return {out: functools.reduce(operator.add, terms[out]) for out in terms}
+
+    def _add_couplings(
+        self,
+        terms: dict[Irrep, list[jax.Array]],
+        mixed: jax.Array,
+        paths: Sequence[Path],
+        attribute: Attribute,
+    ) -> None:
+        """Couple what was mixed for each path [2l + 1, X, sum of C'], side by side."""
+        sizes = [self.channels[path.out] for path in paths]
+        parts = jax.lax.split(mixed, sizes, mixed.ndim - 1)
+        for path, part in zip(paths, parts, strict=True):
+            terms[path.out].append(couple(part, attribute[path.second], path))
+
+    @hk.transparent
+    def _parameters(
+        self, sizes: Channels, attribute: Attribute
+    ) -> tuple[dict[Path, jax.Array], dict[Irrep, list[jax.Array]]]:
+        """The block of weights of each path, and the bias as a first term."""
+        dtype = next(iter(attribute.values())).dtype
+        blocks: dict[Path, jax.Array] = {}
+        terms: dict[Irrep, list[jax.Array]] = {out: [] for out in self.channels}
+        for out, num in self.channels.items():
+            paths = [
+                Path(first, second, out)
+                for first in sorted(sizes)
+                for second in sorted(attribute)
+                if out in first * second
             ]
-            stacked = jnp.concatenate(coupled, axis=-1)
-            w, b = self.parameters(stacked.shape[-1], out, stacked.dtype)
-            outputs[out] = stacked @ w if b is None else stacked @ w + b
-        return outputs
+            num_inputs = sum(sizes[path.first] for path in paths)
+            init = mlp.uniform_fan_in(num_inputs)
+            w = hk.get_parameter(f"w_{out}", (num_inputs, num), dtype, init)
+            if out == SCALAR:
+                terms[out].append(hk.get_parameter(f"b_{out}", (num,), dtype, init))
+            row = 0
+            for path in paths:
+                blocks[path] = w[row : row + sizes[path.first]]
+                row += sizes[path.first]
+        return blocks, terms
 
 
-class EdgeTensorProduct(_TensorProduct):
+class EdgeTensorProduct(TensorProduct):
     """Tensor product on concat(h_i, h_j, e_ij) for each edge from j to i.
 
     The product is linear in the features, so the channels are mixed at N nodes, then
@@ -214,7 +244,7 @@ class EdgeTensorProduct(_TensorProduct):
     `TensorProduct` on the concatenation, with the same parameters.
     """
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         nodes: Features,
         edges: Features,
@@ -224,30 +254,28 @@ class EdgeTensorProduct(_TensorProduct):
     ) -> Features:
         """Nodes [2l + 1, N, C], edges [2l + 1, E, F] -> features [2l + 1, E, C']."""
         sizes = {
-            irrep: (
-                nodes[irrep].shape[-1] if irrep in nodes else 0,
-                edges[irrep].shape[-1] if irrep in edges else 0,
-            )
+            irrep: 2 * _num_channels(nodes, irrep) + _num_channels(edges, irrep)
             for irrep in {*nodes, *edges}
         }
-        outputs = {}
-        for out in self.channels:
-            paths = self.paths({irrep: 0 for irrep in sizes}, attribute, out)
-            num_inputs = sum(2 * sizes[a][0] + sizes[a][1] for a, _ in paths)
-            dtype = next(iter(attribute.values())).dtype
-            w, b = self.parameters(num_inputs, out, dtype)
-            terms = [] if b is None else [b]
-            row = 0
-            for first, second in paths:
-                num_nodes, num_edges = sizes[first]
-                stop = row + 2 * num_nodes + num_edges
+        blocks, terms = self._parameters(sizes, attribute)
+        for first in sorted(sizes):
+            paths = [path for path in blocks if path.first == first]
+            if paths:
+                w = _side_by_side([blocks[path] for path in paths])
                 mixed = _mix_at_nodes(
-                    nodes.get(first), edges.get(first), w[row:stop], graph, bucket
+                    nodes.get(first), edges.get(first), w, graph, bucket
                 )
-                row = stop
-                terms.append(couple(mixed, attribute[second], (first, second, out)))
-            outputs[out] = functools.reduce(operator.add, terms)
-        return outputs
+                self._add_couplings(terms, mixed, paths, attribute)
+        return {out: functools.reduce(operator.add, terms[out]) for out in terms}
+
+
+def _side_by_side(blocks: Sequence[jax.Array]) -> jax.Array:
+    """Weights [C, C'] of several paths as one matrix."""
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def _num_channels(features: Features, irrep: Irrep) -> int:
+    return features[irrep].shape[-1] if irrep in features else 0
 
 
 def _mix_at_nodes(
@@ -263,11 +291,12 @@ def _mix_at_nodes(
     if nodes is not None:
         channels = nodes.shape[-1]
         start = 2 * channels
-        receivers, senders = nodes @ w[:channels], nodes @ w[channels:start]
+        receivers = mlp.matmul(nodes, w[:channels])
+        senders = mlp.matmul(nodes, w[channels:start])
         terms.append(graphs.gather_receivers(receivers, graph, bucket))
         terms.append(graphs.gather_senders(senders, graph, bucket))
     if edges is not None:
-        terms.append(edges @ w[start:])
+        terms.append(mlp.matmul(edges, w[start:]))
     return functools.reduce(operator.add, terms)
 
 
@@ -277,7 +306,7 @@ def gated_channels(channels: Channels) -> Channels:
     return {**channels, SCALAR: channels.get(SCALAR, 0) + num_gates}
 
 
-def gate(features: Features, gate_fn: mlp.Activation = jax.nn.sigmoid) -> Features:
+def gate(features: Features, gate_fn: mlp.Activation = mlp.sigmoid) -> Features:
     """SiLU on scalars, tanh on pseudoscalars, other irreps times functions of scalars.
 
     The last scalars are the gates. The activations are scaled to keep the second
@@ -287,19 +316,16 @@ def gate(features: Features, gate_fn: mlp.Activation = jax.nn.sigmoid) -> Featur
       features: of the channels that `gated_channels` gives.
       gate_fn: activation of the gates.
     """
-    scalars = features[SCALAR]
+    dtype = features[SCALAR].dtype
     gated = sorted(irrep for irrep in features if irrep.l)
-    num_gates = sum(features[irrep].shape[-1] for irrep in gated)
-    start = scalars.shape[-1] - num_gates
-    outputs = {SCALAR: normalized(jax.nn.silu, scalars.dtype)(scalars[..., :start])}
+    sizes = [features[irrep].shape[-1] for irrep in gated]
+    rest = features[SCALAR].shape[-1] - sum(sizes)
+    scalars, *gates = jax.lax.split(features[SCALAR], [rest, *sizes], 2)
+    outputs = {SCALAR: normalized(mlp.silu, dtype)(scalars)}
     if PSEUDOSCALAR in features:  # an odd function, or a reflection would be noticed
-        odd = normalized(jnp.tanh, scalars.dtype)
-        outputs[PSEUDOSCALAR] = odd(features[PSEUDOSCALAR])
-    gates = normalized(gate_fn, scalars.dtype)(scalars)
-    for irrep in gated:
-        stop = start + features[irrep].shape[-1]
-        outputs[irrep] = features[irrep] * gates[..., start:stop]
-        start = stop
+        outputs[PSEUDOSCALAR] = normalized(jnp.tanh, dtype)(features[PSEUDOSCALAR])
+    for irrep, values in zip(gated, gates, strict=True):
+        outputs[irrep] = features[irrep] * normalized(gate_fn, dtype)(values)
     return outputs
 
 
