@@ -11,7 +11,7 @@ import pytest
 
 from demetar.errors import UserError
 from demetar.types import Head
-from experiments import report, statistics, training
+from experiments import records, report, statistics
 
 
 def make_record(**changes: Any) -> dict:
