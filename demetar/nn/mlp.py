@@ -6,6 +6,7 @@ default initialisation: weights and biases uniform in +-1/sqrt(inputs).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def matmul(inputs: Array, w: Array) -> jax.Array:
 
     The gradient of the weight is a product with the transposed inputs. XLA's CPU code
     multiplies by a transpose that lies in memory faster than it transposes within the
-    product; the barrier keeps it from undoing that.
+    product; the barrier keeps it from undoing that. Only reverse mode is defined, as
+    often as one likes (`jax.grad` of `jax.grad`), not `jax.jvp`.
     """
     return jnp.matmul(inputs, w)
 
@@ -45,9 +47,10 @@ def _matmul_backward(
     saved: tuple[Array, Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     inputs, w = saved
-    rows = inputs.reshape(-1, inputs.shape[-1])
+    num_rows = math.prod(inputs.shape[:-1])  # -1 fails where there are no channels
+    rows = inputs.reshape(num_rows, inputs.shape[-1])
     transposed = jax.lax.optimization_barrier(rows.T)
-    of_w = transposed @ gradient.reshape(-1, gradient.shape[-1])
+    of_w = transposed @ gradient.reshape(num_rows, gradient.shape[-1])
     return gradient @ w.T, of_w
 
 
