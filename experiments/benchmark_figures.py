@@ -6,7 +6,9 @@
 same weights, over the number of nodes and for several batch sizes. `growth` times that
 of EGNN over the number of edges, and fits the exponent. `step` times a training step of
 EGNN and SEGNN within a compiled call, as the training loop makes it, EGNN's against
-PyTorch, and that of several seeds in one program. Every measurement takes turns.
+PyTorch, and that of several seeds in one program. `molecules` times a training step of
+EGNN in its form for QM9 against PyTorch, on random molecules of QM9's sizes in one
+packed batch. Every measurement takes turns.
 """
 
 from __future__ import annotations
@@ -27,13 +29,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demetar import models
+from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import checkpoint, loop, optim, trainer
-from demetar.types import Batch, Params, TaskSpec, TrainState
+from demetar.types import Batch, Head, Nodes, Params, TaskSpec, TrainState
 from experiments import benchmark, common
 
 STEPS = 8  # updates of one compiled call
-FIGURES = ("speed", "growth", "step")
+FIGURES = ("speed", "growth", "step", "molecules")
+MOLECULE_NODES = (18.0, 3.0)  # atoms of QM9's molecules: mean and deviation
+NUM_FEATURES = 15  # of an atom, as EGNN's paper has them
+MOLECULE_SIZES: Mapping[str, Mapping[str, int]] = {
+    "paper": {"hidden_size": 128, "num_layers": 7},
+    "reduced": {"hidden_size": 64, "num_layers": 4},
+}
 GROWTH = ((500, 5), (100, 23), (100, 50), (250, 50), (408, 50))  # 1e4 to 1e6 edges
 
 FLAGS = flags.FLAGS
@@ -47,7 +56,8 @@ Runs = dict[str, Callable[[], Any]]
 
 def main(_: list[str]) -> int:
     """Measure, print the table, and write it where --out says."""
-    rows = {"speed": speed, "growth": growth, "step": steps}[FLAGS.figure]()
+    measurements = (speed, growth, steps, molecules)
+    rows = dict(zip(FIGURES, measurements, strict=True))[FLAGS.figure]()
     text = table(rows)
     head = (
         f"python -m experiments.benchmark_figures --figure={FLAGS.figure} "
@@ -129,32 +139,42 @@ def forward(
 
 def torch_forward(params: Params, batch: Batch, task: TaskSpec) -> Callable[[], Any]:
     """The forward pass in PyTorch, without what a gradient would need."""
-    import torch  # after `torch_egnn`, which says what to do without it
-
     from experiments import torch_egnn
 
     model = torch_egnn.make(torch_egnn.Config(1, 1, moving=True), params)
     given = torch_egnn.Inputs.of(batch, task, ("|velocity|",))
 
     def run() -> Any:
-        with torch.inference_mode():
+        with torch_egnn.torch.inference_mode():
             return model(given)
 
     return run
 
 
-def torch_step(params: Params, batch: Batch, task: TaskSpec) -> Callable[[], Any]:
-    """A training step in PyTorch: squared error, gradient, its own Adam."""
+def torch_step(
+    params: Params, batch: Batch, task: TaskSpec, fields: Mapping[str, Any]
+) -> Callable[[], Any]:
+    """A training step in PyTorch: error as the head has it, gradient, its own Adam."""
     from experiments import torch_egnn
 
-    model = torch_egnn.make(torch_egnn.Config(1, 1, moving=True), params)
-    given = torch_egnn.Inputs.of(batch, task, ("|velocity|",))
-    targets = torch_egnn.torch.tensor(np.array(batch.targets["position"][:, 0]))
+    (head,) = task.heads
+    fields = dict(fields)
+    names = fields.pop("node_inputs", ("|velocity|",))
+    moving = head.kind == "node_vector"
+    config = torch_egnn.Config(
+        len(names), len(task.edge_features), moving=moving, **fields
+    )
+    model = torch_egnn.make(config, params)
+    given = torch_egnn.Inputs.of(batch, task, names)
+    count = len(given.positions) if moving else given.num_graphs
+    # Vectors [N, 1, 3] and numbers [G, 1] alike lose the axis of the outputs.
+    targets = torch_egnn.torch.tensor(np.array(batch.targets[head.name])[:count, 0])
     optimizer = torch_egnn.torch.optim.Adam(model.parameters(), 5e-4)
 
     def run() -> Any:
         optimizer.zero_grad()
-        loss = (model(given) - targets).square().mean()
+        errors = model(given) - targets
+        loss = (errors.abs() if head.loss == "absolute" else errors.square()).mean()
         loss.backward()
         optimizer.step()
         return loss
@@ -162,13 +182,19 @@ def torch_step(params: Params, batch: Batch, task: TaskSpec) -> Callable[[], Any
     return run
 
 
-def compiled_steps(name: str, batch: Batch, task: TaskSpec, seeds: int) -> Any:
+def compiled_steps(
+    name: str,
+    batch: Batch,
+    task: TaskSpec,
+    seeds: int,
+    fields: Mapping[str, Any] | None = None,
+) -> Any:
     """STEPS updates of one compiled call, for several seeds: parameters and a program.
 
     The batches differ, or XLA would compute once what they share.
     """
     graph = batch.graph
-    model, optimizer = models.build(name, task), optim.make(optim.Settings(), 1)
+    model, optimizer = models.build(name, task, fields), optim.make(optim.Settings(), 1)
     update = loop.make_update(model, task, optimizer, loop.Settings(epochs=1))
 
     def init(key: Any) -> TrainState:
@@ -205,7 +231,7 @@ def steps() -> list[dict[str, Any]]:
         runs[name] = one.run
         runs[f"{name}_seeds"] = compiled_steps(name, batch, task, FLAGS.seeds)[1].run
         if name == "egnn":
-            runs["torch"] = torch_step(params, batch, task)
+            runs["torch"] = torch_step(params, batch, task, {})
     times = take_turns(runs, FLAGS.rounds)
     rows: list[dict[str, Any]] = []
     for name, values in times.items():
@@ -219,6 +245,61 @@ def steps() -> list[dict[str, Any]]:
         count = FLAGS.seeds if name.endswith("_seeds") else 1
         row["ratio"] = row["step_median"] / (count * other)
     return rows
+
+
+def molecules() -> list[dict[str, Any]]:
+    """Steps of EGNN's form for QM9 against PyTorch's: one row per size of the model."""
+    batch, task = random_molecules(FLAGS.batch_size)
+    num_graphs = int(np.sum(batch.weights))
+    rows: list[dict[str, Any]] = []
+    for size, widths in MOLECULE_SIZES.items():
+        fields = {**widths, "attention": True, "node_inputs": task.scalars}
+        params, program = compiled_steps("egnn", batch, task, 1, fields)
+        runs = {"egnn": program.run, "torch": torch_step(params, batch, task, fields)}
+        times = take_turns(runs, FLAGS.rounds)
+        times["egnn"] /= STEPS
+        row: dict[str, Any] = {"size": size, **widths, "molecules": num_graphs}
+        for name, values in times.items():
+            row[f"{name}_per_second"] = float(1e3 * num_graphs / np.median(values))
+            row |= statistics(name, values)
+        row["faster"] = row["egnn_per_second"] / row["torch_per_second"]
+        rows.append(row)
+    return rows
+
+
+def random_molecules(batch_size: int) -> tuple[Batch, TaskSpec]:
+    """One packed batch of complete graphs of QM9's sizes, at random."""
+    generator = np.random.default_rng(0)
+    drawn = generator.normal(*MOLECULE_NODES, size=2 * batch_size)
+    n_node = np.clip(np.rint(drawn), 3, 29).astype(np.int32)
+    n_edge, total = n_node * (n_node - 1), int(n_node.sum())
+    samples = data.Samples(
+        nodes=Nodes(
+            generator.normal(size=(total, 3)),
+            generator.normal(size=(total, NUM_FEATURES)),
+            np.zeros((total, 0, 3)),
+        ),
+        edges=np.zeros((int(n_edge.sum()), 0)),
+        senders=None,
+        receivers=None,
+        n_node=n_node,
+        n_edge=n_edge,
+        targets={"energy": generator.normal(size=(len(n_node), 1))},
+    )
+    task = TaskSpec(
+        name="molecules",
+        heads=(Head("energy", "graph_scalar", loss="absolute"),),
+        scalars=tuple(f"feature_{index}" for index in range(NUM_FEATURES)),
+        vectors=(),
+        edge_features=(),
+        radial_extent=6.0,
+        average_neighbors=float(n_node.mean()) - 1,
+    )
+    packing = data.make_packing(data.to_dtype(samples, "float32"), task, batch_size)
+    order = np.arange(len(n_node))
+    return benchmark.only_batch(
+        data.Dataset(task, packing, {"train": order}, fingerprint="")
+    ), task
 
 
 def growth() -> list[dict[str, Any]]:
@@ -278,7 +359,7 @@ def write(
     name = FLAGS.figure
     checkpoint.write_bytes(folder / f"{name}.csv", lines.getvalue().encode())
     checkpoint.write_bytes(folder / f"{name}.md", f"{head}\n\n{text}\n".encode())
-    if name == "step":
+    if name in ("step", "molecules"):
         return
     figure = draw(rows) if name == "speed" else draw_growth(rows)
     FigureCanvasAgg(figure)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,3 +45,17 @@ def test_the_command_measures_and_writes(run_python, tmp_path):
     assert float(few["ratio"]) > 0 and float(few["demetar_mean"]) > 0
     assert many["demetar_mean"] == ""  # 870 edge tokens are more than it takes
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
+
+
+@needs_torch
+def test_a_step_on_molecules_begins_with_the_same_loss_in_both():
+    batch, task = figures.random_molecules(6)
+    fields: dict[str, Any] = {"hidden_size": 6, "num_layers": 2, "attention": True}
+    fields["node_inputs"] = task.scalars
+    params, program = figures.compiled_steps("egnn", batch, task, 1, fields)
+    num_graphs = int(np.sum(batch.weights))
+    assert num_graphs > 3 and batch.bucket.nodes_per_graph is None
+    theirs = figures.torch_step(params, batch, task, fields)()
+    _, metrics = program.run()
+    ours = float(metrics["loss"][0, 0])
+    assert float(theirs.detach()) == pytest.approx(ours, rel=1e-5)

@@ -374,11 +374,10 @@ def test_only_predicted_positions_are_drawn_as_motion(tmp_path, target, count):
     nbody_folder.write(tmp_path / "set", forces=True)
     settings = nbody_folders.Settings(10, 30, target=target, batch_size=4)
     dataset = nbody_folders.load(tmp_path / "set", settings)
-    plan = dataset.plan("test")
-    predictions = {
-        head.name: np.zeros((1, len(plan["weight"]), 20, 1, 3))
-        for head in dataset.task.heads
-    }
-    pictures = Pictures()
-    nbody.draw_motion(dataset, plan, predictions, pictures, 1)  # type: ignore[arg-type]
+    packing, plan = dataset.packing, dataset.plan("test")
+    row = {name: values[0] for name, values in plan.items()}
+    batch = packing.assemble(packing.arrays(), row)
+    predictions = {head.name: np.zeros((20, 1, 3)) for head in dataset.task.heads}
+    pictures: Any = Pictures()
+    nbody.draw_motion(dataset.task, batch, predictions, pictures, 1)
     assert len(pictures.tags) == count
