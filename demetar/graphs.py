@@ -322,10 +322,19 @@ def single_graphs(batch: Batch) -> Batch:
         ),
         batch,
     )
-    senders, receivers = (np.tile(ends, (count, 1)) for ends in complete_edges(size))
+    starts = size * np.arange(count, dtype=np.int32)[:, None]
+    senders, receivers = (
+        ends - starts for ends in (split.graph.senders, split.graph.receivers)
+    )
     return Batch(
         split.graph._replace(senders=senders, receivers=receivers),
-        Bucket(size, size * (size - 1), 1, size),
+        Bucket(
+            size,
+            bucket.max_edges // count,
+            1,
+            size,
+            neighbors_per_node=bucket.neighbors_per_node,
+        ),
         split.targets,
         split.weights,
     )

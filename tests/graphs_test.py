@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demetar import graphs
-from demetar.types import Bucket, Nodes
+from demetar.types import Batch, Bucket, Nodes
 
 SIZES = (1, 2, 3, 5, 7)
 NUM_GRAPHS, NUM_CHANNELS = 3, 4
@@ -380,3 +380,22 @@ def test_nearest_neighbors_at_one_place_are_never_the_node_itself():
     nearest = graphs.nearest_neighbors(np.zeros((2, 5, 3)), 3)
     assert (nearest != np.arange(5)[:, None]).all()
     assert all(len(set(own)) == 3 for own in nearest.reshape(-1, 3).tolist())
+
+
+@pytest.mark.parametrize("degree", [None, 2])
+def test_single_graphs_keep_their_own_senders(degree):
+    """Complete graphs, and such whose senders differ from graph to graph."""
+    graph, bucket, _ = both_paths(5, degree)
+    values = np.random.default_rng(0).normal(size=(bucket.max_nodes, NUM_CHANNELS))
+    batch = Batch(graph, bucket, {}, np.ones(NUM_GRAPHS, np.float32))
+    singles = graphs.single_graphs(batch)
+
+    def received(values, graph, bucket):
+        sent = graphs.gather_senders(values, graph, bucket)
+        return graphs.sum_to_receivers(sent, graph, bucket)
+
+    expected = received(values, graph, bucket)
+    found = jax.vmap(lambda own, one: received(own, one.graph, one.bucket))(
+        values.reshape(NUM_GRAPHS, 5, NUM_CHANNELS), singles
+    )
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-6)
