@@ -1,0 +1,89 @@
+"""Draw the test error of models over the number of training samples.
+
+    python -m experiments.learning_curve DIR... --out=FILE.png
+
+Every record.json in the folders is one point, and every model one line; bars are the
+95 % intervals of the records. The runs must share one test set.
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from demetar.errors import UserError
+from demetar.train import checkpoint
+from experiments import common, report
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "out", "learning_curve.png", "File of the picture.", allow_override=True
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draw the runs in the folders that are named on the command line."""
+    if len(argv) < 2:
+        raise UserError(
+            "expected the work directory of at least one run, found none; "
+            "give it as in: python -m experiments.learning_curve runs"
+        )
+    path = pathlib.Path(FLAGS.out)
+    if path.suffix != ".png":
+        raise UserError(f"expected --out=FILE.png, found {FLAGS.out!r}")
+    figure = draw(report.read_runs(argv[1:]))
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    checkpoint.write_bytes(path, content.getvalue())
+    print(path)
+
+
+def points(runs: Sequence[report.Run]) -> dict[str, np.ndarray]:
+    """{model: rows of training samples, test error, ends of its interval}, sorted.
+
+    Raises:
+      UserError: the runs were tested on different samples.
+    """
+    if len({run.test_set for run in runs}) > 1:
+        raise UserError(
+            "expected runs on one test set, found several; name the folders of one"
+        )
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for run in runs:
+        record = run.record
+        row = (
+            record["settings"]["num_train"],
+            record["test_loss_mean"],
+            *record["test_loss_interval"],
+        )
+        found.setdefault(record["model"], []).append(row)
+    return {model: np.array(sorted(rows)) for model, rows in found.items()}
+
+
+def draw(runs: Sequence[report.Run]) -> Figure:
+    """Lines with bars on logarithmic axes."""
+    figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for model, rows in points(runs).items():
+        samples, loss, low, high = rows.T
+        axes.errorbar(
+            samples, loss, [loss - low, high - loss], marker="o", capsize=3, label=model
+        )
+    record = runs[0].record
+    axes.set(xscale="log", yscale="log", xlabel="training samples")
+    axes.set_ylabel(f"test error / {record['unit']}")
+    axes.set_title(f"{record['dataset']}, {record['target']}")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    common.run(main, positional=True)
