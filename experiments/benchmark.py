@@ -26,12 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demetar import graphs, models
 from demetar.data import base as data
-from demetar.errors import UserError
 from demetar.train import checkpoint, loop, optim
 from demetar.types import Batch, Head, Nodes, TaskSpec, TrainState, VectorInput
 from experiments import common
@@ -254,10 +252,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def write(result: dict[str, Any], folder: pathlib.Path) -> None:
     """benchmark.md, .csv, .json and .png."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from None
+    common.make_folder(folder)
     text = io.StringIO()
     table = csv.DictWriter(text, list(result["models"][0]))
     table.writeheader()
@@ -265,9 +260,7 @@ def write(result: dict[str, Any], folder: pathlib.Path) -> None:
     checkpoint.write_bytes(folder / "benchmark.csv", text.getvalue().encode())
     checkpoint.write_bytes(folder / "benchmark.md", f"{markdown(result)}\n".encode())
     checkpoint.write_json(folder / "benchmark.json", result)
-    figure = draw(result)
-    FigureCanvasAgg(figure)
-    figure.savefig(folder / "benchmark.png")
+    common.save_figure(folder / "benchmark.png", draw(result))
     print(f"{folder}: benchmark.md, .csv, .json, .png")
 
 

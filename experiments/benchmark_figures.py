@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demetar import models
@@ -347,10 +346,7 @@ def write(
     folder: pathlib.Path, head: str, text: str, rows: list[dict[str, Any]]
 ) -> None:
     """FIGURE.md and .csv, and a plot of those over sizes."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from None
+    common.make_folder(folder)
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = io.StringIO()
     writer = csv.DictWriter(lines, names)
@@ -361,9 +357,9 @@ def write(
     checkpoint.write_bytes(folder / f"{name}.md", f"{head}\n\n{text}\n".encode())
     if name in ("step", "molecules"):
         return
-    figure = draw(rows) if name == "speed" else draw_growth(rows)
-    FigureCanvasAgg(figure)
-    figure.savefig(folder / f"{name}.png")
+    common.save_figure(
+        folder / f"{name}.png", draw(rows) if name == "speed" else draw_growth(rows)
+    )
 
 
 def draw(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> Figure:

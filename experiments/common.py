@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ from typing import Any
 import jax
 import tqdm
 from absl import app, flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
@@ -148,6 +151,26 @@ def progress(items: Iterable, description: str, total: int | None) -> Iterable:
     """The items, with a progress bar on stderr."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm.tqdm(items, description, total, mininterval=interval, unit=" molecules")
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Make a folder for what a command writes.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}") from None
+
+
+def save_figure(path: pathlib.Path, figure: Figure) -> None:
+    """Write a picture as PNG, atomically."""
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    checkpoint.write_bytes(path, content.getvalue())
 
 
 def versions() -> dict[str, str]:

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demetar import graphs, models
@@ -229,10 +228,7 @@ def write(
     laws: Sequence[Law], training: Mapping[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """force_law.png and force_law.csv."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from None
+    common.make_folder(folder)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["law", "distance", "true", "median", "lowest", "highest"])
@@ -244,9 +240,7 @@ def write(
         for numbers in zip(*columns, strict=True):
             writer.writerow([law.label, *(f"{number:.6g}" for number in numbers)])
     checkpoint.write_bytes(folder / "force_law.csv", text.getvalue().encode())
-    figure = draw(laws, training)
-    FigureCanvasAgg(figure)
-    figure.savefig(folder / "force_law.png")
+    common.save_figure(folder / "force_law.png", draw(laws, training))
     print(f"{folder}: force_law.png, .csv")
 
 

@@ -8,17 +8,14 @@ Every record.json in the folders is one point, and every model one line; bars ar
 
 from __future__ import annotations
 
-import io
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demetar.errors import UserError
-from demetar.train import checkpoint
 from experiments import common, report
 
 FLAGS = flags.FLAGS
@@ -37,11 +34,7 @@ def main(argv: Sequence[str]) -> None:
     path = pathlib.Path(FLAGS.out)
     if path.suffix != ".png":
         raise UserError(f"expected --out=FILE.png, found {FLAGS.out!r}")
-    figure = draw(report.read_runs(argv[1:]))
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    checkpoint.write_bytes(path, content.getvalue())
+    common.save_figure(path, draw(report.read_runs(argv[1:])))
     print(path)
 
 

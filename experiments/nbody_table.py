@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from demetar import models
@@ -118,9 +117,7 @@ def write(runs: Sequence[report.Run], root: pathlib.Path) -> None:
     text = report.markdown(runs)
     checkpoint.write_bytes(root / "table.md", text.encode())
     checkpoint.write_bytes(root / "table.csv", report.csv_text(runs).encode())
-    figure = draw(runs)
-    FigureCanvasAgg(figure)
-    figure.savefig(root / "table.png")
+    common.save_figure(root / "table.png", draw(runs))
     print(f"{text}\n{root}: table.md, table.csv, table.png")
 
 

@@ -27,7 +27,7 @@ from demetar import geometry, graphs, integrators
 from demetar.errors import UserError
 from demetar.models import base, egnn, segnn
 from demetar.nn import capture, inputs, mlp
-from demetar.types import Array, Bucket, Head
+from demetar.types import Array, Bucket, Head, Nodes
 
 SATURATIONS = ("pair", "radial", "component", "none")
 MANY_BODY: Mapping[str, Callable[..., base.Model]] = {
@@ -134,9 +134,9 @@ class Newton(base.Model):
         change nothing, so there are four. Systems whose principal moments coincide have
         no such axes.
         """
-        axes = _principal_axes(graph, bucket)  # [N, 3, 3]
         positions = geometry.centred_positions(graph, bucket)
         centred = graph.nodes._replace(positions=positions)
+        axes = _principal_axes(centred, graph, bucket)  # [N, 3, 3]
 
         def in_frame(rotation: jax.Array) -> integrators.Motion:
             frames = rotation @ axes  # [N, 3, 3] an axis of the frame per row
@@ -297,15 +297,13 @@ class NewtonOctahedral(Newton):
     saturation: str = "component"
 
 
-def _principal_axes(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
-    """Axes of the moments of positions and vectors of each node's graph: [N, 3, 3].
+def _principal_axes(centred: Nodes, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    """Axes of the moments of centred positions and of vectors of each node's graph.
 
-    One axis per row.
+    Returns:
+      [N, 3, 3], one axis per row.
     """
-    vectors = [
-        geometry.centred_positions(graph, bucket)[:, None],
-        jnp.asarray(graph.nodes.vectors),
-    ]
+    vectors = [jnp.asarray(centred.positions)[:, None], jnp.asarray(centred.vectors)]
     stacked = jnp.concatenate(vectors, axis=1)  # [N, 1 + V, 3]
     moments = jnp.einsum("nvi,nvj->nij", stacked, stacked)
     of_graph = graphs.pool_sum(moments.reshape(-1, 9), graph, bucket)  # [G, 9]
