@@ -86,7 +86,8 @@ def edge_tokens(system, pairs, num_basis):
         ]
         product = system.charges[i] * system.charges[j]
         along = [system.velocities[i] @ unit(r), system.velocities[j] @ unit(r)]
-        tokens.append(np.array([*basis, product, *along]))
+        relative = np.linalg.norm(system.velocities[i] - system.velocities[j])
+        tokens.append(np.array([*basis, product, *along, relative]))
     return tokens
 
 

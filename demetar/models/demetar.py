@@ -8,8 +8,9 @@ and shapes ask (printed, it divides after the softmax and mixes edge queries wit
 keys). Padding is masked in every attention. Edges reach the outputs of graphs too.
 Vectors of nodes and edges are multiplied by learned scalars, where the report has a
 free 3-vector, so the predictions are equivariant by construction; velocities enter by
-their angles and projections, edge lengths by a Bessel basis. Encoders normalise before
-each step. The bonds of molecules are one token each.
+their angles and projections and, on edges, by the relative speed, without which the
+motion of a pair is not determined; edge lengths enter by a Bessel basis. Encoders
+normalise before each step. The bonds of molecules are one token each.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LOGIT_BYTES = 4
 class Demetar(base.Model):
     """Tokens are invariants; vectors are multiplied by what becomes of the tokens.
 
-    The defaults have 177,600 parameters on N-body.
+    The defaults have 177,664 parameters on N-body.
 
     Attributes:
       hidden_size: channels of every token.
@@ -156,7 +157,10 @@ class Demetar(base.Model):
         return jnp.concatenate([scalars, distances, *cosines], axis=-1)
 
     def _edge_tokens(self, graph: graphs.Graph, bucket: Bucket) -> Array:
-        """Length, edge features and vectors of both ends along the edge: [E, F']."""
+        """Length, edge features, vectors of both ends along the edge, relative speed.
+
+        [E, F'].
+        """
         vectors = geometry.edge_vectors(graph, bucket)  # [E, 3]
         if self.equivariance == "none":
             return jnp.concatenate([graph.edges, vectors], axis=-1)
@@ -169,12 +173,16 @@ class Demetar(base.Model):
             self.task.radial_extent,
         )
         direction = geometry.unit_vectors(vectors)
-        projections = [
-            jnp.sum(gather(vector, graph, bucket) * direction, -1, keepdims=True)
-            for vector in self._polar_vectors(graph)
-            for gather in (graphs.gather_receivers, graphs.gather_senders)
-        ]
-        return jnp.concatenate([tokens, *projections], axis=-1)
+        for vector in self._polar_vectors(graph):
+            of_receiver = graphs.gather_receivers(vector, graph, bucket)
+            of_sender = graphs.gather_senders(vector, graph, bucket)
+            projections = [
+                jnp.sum(of_end * direction, -1, keepdims=True)
+                for of_end in (of_receiver, of_sender)
+            ]
+            relative = geometry.safe_norm(of_receiver - of_sender, keepdims=True)
+            tokens = jnp.concatenate([tokens, *projections, relative], axis=-1)
+        return tokens
 
     @hk.transparent
     def _encode_edges(self, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
