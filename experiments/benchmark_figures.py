@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
-from demetar.train import checkpoint, loop, optim, trainer
+from demetar.train import checkpoint, flat, loop, optim, trainer
 from demetar.types import Batch, Head, Nodes, Params, TaskSpec, TrainState
 from experiments import benchmark, common
 
@@ -194,13 +194,15 @@ def compiled_steps(
     """
     graph = batch.graph
     model, optimizer = models.build(name, task, fields), optim.make(optim.Settings(), 1)
-    update = loop.make_update(model, task, optimizer, loop.Settings(epochs=1))
 
     def init(key: Any) -> TrainState:
         params = model.init(key, graph, batch.bucket, True)
         return TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
 
     states = jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(0), seeds))
+    update = loop.make_update(
+        flat.of_vectors(model, states.params), task, optimizer, loop.Settings(epochs=1)
+    )
     factors = 1 + 0.01 * jnp.arange(STEPS * seeds).reshape(STEPS, seeds)
     positions = graph.nodes.positions * factors[..., None, None]
 
@@ -214,7 +216,9 @@ def compiled_steps(
     many = trainer.over_replicas(step, seeds, (0, 0))
 
     def call(states: TrainState, positions: Any) -> Any:
-        return jax.lax.scan(many, states, positions)
+        flat_states, restore = flat.flatten(states)
+        flat_states, metrics = jax.lax.scan(many, flat_states, positions)
+        return restore(flat_states), metrics
 
     params = jax.tree.map(lambda leaf: leaf[0], states.params)
     return params, benchmark.Program.compile(call, states, positions)

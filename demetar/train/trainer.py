@@ -20,7 +20,7 @@ import numpy as np
 
 from demetar.data import base as data
 from demetar.data import shares
-from demetar.train import loop, losses, optim
+from demetar.train import flat, loop, losses, optim
 from demetar.train.placement import Placement
 from demetar.types import Array, Batch, Params, TrainState
 
@@ -242,6 +242,7 @@ class Trainer:
         task, packing = self.dataset.task, self.dataset.packing
         shared = self.placement.num_devices > 1
         slots = self._whole.bucket.num_graphs if shared else 0
+        model = flat.of_vectors(model, state.params)
         update = loop.make_update(model, task, self._optimizer, settings, slots)
 
         def step(
@@ -264,8 +265,10 @@ class Trainer:
             return state, {**metrics, "updates": updates, "graphs": num_graphs}
 
         many = over_replicas(step, len(self.settings.seeds), (0, 0))
-        state, metrics = jax.lax.scan(many, state, rows)
-        return state, {name: value.sum(axis=0) for name, value in metrics.items()}
+        flat_state, restore = flat.flatten(state)
+        flat_state, metrics = jax.lax.scan(many, flat_state, rows)
+        sums = {name: value.sum(axis=0) for name, value in metrics.items()}
+        return restore(flat_state), sums
 
     def _evaluate_call(
         self, params: Params, arrays: Any, rows: Mapping[str, Array]
