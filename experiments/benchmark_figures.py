@@ -8,7 +8,8 @@ of EGNN over the number of edges, and fits the exponent. `step` times a training
 EGNN and SEGNN within a compiled call, as the training loop makes it, EGNN's against
 PyTorch, and that of several seeds in one program. `molecules` times a training step of
 EGNN in its form for QM9 against PyTorch, on random molecules of QM9's sizes in one
-packed batch. Every measurement takes turns.
+packed batch. `steerable` times SEGNN over its degrees against the same function of
+e3nn-jax's own layers. Every measurement takes turns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,16 +34,17 @@ from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import checkpoint, flat, loop, optim, trainer
 from demetar.types import Batch, Head, Nodes, Params, TaskSpec, TrainState
-from experiments import benchmark, common
+from experiments import benchmark, common, generic_segnn
 
 STEPS = 8  # updates of one compiled call
-FIGURES = ("speed", "growth", "step", "molecules")
+FIGURES = ("speed", "growth", "step", "molecules", "steerable")
 MOLECULE_NODES = (18.0, 3.0)  # atoms of QM9's molecules: mean and deviation
 NUM_FEATURES = 15  # of an atom, as EGNN's paper has them
 MOLECULE_SIZES: Mapping[str, Mapping[str, int]] = {
     "paper": {"hidden_size": 128, "num_layers": 7},
     "reduced": {"hidden_size": 64, "num_layers": 4},
 }
+LMAX = (1, 2, 3)  # of --figure=steerable
 GROWTH = ((500, 5), (100, 23), (100, 50), (250, 50), (408, 50))  # 1e4 to 1e6 edges
 
 FLAGS = flags.FLAGS
@@ -55,7 +58,7 @@ Runs = dict[str, Callable[[], Any]]
 
 def main(_: list[str]) -> int:
     """Measure, print the table, and write it where --out says."""
-    measurements = (speed, growth, steps, molecules)
+    measurements = (speed, growth, steps, molecules, steerable)
     rows = dict(zip(FIGURES, measurements, strict=True))[FLAGS.figure]()
     text = table(rows)
     head = (
@@ -305,6 +308,54 @@ def random_molecules(batch_size: int) -> tuple[Batch, TaskSpec]:
     ), task
 
 
+def steerable() -> list[dict[str, Any]]:
+    """SEGNN against e3nn-jax's layers: one row per degree and program."""
+    dataset = benchmark.random_dataset(FLAGS.batch_size, FLAGS.num_bodies)
+    batch, task = benchmark.only_batch(dataset), dataset.task
+    rows: list[dict[str, Any]] = []
+    for lmax in LMAX:
+        model = models.build(
+            "segnn", task, {"lmax_hidden": lmax, "lmax_attributes": lmax}
+        )
+        init = jax.jit(model.init, static_argnums=(2, 3))
+        params = init(jax.random.key(0), batch.graph, batch.bucket, True)
+        programs = {}
+        for name, apply in segnn_sides(model, task, lmax).items():
+            programs[f"{name} forward"] = benchmark.Program.compile(
+                apply, params, batch
+            )
+            programs[f"{name} gradient"] = benchmark.Program.compile(
+                jax.grad(lambda *args, apply=apply: jnp.sum(jnp.square(apply(*args)))),
+                params,
+                batch,
+            )
+        runs = {name: program.run for name, program in programs.items()}
+        times = take_turns(runs, FLAGS.rounds)
+        for name in ("forward", "gradient"):
+            row: dict[str, Any] = {"lmax": lmax, "program": name}
+            for side in ("segnn", "e3nn"):
+                own = f"{side} {name}"
+                row |= statistics(side, times[own])
+                row[f"{side}_compile_seconds"] = programs[own].compile_seconds
+            row["ratio"] = float(
+                np.median(times[f"segnn {name}"] / times[f"e3nn {name}"])
+            )
+            rows.append(row)
+    return rows
+
+
+def segnn_sides(
+    model: hk.Transformed, task: TaskSpec, lmax: int
+) -> dict[str, Callable[[Params, Batch], Any]]:
+    """Predictions of a batch by SEGNN and by the same of e3nn-jax's layers."""
+    return {
+        "segnn": lambda params, batch: model.apply(
+            params, None, batch.graph, batch.bucket, False
+        )["position"],
+        "e3nn": lambda params, batch: generic_segnn.forward(params, batch, task, lmax),
+    }
+
+
 def growth() -> list[dict[str, Any]]:
     """Forward time of EGNN over the number of edges; `exponent` between the ends."""
     rows: list[dict[str, Any]] = []
@@ -359,11 +410,12 @@ def write(
     name = FLAGS.figure
     checkpoint.write_bytes(folder / f"{name}.csv", lines.getvalue().encode())
     checkpoint.write_bytes(folder / f"{name}.md", f"{head}\n\n{text}\n".encode())
-    if name in ("step", "molecules"):
-        return
-    common.save_figure(
-        folder / f"{name}.png", draw(rows) if name == "speed" else draw_growth(rows)
-    )
+    drawings: Mapping[str, Callable[..., Figure]] = {
+        "speed": draw,
+        "growth": draw_growth,
+    }
+    if name in drawings:
+        common.save_figure(folder / f"{name}.png", drawings[name](rows))
 
 
 def draw(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> Figure:

@@ -12,6 +12,7 @@ import pytest
 from demetar import graphs
 from demetar.nn import steerable
 from demetar.types import Batch
+from experiments import generic_segnn
 from tests import contract
 
 TOLERANCE = 1e-10
@@ -45,31 +46,34 @@ def to_e3nn(features: steerable.Features) -> e3nn.IrrepsArray:
     return e3nn.from_chunks(irreps, chunks, (chunks[0].shape[0],), chunks[0].dtype)
 
 
-def generic_tensor_product(params, channels, features, attribute):
-    """e3nn's fully connected tensor product with our weights."""
-    first = to_e3nn(features)
+def generic_tensor_product(params, features, attribute):
+    """e3nn's tensor product with our weights."""
     second = to_e3nn({irrep: value[..., None] for irrep, value in attribute.items()})
-    outs = sorted(channels)
-    product = e3nn.legacy.FunctionalFullyConnectedTensorProduct(
-        first.irreps, second.irreps, e3nn.Irreps([(channels[ir], ir) for ir in outs])
-    )
-    row = dict.fromkeys(outs, 0)
-    weights = []
-    for instruction in product.instructions:
-        out = outs[instruction.i_out]
-        num = first.irreps[instruction.i_in1].mul
-        block = params[f"w_{out}"][row[out] : row[out] + num]
-        row[out] += num
-        # Of its normalisation only that of the components is ours.
-        weights.append(block[:, None] * out.dim**0.5 / instruction.path_weight)
-    assert row == {out: len(params[f"w_{out}"]) for out in outs}
-    result = jax.vmap(lambda x, y: product.left_right(weights, x, y))(first, second)
-    chunks = {
+    result = generic_segnn.tensor_product(params, to_e3nn(features), second)
+    return {
         irrep: jnp.transpose(chunk, (2, 0, 1))
         for (_, irrep), chunk in zip(result.irreps, result.chunks, strict=True)
     }
-    chunks[steerable.SCALAR] += params["b_0e"]
-    return chunks
+
+
+def with_gradients(function, *args):
+    """The outputs of a function, and the gradients of the sum of their squares."""
+
+    def loss(*args):
+        outputs = function(*args)
+        return sum(jnp.sum(jnp.square(leaf)) for leaf in outputs.values()), outputs
+
+    numbers = tuple(range(len(args)))
+    gradients, outputs = jax.grad(loss, argnums=numbers, has_aux=True)(*args)
+    return {"outputs": outputs} | {
+        f"gradient {number}": gradient for number, gradient in enumerate(gradients)
+    }
+
+
+def assert_all_equal(found, expected):
+    assert set(found) == set(expected)
+    for name in expected:
+        assert_equal(found[name], expected[name])
 
 
 def assert_equal(found, expected):
@@ -95,13 +99,13 @@ def test_tensor_product_is_the_generic_one(lmax):
             layer = hk.transform(
                 lambda x, a: steerable.TensorProduct(channels, name="layer")(x, a)
             )
-            params: Any = layer.init(jax.random.key(0), inputs, attribute)
-            found = layer.apply(params, None, inputs, attribute)
-            return found, generic_tensor_product(
-                params["layer"], channels, inputs, attribute
-            )
+            params: Any = layer.init(jax.random.key(0), inputs, attribute)["layer"]
+            args = (params, inputs, attribute)
+            return with_gradients(
+                lambda params, *args: layer.apply({"layer": params}, None, *args), *args
+            ), with_gradients(generic_tensor_product, *args)
 
-        assert_equal(*both(inputs, attribute))
+        assert_all_equal(*both(inputs, attribute))
 
 
 def test_parities_that_do_not_couple_are_left_out():
@@ -116,13 +120,13 @@ def test_parities_that_do_not_couple_are_left_out():
             layer = hk.transform(
                 lambda x, a: steerable.TensorProduct(channels, name="layer")(x, a)
             )
-            params: Any = layer.init(jax.random.key(0), inputs, attribute)
-            found = layer.apply(params, None, inputs, attribute)
-            return found, generic_tensor_product(
-                params["layer"], channels, inputs, attribute
-            )
+            params: Any = layer.init(jax.random.key(0), inputs, attribute)["layer"]
+            args = (params, inputs, attribute)
+            return with_gradients(
+                lambda params, *args: layer.apply({"layer": params}, None, *args), *args
+            ), with_gradients(generic_tensor_product, *args)
 
-        assert_equal(*both(inputs, attribute))
+        assert_all_equal(*both(inputs, attribute))
 
 
 @pytest.mark.parametrize("lmax, regular", [(1, False), (2, True), (3, False)])
@@ -164,9 +168,17 @@ def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
             params = slow.init(jax.random.key(0), *args)
             shapes = jax.tree.map(jnp.shape, fast.init(jax.random.key(0), *args))
             assert shapes == jax.tree.map(jnp.shape, params)
-            return fast.apply(params, None, *args), slow.apply(params, None, *args)
+            params = params["layer"]
 
-        assert_equal(*both(nodes, edges, attribute))
+            def at_params(model):
+                return lambda params, *args: model.apply({"layer": params}, None, *args)
+
+            return tuple(
+                with_gradients(at_params(model), params, *args)
+                for model in (fast, slow)
+            )
+
+        assert_all_equal(*both(nodes, edges, attribute))
 
 
 def test_gate_is_that_of_e3nn():
