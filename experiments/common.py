@@ -153,6 +153,18 @@ def progress(items: Iterable, description: str, total: int | None) -> Iterable:
     return tqdm.tqdm(items, description, total, mininterval=interval, unit=" molecules")
 
 
+def positive_integers(flag: str, items: Iterable[str]) -> tuple[int, ...]:
+    """The numbers of a flag that lists them.
+
+    Raises:
+      UserError: an item is no positive integer.
+    """
+    for item in items:
+        if not item.isdecimal() or int(item) < 1:
+            raise UserError(f"expected positive integers in --{flag}, found {item!r}")
+    return tuple(map(int, items))
+
+
 def make_folder(folder: pathlib.Path) -> None:
     """Make a folder for what a command writes.
 

@@ -1,24 +1,50 @@
-"""What the benchmark counts and writes; the times themselves are the machine's."""
+"""What the benchmark counts, compares and writes; the times are the machine's."""
 
 import csv
+import functools
+import importlib.util
 import json
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments.benchmark import figures, numpy_nbody, programs, table
+from tools import simulation
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
+)
 
 
-def test_operations_of_a_matrix_product():
+def read(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+# Programs
+
+
+def test_operations_and_bytes_of_a_matrix_product():
     ones = jnp.ones((30, 50), jnp.float32)
-    program = benchmark.Program.compile(jnp.matmul, ones, ones.T)
+    program = programs.Program.compile(jnp.matmul, ones, ones.T)
     assert program.operations == pytest.approx(2 * 30 * 50 * 30)
+    assert program.traffic == pytest.approx(4 * (2 * 30 * 50 + 30 * 30))
     assert program.memory >= 4 * (2 * 30 * 50 + 30 * 30)
     assert program.run().shape == (30, 30)
 
 
+def test_turns_are_interleaved_and_each_is_warmed():
+    calls: list[str] = []
+    runs = {name: functools.partial(calls.append, name) for name in ("a", "b")}
+    times = programs.take_turns(runs, 3, "rounds")
+    assert calls == ["a", "a", "b", "b"] * 3
+    assert all(values.shape == (3,) for values in times.values())
+
+
 def test_the_batch_is_one_of_the_fast_path():
-    batch = benchmark.only_batch(benchmark.random_dataset(3, 7))
+    batch = programs.only_batch(programs.random_dataset(3, 7))
     assert batch.bucket.nodes_per_graph == 7
     assert batch.graph.nodes.positions.shape == (21, 3)
     products = batch.graph.nodes.scalars[batch.graph.senders, 0]
@@ -27,25 +53,139 @@ def test_the_batch_is_one_of_the_fast_path():
     assert (batch.weights == 1).all()
 
 
-def test_the_command_measures_and_writes(run_python, tmp_path):
+def test_molecules_fill_one_packed_batch():
+    dataset = programs.random_molecules(6)
+    assert len(dataset.plan("train")["weight"]) == 1
+    batch = programs.only_batch(dataset)
+    assert batch.bucket.nodes_per_graph is None
+    assert batch.weights.sum() == len(dataset.splits["train"]) > 3
+
+
+def test_steps_are_those_of_the_loop_and_go_on():
+    dataset = programs.random_dataset(2, 3)
+    fields = {"hidden_size": 4, "num_layers": 1}
+    _, run = programs.training_steps("egnn", dataset, 2, fields, num_steps=3)
+    first, second = run(), run()
+    assert first["updates"].tolist() == [3, 3] and first["graphs"].tolist() == [6, 6]
+    assert (second["loss"] < first["loss"]).all()
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["systems", "molecules"])
+def test_both_begin_with_the_same_loss(kind):
+    from experiments.benchmark import torch_egnn
+
+    fields: dict[str, Any] = {"hidden_size": 6, "num_layers": 2}
+    if kind == "systems":
+        dataset = programs.random_dataset(4, 5)
+    else:
+        dataset = programs.random_molecules(6)
+        fields |= {"attention": True, "node_inputs": dataset.task.scalars}
+    params, run = programs.training_steps("egnn", dataset, fields=fields, num_steps=1)
+    batch = programs.only_batch(dataset)
+    theirs = torch_egnn.step_run(params, batch, dataset.task, fields)()
+    told = run()
+    ours = float(told["loss"][0] / told["graphs"][0])
+    assert float(theirs.detach()) == pytest.approx(ours, rel=1e-5)
+
+
+def test_the_numpy_loop_makes_the_motion_of_the_generator():
+    settings = simulation.Settings(num_steps=20, sample_every=10, num_train=1)
+    (_, initial), *_ = simulation.chunks(settings, 1)
+    rows, _ = simulation.Simulator(settings)(initial)
+    start, velocities = initial.positions[0], initial.velocities[0]
+    moved = numpy_nbody.simulate(start, velocities, initial.sources[0], 10)
+    np.testing.assert_allclose(rows["positions"][0, 0], moved, rtol=0, atol=1e-12)
+    assert np.abs(moved - start).max() > 1e-4
+
+
+# Tables
+
+
+def test_statistics_of_known_times():
+    found = figures.statistics("x", np.array([1.0, 2.0, 6.0]))
+    assert found["x_mean"] == 3 and found["x_median"] == 2
+    assert found["x_variance"] == pytest.approx(14 / 3)
+    halves = figures.ratio(np.array([1.0, 2.0, 9.0]), np.array([2.0, 4.0, 3.0]))
+    assert halves == {"ratio": 0.5}
+
+
+def test_shares_are_counts_by_time_and_rate():
+    program = programs.Program(lambda: None, 1.0, 8_000_000, 3e6, 5e6)
+    case = table.Case("m", 7, {"forward": program, "step": program})
+    times = {name: np.full(3, 2.0) for name in ("m forward", "m step")}  # ms
+    row = table.row(case, times, table.Machine(matrix=6e9, copy=1e10))
+    assert row["step_matrix_share"] == pytest.approx(0.25)
+    assert row["step_copy_share"] == pytest.approx(0.25)
+    assert row["step_memory_mb"] == 8 and row["forward_ms"] == 2
+
+
+def test_a_table_leaves_what_is_absent_empty():
+    text = figures.markdown([{"nodes": 5, "demetar": 1.23456}, {"nodes": 50}])
+    assert text.splitlines()[2:] == ["| 5 | 1.235 |", "| 50 |  |"]
+
+
+# The command
+
+
+def test_the_command_measures_models_and_writes(run_python, tmp_path):
     arguments = ["--models=linear,radial_field", "--rounds=3", "--out=bench"]
     arguments += ["--batch_size=2", "--num_bodies=3"]
     done = run_python(["-m", "experiments.benchmark", *arguments])
     assert done.returncode == 0, done.stderr
     assert "| radial_field | 2,052 |" in done.stdout
-    with open(tmp_path / "bench" / "benchmark.csv") as file:
-        rows = {row["model"]: row for row in csv.DictReader(file)}
+    rows = {row["model"]: row for row in read(tmp_path / "bench" / "models.csv")}
     assert set(rows) == {"linear", "radial_field"}
     for row in rows.values():
         assert 0 < float(row["step_ms_low"]) <= float(row["step_ms"])
         assert float(row["step_ms"]) <= float(row["step_ms_high"])
-    result = json.loads((tmp_path / "bench" / "benchmark.json").read_text())
-    assert result["batch_size"] == 2 and result["matrix_gflops"] > 0
-    assert (tmp_path / "bench" / "benchmark.png").stat().st_size > 1000
-    assert "radial_field" in (tmp_path / "bench" / "benchmark.md").read_text()
+        assert float(row["step_copy_share"]) > 0
+    record = json.loads((tmp_path / "bench" / "models.json").read_text())
+    assert record["head"].startswith("python -m experiments.benchmark --models=linear,")
+    assert "GB/s" in record["head"] and "bench" not in record["head"].split(",")[1]
+    assert (tmp_path / "bench" / "models.png").stat().st_size > 1000
+    assert "radial_field" in (tmp_path / "bench" / "models.md").read_text()
 
 
-def test_an_unknown_model_is_refused(run_python):
-    done = run_python(["-m", "experiments.benchmark", "--models=alexnet"])
+@needs_torch
+def test_the_command_redraws_the_figure_of_speed(run_python, tmp_path):
+    arguments = ["--figure=speed", "--batch_sizes=2", "--num_nodes=3,30", "--rounds=3"]
+    done = run_python(["-m", "experiments.benchmark", *arguments, "--out=bench"])
+    assert done.returncode == 0, done.stderr
+    few, many = read(tmp_path / "bench" / "speed.csv")
+    assert float(few["ratio"]) > 0 and float(few["demetar_mean"]) > 0
+    assert many["demetar_mean"] == ""  # 870 edge tokens are more than it takes
+    assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--models=alexnet"], "no model is called 'alexnet'"),
+        (
+            ["--figure=speed", "--num_nodes=5,0"],
+            "expected positive integers in --num_nodes, found '0'",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(run_python, arguments, expected):
+    done = run_python(["-m", "experiments.benchmark", *arguments])
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no model is called 'alexnet'")
+    assert done.stderr.startswith(f"error: {expected}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["growth", "steerable", "generation"])
+def test_every_figure_can_be_drawn(run_python, tmp_path, figure):
+    arguments = [f"--figure={figure}", "--rounds=1", "--out=bench"]
+    done = run_python(["-m", "experiments.benchmark", *arguments])
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "bench" / f"{figure}.csv")
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("figure", ["step", "molecules"])
+def test_every_figure_against_pytorch_can_be_drawn(run_python, tmp_path, figure):
+    test_every_figure_can_be_drawn(run_python, tmp_path, figure)

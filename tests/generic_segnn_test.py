@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demetar import models
-from experiments import benchmark, generic_segnn
+from experiments.benchmark import generic_segnn, programs
 
 TOLERANCE = 1e-10
 
@@ -14,13 +14,13 @@ TOLERANCE = 1e-10
 @pytest.mark.parametrize("lmax", [1, 2, 3])
 def test_segnn_and_its_gradient_are_those_of_the_generic_layers(lmax):
     with jax.enable_x64(True):
-        dataset = benchmark.random_dataset(2, 4)
+        dataset = programs.random_dataset(2, 4)
         task = dataset.task
         batch = jax.tree.map(
             lambda leaf: (
                 jnp.asarray(leaf, np.float64) if leaf.dtype == np.float32 else leaf
             ),
-            benchmark.only_batch(dataset),
+            programs.only_batch(dataset),
         )
         fields = {"lmax_hidden": lmax, "lmax_attributes": lmax}
         fields |= {"num_layers": 1, "hidden_units": 12}

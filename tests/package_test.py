@@ -42,7 +42,7 @@ NEVER_IMPORTS = {
     "demetar.models": _SIDE_EFFECTS,
 }
 # The comparison with PyTorch, which nothing else needs.
-USES_TORCH = "experiments.torch_egnn"
+USES_TORCH = "experiments.benchmark.torch_egnn"
 
 
 def _sources(root: pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import pytest
 from demetar import graphs
 from demetar.nn import steerable
 from demetar.types import Batch
-from experiments import generic_segnn
+from experiments.benchmark import generic_segnn
 from tests import contract
 
 TOLERANCE = 1e-10
@@ -99,8 +99,8 @@ def test_tensor_product_is_the_generic_one(lmax):
             layer = hk.transform(
                 lambda x, a: steerable.TensorProduct(channels, name="layer")(x, a)
             )
-            params: Any = layer.init(jax.random.key(0), inputs, attribute)["layer"]
-            args = (params, inputs, attribute)
+            params: Any = layer.init(jax.random.key(0), inputs, attribute)
+            args = (params["layer"], inputs, attribute)
             return with_gradients(
                 lambda params, *args: layer.apply({"layer": params}, None, *args), *args
             ), with_gradients(generic_tensor_product, *args)
@@ -120,8 +120,8 @@ def test_parities_that_do_not_couple_are_left_out():
             layer = hk.transform(
                 lambda x, a: steerable.TensorProduct(channels, name="layer")(x, a)
             )
-            params: Any = layer.init(jax.random.key(0), inputs, attribute)["layer"]
-            args = (params, inputs, attribute)
+            params: Any = layer.init(jax.random.key(0), inputs, attribute)
+            args = (params["layer"], inputs, attribute)
             return with_gradients(
                 lambda params, *args: layer.apply({"layer": params}, None, *args), *args
             ), with_gradients(generic_tensor_product, *args)
@@ -165,16 +165,15 @@ def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
         @jax.jit
         def both(*args):
             fast, slow = hk.transform(at_edges), hk.transform(concatenated)
-            params = slow.init(jax.random.key(0), *args)
+            params: Any = slow.init(jax.random.key(0), *args)
             shapes = jax.tree.map(jnp.shape, fast.init(jax.random.key(0), *args))
             assert shapes == jax.tree.map(jnp.shape, params)
-            params = params["layer"]
 
             def at_params(model):
                 return lambda params, *args: model.apply({"layer": params}, None, *args)
 
             return tuple(
-                with_gradients(at_params(model), params, *args)
+                with_gradients(at_params(model), params["layer"], *args)
                 for model in (fast, slow)
             )
 

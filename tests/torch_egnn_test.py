@@ -19,7 +19,7 @@ MOLECULES = {"attention": True, "node_attributes": True, "node_inputs": ("all",)
 
 def theirs(params, batch, task, fields, names):
     """What the network in PyTorch makes of the batch."""
-    from experiments import torch_egnn
+    from experiments.benchmark import torch_egnn
 
     config = torch_egnn.Config(
         num_inputs=params["egnn/embedding"]["w"].shape[0],
@@ -81,7 +81,7 @@ def test_without_pytorch_the_error_is_one_line(run_python):
         "        if name == 'torch': raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from demetar.errors import UserError\n"
-        "try:\n    from experiments import torch_egnn\n"
+        "try:\n    from experiments.benchmark import torch_egnn\n"
         "except UserError as error:\n    print('refused:', error)\n"
     )
     done = run_python(code)

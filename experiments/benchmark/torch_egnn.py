@@ -10,7 +10,7 @@ Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, equations 3 to 8.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +29,9 @@ except ImportError:
         "the comparison with PyTorch needs PyTorch, which is not installed; install "
         "`torch` as https://pytorch.org says, or leave the comparison out"
     ) from None
+
+
+NODE_INPUTS = ("|velocity|",)  # of N-body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,3 +254,46 @@ def _names(config: Config, params: Params) -> Mapping[str, str]:
 
 def _perceptron(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}/linear_{index}": f"{theirs}.{2 * index}" for index in range(2)}
+
+
+def forward_run(params: Params, batch: Batch, task: TaskSpec) -> Callable[[], Any]:
+    """The forward pass on N-body, without what a gradient would need."""
+    model = make(Config(1, len(task.edge_features), moving=True), params)
+    given = Inputs.of(batch, task, NODE_INPUTS)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(given)
+
+    return run
+
+
+def step_run(
+    params: Params, batch: Batch, task: TaskSpec, fields: Mapping[str, Any]
+) -> Callable[[], Any]:
+    """A training step: error as the head has it, gradient, PyTorch's own Adam.
+
+    Args:
+      fields: of the model, as `models.build` takes them.
+    """
+    (head,) = task.heads
+    fields = dict(fields)
+    names = fields.pop("node_inputs", NODE_INPUTS)
+    moving = head.kind == "node_vector"
+    config = Config(len(names), len(task.edge_features), moving=moving, **fields)
+    model = make(config, params)
+    given = Inputs.of(batch, task, names)
+    count = len(given.positions) if moving else given.num_graphs
+    # Vectors [N, 1, 3] and numbers [G, 1] alike lose the axis of the outputs.
+    targets = torch.tensor(np.array(batch.targets[head.name])[:count, 0])
+    optimizer = torch.optim.Adam(model.parameters(), 5e-4)
+
+    def run() -> Any:
+        optimizer.zero_grad()
+        errors = model(given) - targets
+        loss = (errors.abs() if head.loss == "absolute" else errors.square()).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return run

@@ -1,0 +1,1 @@
+"""What models and data cost: `python -m experiments.benchmark --help`."""

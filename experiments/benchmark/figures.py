@@ -1,0 +1,377 @@
+"""Measurements over sizes and against other code: one function per --figure.
+
+Each takes its turns within a row of its table, so that both sides of a ratio were timed
+in the same minute.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from demetar.errors import UserError
+from demetar.types import Array, Batch, Params
+from experiments import common
+from experiments.benchmark import generic_segnn, numpy_nbody, programs
+from tools import generate_nbody, simulation
+
+LMAX = (1, 2, 3)
+GROWTH = ((500, 5), (100, 23), (100, 50), (250, 50), (408, 50))  # 1e4 to 1e6 edges
+MOLECULE_SIZES: Mapping[str, Mapping[str, int]] = {
+    "paper": {"hidden_size": 128, "num_layers": 7},
+    "reduced": {"hidden_size": 64, "num_layers": 4},
+}
+AUTHORS_MS = 114.0  # per simulation of nbody_small, as the authors' loop takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Sizes of the measurements. The names are those of the flags."""
+
+    models: tuple[str, ...]
+    batch_size: int
+    num_bodies: int
+    batch_sizes: tuple[int, ...]
+    num_nodes: tuple[int, ...]
+    num_seeds: int
+    rounds: int
+
+
+Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured: rows, a sentence about them, a table and a picture."""
+
+    rows: Rows
+    note: str
+    text: str
+    drawing: Figure | None = None
+
+
+def speed(options: Options) -> Measured:
+    """EGNN and DEMETAr against PyTorch: one row per batch size and number of nodes."""
+    rows = []
+    for batch_size in options.batch_sizes:
+        for num_nodes in options.num_nodes:
+            row: dict[str, Any] = {"batch": batch_size, "nodes": num_nodes}
+            times = programs.take_turns(
+                forward_runs(batch_size, num_nodes),
+                options.rounds,
+                f"batch {batch_size}, {num_nodes} nodes",
+            )
+            for name, values in times.items():
+                row |= statistics(name, values)
+            rows.append(row | ratio(times["egnn"], times["torch"]))
+    return Measured(rows, "Times in ms", markdown(rows), draw_speed(rows))
+
+
+def forward_runs(batch_size: int, num_nodes: int) -> programs.Runs:
+    """Forward passes on one batch. DEMETAr is left out where its own limit is."""
+    from experiments.benchmark import torch_egnn
+
+    dataset = programs.random_dataset(batch_size, num_nodes)
+    batch, task = programs.only_batch(dataset), dataset.task
+    model, params = programs.initialised("egnn", batch, task)
+    runs = {
+        "egnn": programs.forward(model, params, batch).run,
+        "torch": torch_egnn.forward_run(params, batch, task),
+    }
+    with contextlib.suppress(UserError):  # more edge tokens than it takes
+        model, params = programs.initialised("demetar", batch, task)
+        runs["demetar"] = programs.forward(model, params, batch).run
+    return runs
+
+
+def growth(options: Options) -> Measured:
+    """Forward time of EGNN over the number of edges, and the exponent of its growth."""
+    rows: Rows = []
+    for batch_size, num_nodes in GROWTH:
+        dataset = programs.random_dataset(batch_size, num_nodes)
+        batch, task = programs.only_batch(dataset), dataset.task
+        model, params = programs.initialised("egnn", batch, task)
+        program = programs.forward(model, params, batch)
+        num_edges = batch.bucket.max_edges
+        times = programs.take_turns(
+            {"egnn": program.run}, options.rounds, f"{num_edges:,} edges"
+        )
+        row: dict[str, Any] = {"edges": num_edges, "nodes": num_nodes}
+        rows.append(
+            row | {"peak_mb": program.memory / 1e6, **statistics("egnn", times["egnn"])}
+        )
+    edges, medians = (
+        np.log([row[name] for row in rows]) for name in ("edges", "egnn_median")
+    )
+    exponent = float(np.polyfit(edges, medians, 1)[0])
+    note = f"Times in ms; they grow with the edges to the power of {exponent:.2f}"
+    return Measured(rows, note, markdown(rows), draw_growth(rows, exponent))
+
+
+def steps(options: Options) -> Measured:
+    """A step of EGNN and SEGNN, of several seeds at once, and of PyTorch's EGNN.
+
+    The ratio is against PyTorch for EGNN, and against as many runs of one seed for
+    several seeds.
+    """
+    from experiments.benchmark import torch_egnn
+
+    dataset = programs.random_dataset(options.batch_size, options.num_bodies)
+    runs: programs.Runs = {}
+    for name in ("egnn", "segnn"):
+        params, runs[name] = programs.training_steps(name, dataset)
+        runs[f"{name}_seeds"] = programs.training_steps(
+            name, dataset, options.num_seeds
+        )[1]
+        if name == "egnn":
+            batch = programs.only_batch(dataset)
+            runs["torch"] = torch_egnn.step_run(params, batch, dataset.task, {})
+    times = programs.take_turns(runs, options.rounds, "rounds")
+    for name in times:
+        if name != "torch":
+            times[name] = times[name] / programs.STEPS
+    against = {
+        "egnn": times["torch"],
+        "egnn_seeds": options.num_seeds * times["egnn"],
+        "segnn_seeds": options.num_seeds * times["segnn"],
+    }
+    rows: Rows = []
+    for name, values in times.items():
+        row: dict[str, Any] = {"program": name, **statistics("step", values)}
+        rows.append(row | (ratio(values, against[name]) if name in against else {}))
+    note = f"Times in ms; {options.num_seeds} seeds against as many runs of one"
+    return Measured(rows, note, markdown(rows))
+
+
+def molecules(options: Options) -> Measured:
+    """Steps of EGNN's form for QM9 against PyTorch's: one row per size of the model."""
+    from experiments.benchmark import torch_egnn
+
+    dataset = programs.random_molecules(options.batch_size)
+    batch, task = programs.only_batch(dataset), dataset.task
+    num_graphs = int(np.sum(batch.weights))
+    rows: Rows = []
+    for size, widths in MOLECULE_SIZES.items():
+        fields = {**widths, "attention": True, "node_inputs": task.scalars}
+        params, run = programs.training_steps("egnn", dataset, fields=fields)
+        runs = {
+            "egnn": run,
+            "torch": torch_egnn.step_run(params, batch, task, fields),
+        }
+        times = programs.take_turns(runs, options.rounds, size)
+        times["egnn"] = times["egnn"] / programs.STEPS
+        row: dict[str, Any] = {"size": size, **widths, "molecules": num_graphs}
+        for name, values in times.items():
+            row[f"{name}_per_second"] = float(1e3 * num_graphs / np.median(values))
+            row |= statistics(name, values)
+        rows.append(row | ratio(times["egnn"], times["torch"]))
+    return Measured(rows, "Times in ms, rates in molecules/s", markdown(rows))
+
+
+def steerable(options: Options) -> Measured:
+    """SEGNN against e3nn-jax's layers: one row per degree and program."""
+    dataset = programs.random_dataset(options.batch_size, options.num_bodies)
+    batch, task = programs.only_batch(dataset), dataset.task
+    rows: Rows = []
+    for lmax in LMAX:
+        fields = {"lmax_hidden": lmax, "lmax_attributes": lmax}
+        model, params = programs.initialised("segnn", batch, task, fields)
+
+        def segnn(params: Params, batch: Batch, model: Any = model) -> Any:
+            return model.apply(params, None, batch.graph, batch.bucket, False)[
+                "position"
+            ]
+
+        def e3nn(params: Params, batch: Batch, lmax: int = lmax) -> Any:
+            return generic_segnn.forward(params, batch, task, lmax)
+
+        sides = {"segnn": segnn, "e3nn": e3nn}
+        for name, transform in {"forward": _same, "gradient": _gradient}.items():
+            compiled = {
+                side: programs.Program.compile(transform(apply), params, batch)
+                for side, apply in sides.items()
+            }
+            runs = {side: program.run for side, program in compiled.items()}
+            times = programs.take_turns(runs, options.rounds, f"lmax {lmax}, {name}")
+            row: dict[str, Any] = {"lmax": lmax, "program": name}
+            for side, program in compiled.items():
+                row[f"{side}_compile_seconds"] = program.compile_seconds
+                row |= statistics(side, times[side])
+            rows.append(row | ratio(times["segnn"], times["e3nn"]))
+    return Measured(rows, "Times in ms", markdown(rows))
+
+
+def _same(function: Callable) -> Callable:
+    return function
+
+
+def _gradient(function: Callable) -> Callable:
+    """That of the sum of the squares of the outputs, by the parameters."""
+    return jax.grad(lambda *args: jnp.sum(jnp.square(function(*args))))
+
+
+def generation(options: Options) -> Measured:
+    """nbody_small as the generator makes it, files and all, against a NumPy loop.
+
+    Beside it the inverse cubes of all pairs' distances alone, on all cores: no program
+    that computes every pair can take less.
+    """
+    settings = simulation.PRESETS["nbody_small"]
+    (_, initial), *_ = simulation.chunks(settings, 1)
+    system = initial.positions[0], initial.velocities[0], initial.sources[0]
+    count, cores = sum(settings.sizes), len(os.sched_getaffinity(0))
+
+    def generate() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            generate_nbody.generate(settings, f"{folder}/data", progress=False)
+
+    runs = {
+        "numpy": lambda: numpy_nbody.simulate(*system, settings.num_steps),
+        "generator": generate,
+        "inverse_cubes": inverse_cubes(settings, cores),
+    }
+    times = programs.take_turns(runs, options.rounds, "rounds")
+    times["generator"] = times["generator"] / count
+    simulations = cores * simulation.num_lanes(settings)
+    times["inverse_cubes"] = times["inverse_cubes"] / simulations
+    rows: Rows = []
+    for name, values in times.items():
+        row: dict[str, Any] = {"program": name, **statistics("simulation", values)}
+        row["all_seconds"] = 1e-3 * count * float(np.median(values))
+        row["of_numpy"] = float(np.median(values / times["numpy"]))
+        row["of_authors"] = float(np.median(values)) / AUTHORS_MS
+        rows.append(row)
+    note = (
+        f"Times in ms per simulation of {settings.num_steps:,} steps; the authors' "
+        f"loop is stated to take {AUTHORS_MS:.0f}"
+    )
+    return Measured(rows, note, markdown(rows))
+
+
+def inverse_cubes(settings: simulation.Settings, count: int) -> Callable[[], Any]:
+    """1 / r^3 of every pair of bodies in every step, and nothing else.
+
+    Of `count` groups of as many simulations as the generator integrates together, in as
+    many threads.
+    """
+    bodies = settings.num_bodies[1]
+    shape = (bodies * (bodies - 1) // 2, simulation.num_lanes(settings))
+
+    def all_steps(squares: Array) -> Array:
+        def step(_: Any, squares: Array) -> Array:
+            inverse = 1 / (squares * jnp.sqrt(squares))
+            return squares + settings.dt * inverse  # or the loop would be left out
+
+        return jax.lax.fori_loop(0, settings.num_steps, step, squares)
+
+    with simulation.float64_on_cpu():
+        squares = jnp.ones(shape, settings.dtype)
+        compiled: Any = (
+            jax.jit(all_steps)
+            .lower(squares)
+            .compile(compiler_options=simulation.COMPILER_OPTIONS)
+        )
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+
+    def run() -> None:
+        groups = [
+            pool.submit(lambda: jax.block_until_ready(compiled(squares)))
+            for _ in range(count)
+        ]
+        for group in groups:
+            group.result()
+
+    return run
+
+
+def statistics(name: str, times: np.ndarray) -> dict[str, float]:
+    """Mean, variance, median and 10th percentile, as columns of a table."""
+    return {
+        f"{name}_mean": float(times.mean()),
+        f"{name}_variance": float(times.var()),
+        f"{name}_median": float(np.median(times)),
+        f"{name}_p10": float(np.percentile(times, 10)),
+    }
+
+
+def ratio(times: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """The median over the rounds of one time over another, as a column of a table."""
+    return {"ratio": float(np.median(times / others))}
+
+
+def columns(rows: Rows) -> list[str]:
+    """Names of the columns of a table, those that only some rows have too."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def markdown(rows: Rows) -> str:
+    """The rows in Markdown."""
+    names = columns(rows)
+    lines = [f"| {' | '.join(names)} |", "|" + "--:|" * len(names)]
+    for row in rows:
+        cells = [_cell(row.get(name, "")) for name in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def draw_speed(rows: Rows) -> Figure:
+    """Mean forward times over nodes, one panel per batch size, with deviations."""
+    sizes = sorted({row["batch"] for row in rows})
+    figure = Figure(figsize=(4 * len(sizes), 3.6), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
+    for axes, size in zip(panels, sizes, strict=True):
+        for name in ("torch", "egnn", "demetar"):
+            own = [r for r in rows if r["batch"] == size and f"{name}_mean" in r]
+            label = {"torch": "EGNN, PyTorch", "egnn": "EGNN", "demetar": "DEMETAr"}
+            axes.errorbar(
+                [row["nodes"] for row in own],
+                [row[f"{name}_mean"] for row in own],
+                [row[f"{name}_variance"] ** 0.5 for row in own],
+                marker=".",
+                capsize=2,
+                label=label[name],
+            )
+        axes.set(xlabel="nodes per graph", yscale="log", title=f"batch {size}")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("forward ms, mean and deviation")
+    panels[0].legend()
+    figure.suptitle(
+        f"{common.device()}; DEMETAr up to its own limit of edge tokens", fontsize=9
+    )
+    return figure
+
+
+def draw_growth(rows: Rows, exponent: float) -> Figure:
+    """Median forward time over edges."""
+    figure = Figure(figsize=(4.5, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    edges = [row["edges"] for row in rows]
+    axes.plot(edges, [row["egnn_median"] for row in rows], marker="o")
+    axes.set(xscale="log", yscale="log", xlabel="edges", ylabel="EGNN forward ms")
+    axes.set_title(f"exponent {exponent:.2f}, {common.device()}", fontsize=9)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+MEASUREMENTS: Mapping[str, Callable[[Options], Measured]] = {
+    "speed": speed,
+    "growth": growth,
+    "step": steps,
+    "molecules": molecules,
+    "steerable": steerable,
+    "generation": generation,
+}
