@@ -106,12 +106,6 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(root) / "demetar"
 
 
-def enable_compile_cache() -> None:
-    """Keep compiled programs on the disk, so that a second start is fast."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 class StopSignal:
     """Remembers a SIGINT or SIGTERM until the loop asks.
 

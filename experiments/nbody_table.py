@@ -57,7 +57,9 @@ for _name, _text in PASSED_ON.items():
     flags.DEFINE_string(
         _name, None, f"{_text} Default: that of experiments.nbody for each model."
     )
-flags.DEFINE_bool("compile_cache", False, "Keep compiled programs between starts.")
+flags.DEFINE_bool(
+    "compile_cache", False, "Keep compiled programs in ~/.cache/demetar/programs."
+)
 
 
 def main(_: list[str]) -> int:

@@ -20,6 +20,7 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import checkpoint, equivariance, hosts, loop, optim, writers
+from demetar.train.program_cache import ProgramCache
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Batch, TaskSpec
@@ -104,7 +105,9 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string(
     "workdir", None, "Work directory. Default: runs/DATASET/MODEL, changes appended."
 )
-flags.DEFINE_bool("compile_cache", False, "Keep compiled programs between starts.")
+flags.DEFINE_bool(
+    "compile_cache", False, "Keep compiled programs in ~/.cache/demetar/programs."
+)
 flags.DEFINE_enum("dtype", "float32", ("float32", "float64"), "Of the training.")
 flags.DEFINE_string(
     "coordinator",
@@ -157,8 +160,6 @@ def prepare() -> None:
     if not FLAGS.model:
         raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
     models.model_class(FLAGS.model)
-    if FLAGS.compile_cache:
-        common.enable_compile_cache()
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
     processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
 
@@ -185,6 +186,7 @@ def run(job: Job) -> int:
         dataset,
         *training_settings(settings, dataset),
         make_phases(settings, dataset),
+        cache=program_cache(config, dataset.task) if FLAGS.compile_cache else None,
     )
     run = Run.start(trainer, workdir / "last.npz")
     hosts.from_main(lambda: common.claim_workdir(workdir, config))
@@ -354,6 +356,13 @@ def make_phases(settings: dict[str, Any], dataset: data.Dataset) -> list[loop.Ph
         model = models.build(name, dataset.task, fields)
         phases.append(loop.Phase(end, model, phase.loss_floor))
     return phases
+
+
+def program_cache(config: Mapping[str, Any], task: TaskSpec) -> ProgramCache:
+    """The compiled programs of runs with these settings, whatever their seeds."""
+    described = {name: value for name, value in config.items() if name != "seed"}
+    folder = common.cache_dir() / "programs"
+    return ProgramCache(folder, {"run": described, "task": task.to_json()})
 
 
 def write_best(

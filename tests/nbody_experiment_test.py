@@ -137,6 +137,24 @@ def test_a_run_leaves_its_record(run_python, tmp_path, dataset):
     assert_reproduces(workdir / "best.npz", folder_of(dataset), errors)
 
 
+def test_the_flag_makes_a_second_start_fast(run_python, tmp_path, dataset):
+    records = []
+    for number, seed in enumerate((1, 1, 2)):
+        args = ["--model=egnn", "--set=hidden_size=8", dataset, "--epochs=1"]
+        args += [f"--workdir=run{number}", f"--seed={seed}", "--compile_cache"]
+        done = run_python(
+            ["-m", "experiments.nbody", *args], XDG_CACHE_HOME=str(tmp_path / "cache")
+        )
+        assert done.returncode == 0, done.stderr
+        assert "cpu_aot_loader" not in done.stderr
+        text = (tmp_path / f"run{number}" / "record.json").read_text()
+        records.append(json.loads(text))
+    first, second, third = records
+    assert second["test_loss"] == first["test_loss"] != third["test_loss"]
+    assert second["compile_seconds"] < 0.5 * first["compile_seconds"]
+    assert third["compile_seconds"] < 0.5 * first["compile_seconds"]
+
+
 def assert_reproduces(
     path: pathlib.Path, folder: pathlib.Path, errors: np.ndarray
 ) -> None:

@@ -22,6 +22,7 @@ from demetar.data import base as data
 from demetar.data import shares
 from demetar.train import flat, loop, losses, optim
 from demetar.train.placement import Placement
+from demetar.train.program_cache import ProgramCache
 from demetar.types import Array, Batch, Params, TrainState
 
 SPARE_SHARE = 200  # one batch in so many of an interval, where their number varies
@@ -34,6 +35,8 @@ class Trainer:
       model, dataset, settings, optimizer: of the run.
       phases: with which it begins.
       devices: that share each batch; by default all, those of other hosts too.
+      cache: where compiled programs are kept; its description is of these arguments.
+        Runs of several hosts compile their own.
 
     Attributes:
       dataset: its plans are those that the programs take.
@@ -51,6 +54,7 @@ class Trainer:
         optimizer: optim.Settings,
         phases: Sequence[loop.Phase] = (),
         devices: Sequence[jax.Device] | None = None,
+        cache: ProgramCache | None = None,
     ):
         self.placement = Placement(jax.devices() if devices is None else devices)
         self._whole = dataset.packing
@@ -63,6 +67,7 @@ class Trainer:
         self.compile_seconds = 0.0
         self.call_seconds = 0.0
         self._model = model
+        self._cache = cache if jax.process_count() == 1 else None
         self._phases = tuple(phases)
         self._arrays = self.placement.everywhere(dataset.packing.arrays())
         self._valid_plan = dataset.plan("valid")
@@ -92,7 +97,10 @@ class Trainer:
             return TrainState(params, opt_state, jnp.int32(0), key, average)
 
         keys = jnp.stack([jax.random.key(seed) for seed in self.settings.seeds])
-        return self.placement.everywhere(jax.jit(jax.vmap(init_one))(keys))
+        start = self._kept(
+            "init", keys, lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile()
+        )
+        return self.placement.everywhere(start(keys))
 
     def evaluated_params(self, state: TrainState) -> Params:
         """The parameters that are evaluated and kept, [R, ...]."""
@@ -220,16 +228,22 @@ class Trainer:
         out_axis: int | None = None,
         donate: tuple[int, ...] = (),
     ) -> Any:
-        """The compiled program, made on first use; it accepts one set of shapes."""
+        """The compiled program, got on first use; it accepts one set of shapes."""
         if name not in self._programs:
             start = time.perf_counter()
-            tree, rows = args
-            self._programs[name] = self.placement.compile(
-                function, (tree, self._arrays, rows), out_axis, donate
+            whole = (args[0], self._arrays, args[1])
+            self._programs[name] = self._kept(
+                name,
+                whole,
+                lambda: self.placement.compile(function, whole, out_axis, donate),
             )
             self.compile_seconds += time.perf_counter() - start
             self.num_compiles += 1
         return self._programs[name]
+
+    def _kept(self, name: str, args: Any, make: Callable[[], Any]) -> Any:
+        """What `make` compiles for `args`, or the same from the cache."""
+        return self._cache.get(name, args, make) if self._cache else make()
 
     def _train_call(
         self,

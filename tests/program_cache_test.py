@@ -1,0 +1,129 @@
+"""Compiled programs that are kept: the same results, and never those of other code."""
+
+import importlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from demetar import models
+from demetar.train import loop, optim, program_cache
+from demetar.train.program_cache import ProgramCache
+from demetar.train.run import Run
+from demetar.train.trainer import Trainer
+from tests import loop_test
+
+SETTINGS = loop.Settings(epochs=2, eval_every=1, seeds=(1, 2), average_decay=0.9)
+
+
+class NothingToCompile(Exception):
+    """Raised where a program is compiled that should have been found."""
+
+
+def make_trainer(folder, model="linear_map", description=None):
+    dataset = loop_test.make_dataset()
+    cache = ProgramCache(folder, description or {"model": model})
+    built = models.build(model, dataset.task)
+    return Trainer(built, dataset, SETTINGS, optim.Settings(learning_rate=0.02), cache=cache)
+
+
+def train(trainer, path):
+    """The state after a whole run, and the errors on the test set."""
+    run = Run.start(trainer, path / "last.npz")
+    run.fit(lambda _: None, lambda: None, lambda: False)
+    errors, _ = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+    return run.state, errors
+
+
+@pytest.fixture(autouse=True)
+def fresh_surroundings():
+    """They are looked at once per process."""
+    program_cache._surroundings.cache_clear()
+    yield
+    program_cache._surroundings.cache_clear()
+
+
+def test_a_second_start_compiles_nothing_and_computes_the_same(
+    tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    first = make_trainer(tmp_path / "programs")
+    expected = train(first, tmp_path / "first")
+    assert len(list((tmp_path / "programs").glob("*.program"))) == 3
+
+    second = make_trainer(tmp_path / "programs")
+
+    def refuse(*_):
+        raise NothingToCompile
+
+    monkeypatch.setattr(second.placement, "compile", refuse)
+    monkeypatch.setattr(second, "_model", None)  # nor is the model traced
+    capfd.readouterr()
+    found = train(second, tmp_path / "second")
+    loop_test.assert_equal_trees(found, expected)
+    assert "cpu_aot_loader" not in capfd.readouterr().err
+
+    other = make_trainer(tmp_path / "programs", description={"model": "other"})
+    monkeypatch.setattr(other.placement, "compile", refuse)
+    with pytest.raises(NothingToCompile):
+        train(other, tmp_path / "second")
+
+
+def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path):
+    expected = train(make_trainer(tmp_path / "programs"), tmp_path)
+    (tmp_path / "last.npz").unlink()
+    files = sorted((tmp_path / "programs").glob("*.program"))
+    whole = [file.read_bytes() for file in files]
+    files[0].write_bytes(whole[0][:-1])
+    files[1].write_bytes(whole[1][:100] + b"?" + whole[1][101:])
+    files[2].write_bytes(b"")
+    loop_test.assert_equal_trees(
+        train(make_trainer(tmp_path / "programs"), tmp_path), expected
+    )
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
+    (tmp_path / "programs").write_text("a file, not a folder")
+    train(make_trainer(tmp_path / "programs"), tmp_path)
+
+
+def test_what_determines_a_program_is_in_its_key(tmp_path, monkeypatch):
+    def key(name="train", description="a", size=3, dtype=np.float32):
+        program_cache._surroundings.cache_clear()
+        args = ({"x": np.zeros(size, dtype)},)
+        return ProgramCache(tmp_path, {"run": description}).key(name, args)
+
+    keys = {key(), key("evaluate"), key(description="b"), key(size=4)}
+    keys |= {key(dtype=np.float64)}
+    with jax.enable_x64(True):
+        keys.add(key())
+    monkeypatch.setenv("XLA_FLAGS", "--something")
+    keys.add(key())
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(program_cache.os, "sched_getaffinity", lambda _: {0})
+    keys.add(key())
+    assert len(keys) == 8
+    monkeypatch.undo()
+    assert key() == key() and key() in keys
+
+
+def test_code_that_is_no_installed_package_is_in_the_key(tmp_path, monkeypatch):
+    """A model that somebody has beside the project, and the project itself."""
+    (tmp_path / "somebodys_model.py").write_text("SCALE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("somebodys_model")
+    try:
+        names = program_cache.own_modules()
+        assert {"somebodys_model", "demetar.models.egnn", "demetar.nn.mlp"} <= set(
+            names
+        )
+        assert not {"jax", "haiku", "optax", "json"} & set(names)
+        before = program_cache._surroundings()
+        (tmp_path / "somebodys_model.py").write_text("SCALE = 2\n")
+        program_cache._surroundings.cache_clear()
+        assert program_cache._surroundings() != before
+    finally:
+        del sys.modules["somebodys_model"]
