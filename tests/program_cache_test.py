@@ -25,7 +25,9 @@ def make_trainer(folder, model="linear_map", description=None):
     dataset = loop_test.make_dataset()
     cache = ProgramCache(folder, description or {"model": model})
     built = models.build(model, dataset.task)
-    return Trainer(built, dataset, SETTINGS, optim.Settings(learning_rate=0.02), cache=cache)
+    return Trainer(
+        built, dataset, SETTINGS, optim.Settings(learning_rate=0.02), cache=cache
+    )
 
 
 def train(trainer, path):
