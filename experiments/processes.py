@@ -1,7 +1,7 @@
-"""Several processes, on one host or more, that train one run together.
+"""The cores of a processor as devices, and several processes that train one run.
 
-Each is started with the same command but for --process_id. jax's distributed runtime
-connects them; when one of them stops, it ends the others.
+Each process is started with the same command but for --process_id. jax's distributed
+runtime connects them; when one of them stops, it ends the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,32 @@ LOST = (
     "commands, and the run continues from its last checkpoint"
 )
 
+MOST_CORES = 4  # that share a batch unless more are asked for
+_DEVICES_SAID = {
+    "JAX_NUM_CPU_DEVICES": "",
+    "XLA_FLAGS": "xla_force_host_platform_device_count",
+}
+
 FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+def use_cores(num_devices: int | None) -> None:
+    """Make devices of the cores, before anything computes; GPUs are as they are.
+
+    A core that computes its share of a batch waits for the others once per update; what
+    jax spreads over cores itself, kernel by kernel, makes them wait in each.
+
+    Args:
+      num_devices: None: one per core up to `MOST_CORES`, or what the environment says.
+    """
+    if num_devices is not None:
+        jax.config.update("jax_num_cpu_devices", num_devices)
+    elif not any(
+        name in os.environ and part in os.environ[name]
+        for name, part in _DEVICES_SAID.items()
+    ):
+        cores = min(len(os.sched_getaffinity(0)), MOST_CORES)
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def start(

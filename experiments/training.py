@@ -109,6 +109,13 @@ flags.DEFINE_bool(
     "compile_cache", False, "Keep compiled programs in ~/.cache/demetar/programs."
 )
 flags.DEFINE_enum("dtype", "float32", ("float32", "float64"), "Of the training.")
+flags.DEFINE_integer(
+    "cpu_devices",
+    None,
+    "Devices to make of a processor's cores; they share each batch. Default: one per "
+    f"core, at most {processes.MOST_CORES}; 1 with --coordinator.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "coordinator",
     None,
@@ -161,6 +168,8 @@ def prepare() -> None:
         raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
     models.model_class(FLAGS.model)
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+    if FLAGS.coordinator is None or FLAGS.cpu_devices is not None:
+        processes.use_cores(FLAGS.cpu_devices)
     processes.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
 
 

@@ -38,9 +38,12 @@ def test_operations_and_bytes_of_a_matrix_product():
 def test_turns_are_interleaved_and_each_is_warmed():
     calls: list[str] = []
     runs = {name: functools.partial(calls.append, name) for name in ("a", "b")}
-    times = programs.take_turns(runs, 3, "rounds")
+    times = programs.take_turns(runs, 3, "rounds", settle_seconds=0)
     assert calls == ["a", "a", "b", "b"] * 3
     assert all(values.shape == (3,) for values in times.values())
+    calls.clear()
+    programs.take_turns(runs, 1, "rounds", settle_seconds=0.001)
+    assert calls.count("a") > 2 and "".join(calls).count("ab") == 1
 
 
 def test_the_batch_is_one_of_the_fast_path():

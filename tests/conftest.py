@@ -15,6 +15,8 @@ from tests.commands import Command
 # Before anything imports jax or matplotlib; subprocesses inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# One device; more than one have tests of their own, and programs that compile longer.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 # The tests compile much and compute little: unoptimised they take half the time.
 os.environ.setdefault(
     "XLA_FLAGS",

@@ -10,13 +10,14 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from demetar.data import base as data
 from demetar.data import shares
 from demetar.errors import UserError
-from experiments import native_messages
+from experiments import native_messages, processes
 from tests import devices_script
 from tools import generate_nbody, simulation
 
@@ -202,6 +203,29 @@ def test_a_batch_that_cannot_be_spread_is_refused(monkeypatch):
     monkeypatch.setattr(packing, "bucket", type(packing.bucket)(**small))
     with pytest.raises(UserError, match="use fewer devices or a larger --batch_size"):
         packing.plan(dataset.splits["train"])
+
+
+@pytest.mark.parametrize(
+    "environment, cores, asked, expected",
+    [
+        ({}, 2, None, 2),
+        ({}, 64, None, 4),
+        ({}, 64, 32, 32),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 2, None, None),
+        ({"XLA_FLAGS": EIGHT}, 2, None, None),
+        ({"XLA_FLAGS": "--xla_something_else"}, 2, None, 2),
+    ],
+)
+def test_cores_become_devices(monkeypatch, environment, cores, asked, expected):
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    told: dict[str, int] = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    processes.use_cores(asked)
+    assert told.get("jax_num_cpu_devices") == expected
 
 
 # --- The command --------------------------------------------------------------------

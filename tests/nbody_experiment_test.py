@@ -142,11 +142,13 @@ def test_the_flag_makes_a_second_start_fast(run_python, tmp_path, dataset):
     for number, seed in enumerate((1, 1, 2)):
         args = ["--model=egnn", "--set=hidden_size=8", dataset, "--epochs=1"]
         args += [f"--workdir=run{number}", f"--seed={seed}", "--compile_cache"]
+        args += ["--cpu_devices=2"]
         done = run_python(
             ["-m", "experiments.nbody", *args], XDG_CACHE_HOME=str(tmp_path / "cache")
         )
         assert done.returncode == 0, done.stderr
         assert "cpu_aot_loader" not in done.stderr
+        assert "devices   2 x cpu" in done.stdout
         text = (tmp_path / f"run{number}" / "record.json").read_text()
         records.append(json.loads(text))
     first, second, third = records

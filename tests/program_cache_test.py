@@ -93,13 +93,14 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
 
 
 def test_what_determines_a_program_is_in_its_key(tmp_path, monkeypatch):
-    def key(name="train", description="a", size=3, dtype=np.float32):
+    def key(name="train", description="a", size=3, dtype=np.float32, count=1):
         program_cache._surroundings.cache_clear()
         args = ({"x": np.zeros(size, dtype)},)
-        return ProgramCache(tmp_path, {"run": description}).key(name, args)
+        cache = ProgramCache(tmp_path, {"run": description})
+        return cache.key(name, args, count * jax.devices()[:1])
 
     keys = {key(), key("evaluate"), key(description="b"), key(size=4)}
-    keys |= {key(dtype=np.float64)}
+    keys |= {key(dtype=np.float64), key(count=2)}
     with jax.enable_x64(True):
         keys.add(key())
     monkeypatch.setenv("XLA_FLAGS", "--something")
@@ -107,7 +108,7 @@ def test_what_determines_a_program_is_in_its_key(tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(program_cache.os, "sched_getaffinity", lambda _: {0})
     keys.add(key())
-    assert len(keys) == 8
+    assert len(keys) == 9
     monkeypatch.undo()
     assert key() == key() and key() in keys
 

@@ -23,11 +23,14 @@ class Placement:
     that of the slots, is spread over them.
 
     Attributes:
-      num_devices: of all hosts.
+      devices, num_devices: of all hosts.
+      on_cpu: whether they are cores of processors.
     """
 
     def __init__(self, devices: Sequence[jax.Device]):
+        self.devices = tuple(devices)
         self.num_devices = len(devices)
+        self.on_cpu = devices[0].platform == "cpu"
         self._mesh = jax.sharding.Mesh(np.array(devices), (loop.AXIS,))
         self._everywhere = NamedSharding(self._mesh, _EVERYWHERE)
 
@@ -44,7 +47,7 @@ class Placement:
           function: to compile.
           args: what it will be called with; only shapes and places matter.
           out_axis: of its outputs, along which those of the devices are joined; None
-            where all devices have the same outputs. Every device gets the whole.
+            where all devices have the same outputs. Every host gets the whole.
           donate: arguments whose memory it may use.
         """
         if self.num_devices == 1:
@@ -58,7 +61,9 @@ class Placement:
             out_specs=joined,
             check_vma=False,  # what is the same everywhere is said by hand
         )
-        jitted = jax.jit(shared, donate_argnums=donate, out_shardings=self._everywhere)
+        # A host that sees all devices takes the parts from where they are.
+        places = None if jax.process_count() == 1 else self._everywhere
+        jitted = jax.jit(shared, donate_argnums=donate, out_shardings=places)
         return jitted.lower(*args).compile()
 
     def everywhere(self, tree: Any) -> Any:

@@ -23,7 +23,7 @@ import platform
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,8 @@ _PACKAGE = __name__.partition(".")[0]
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _VARIABLES = ("JAX_", "XLA_", "TF_XLA_")  # prefixes, of the environment
 _NOISE = b"cpu_aot_loader.cc"
+# What jax or the disk say of a program that they cannot keep.
+_NOT_KEPT = (UserError, OSError, ValueError, TypeError, NotImplementedError)
 
 
 class ProgramCache:
@@ -51,32 +53,41 @@ class ProgramCache:
         self._folder = folder
         self._description = json.dumps(description, sort_keys=True, default=str)
 
-    def get(self, name: str, args: Any, make: Callable[[], Any]) -> Any:
+    def get(
+        self,
+        name: str,
+        args: Any,
+        devices: Sequence[jax.Device],
+        make: Callable[[], Any],
+    ) -> Any:
         """The compiled program, from the disk or else from `make`, and then kept.
 
         Args:
           name: which program of the run.
           args: what it will be called with; shapes and types matter.
+          devices: that execute it.
           make: compiles it.
         """
-        path = self._folder / f"{self.key(name, args)}{SUFFIX}"
-        program = _load(path)
+        path = self._folder / f"{self.key(name, args, devices)}{SUFFIX}"
+        program = _load(path, devices)
         if program is None:
             program = make()
             # What cannot be kept is compiled next time too.
-            with contextlib.suppress(UserError, OSError, ValueError, TypeError):
+            with contextlib.suppress(*_NOT_KEPT):
                 _save(path, program)
         return program
 
-    def key(self, name: str, args: Any) -> str:
+    def key(self, name: str, args: Any, devices: Sequence[jax.Device]) -> str:
         """SHA-256 of all that determines a program."""
         leaves, structure = jax.tree.flatten(args)
         shapes = [f"{leaf.dtype}{leaf.shape}" for leaf in leaves]
-        parts = [name, self._description, str(structure), *shapes, *_surroundings()]
+        places = [f"{device.id} {device.device_kind}" for device in devices]
+        parts = [name, self._description, str(structure), *shapes, *places]
+        parts += _surroundings()
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _load(path: pathlib.Path) -> Any:
+def _load(path: pathlib.Path, devices: Sequence[jax.Device]) -> Any:
     """The program of a file; None where there is none, or not a whole one."""
     try:
         content = path.read_bytes()
@@ -86,7 +97,10 @@ def _load(path: pathlib.Path) -> Any:
     if hashlib.sha256(payload).digest() != digest:
         return None
     with _quiet_loader():
-        return serialize_executable.deserialize_and_load(*pickle.loads(payload))
+        executable, in_tree, out_tree = pickle.loads(payload)
+        return serialize_executable.deserialize_and_load(
+            executable, in_tree, out_tree, execution_devices=devices
+        )
 
 
 def _save(path: pathlib.Path, program: Any) -> None:

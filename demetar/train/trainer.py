@@ -1,7 +1,7 @@
 """A model on a data set as compiled programs: calls over many batches.
 
-One call is one compiled program: `lax.scan` over the batches of a plan, `vmap` over
-the replicas. What it computes is a function of (seeds, settings, data) alone.
+One call is one compiled program: `lax.scan` over the batches of a plan, for every
+replica. What it computes is a function of (seeds, settings, data) alone.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class Trainer:
 
         keys = jnp.stack([jax.random.key(seed) for seed in self.settings.seeds])
         start = self._kept(
-            "init", keys, lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile()
+            "init",
+            keys,
+            list(keys.devices()),
+            lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile(),
         )
         return self.placement.everywhere(start(keys))
 
@@ -235,15 +238,22 @@ class Trainer:
             self._programs[name] = self._kept(
                 name,
                 whole,
+                self.placement.devices,
                 lambda: self.placement.compile(function, whole, out_axis, donate),
             )
             self.compile_seconds += time.perf_counter() - start
             self.num_compiles += 1
         return self._programs[name]
 
-    def _kept(self, name: str, args: Any, make: Callable[[], Any]) -> Any:
-        """What `make` compiles for `args`, or the same from the cache."""
-        return self._cache.get(name, args, make) if self._cache else make()
+    def _kept(
+        self,
+        name: str,
+        args: Any,
+        devices: Sequence[jax.Device],
+        make: Callable[[], Any],
+    ) -> Any:
+        """What `make` compiles for `args` and `devices`, or the same from the cache."""
+        return self._cache.get(name, args, devices, make) if self._cache else make()
 
     def _train_call(
         self,
@@ -278,10 +288,12 @@ class Trainer:
             updates = jnp.int32(num_graphs > 0)
             return state, {**metrics, "updates": updates, "graphs": num_graphs}
 
-        many = over_replicas(step, len(self.settings.seeds), (0, 0))
+        def steps(state: TrainState, rows: Mapping[str, Array]) -> tuple[Any, Any]:
+            state, metrics = jax.lax.scan(step, state, rows)
+            return state, {name: value.sum(axis=0) for name, value in metrics.items()}
+
         flat_state, restore = flat.flatten(state)
-        flat_state, metrics = jax.lax.scan(many, flat_state, rows)
-        sums = {name: value.sum(axis=0) for name, value in metrics.items()}
+        flat_state, sums = self._over_replicas(steps, (0, 1))(flat_state, rows)
         return restore(flat_state), sums
 
     def _evaluate_call(
@@ -303,23 +315,32 @@ class Trainer:
 
             return jax.lax.scan(step, None, rows)[1]
 
-        return over_replicas(one, len(self.settings.seeds), (0,))(params)
+        return self._over_replicas(one, (0,))(params)
+
+    def _over_replicas(self, function: Callable, axes: tuple[int, ...]) -> Callable:
+        """`function` of one replica, for all of them; results along axis 0.
+
+        One after the other on a CPU, whose cores are busy with one and whose caches do
+        not hold several, else side by side.
+
+        Args:
+          axes: of the replicas R, for each argument.
+        """
+        if len(self.settings.seeds) > 1 and not self.placement.on_cpu:
+            return jax.vmap(function, in_axes=axes)
+
+        def in_turn(*args: Any) -> Any:
+            replicas_first = tuple(
+                jax.tree.map(lambda leaf, axis=axis: jnp.moveaxis(leaf, axis, 0), arg)
+                for arg, axis in zip(args, axes, strict=True)
+            )
+            if len(self.settings.seeds) > 1:
+                return jax.lax.map(lambda own: function(*own), replicas_first)
+            own = jax.tree.map(lambda leaf: leaf[0], replicas_first)
+            return jax.tree.map(lambda leaf: leaf[None], function(*own))
+
+        return in_turn
 
 
 def _is_ragged(dataset: data.Dataset) -> bool:
     return dataset.packing.bucket.nodes_per_graph is None
-
-
-def over_replicas(function: Callable, num_replicas: int, axes: tuple) -> Callable:
-    """`function` over the leading axis R of the arguments whose axis is 0."""
-    if num_replicas > 1:
-        return jax.vmap(function, in_axes=axes)
-
-    def single(*args: Any) -> Any:  # a batch dimension of 1 would cost time
-        args = tuple(
-            jax.tree.map(lambda leaf: leaf[0], arg) if axis == 0 else arg
-            for arg, axis in zip(args, axes, strict=True)
-        )
-        return jax.tree.map(lambda leaf: leaf[None], function(*args))
-
-    return single

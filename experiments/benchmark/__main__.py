@@ -9,8 +9,9 @@ within a compiled call, against PyTorch, and of several seeds in one program.
 `molecules`: EGNN in its form for QM9 against PyTorch, on one packed batch. `steerable`:
 SEGNN over its degrees against the same function of e3nn-jax's own layers. `growth`: the
 forward pass over the number of edges. `generation`: nbody_small against a NumPy loop.
-Programs are timed in turns; tables state medians, or means with variances. `speed`,
-`step` and `molecules` need PyTorch (`python -m pip install torch`).
+Programs are timed in turns; tables state medians, or means with variances. As in
+training, the cores of a processor share a batch, but for `models` and `steerable`.
+`speed`, `step` and `molecules` need PyTorch (`python -m pip install torch`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from absl import flags
 
 from demetar import models
 from demetar.train import checkpoint
-from experiments import common
+from experiments import common, processes
 from experiments.benchmark import figures, table
 
 MEASUREMENTS = {"models": table.measure, **figures.MEASUREMENTS}
@@ -62,6 +63,7 @@ def main(_: list[str]) -> int:
         num_seeds=FLAGS.num_seeds,
         rounds=FLAGS.rounds,
     )
+    processes.use_cores(None)
     measured = MEASUREMENTS[FLAGS.figure](options)
     given = [item for item in sys.argv[1:] if not item.startswith("--out")]
     command = shlex.join(["python", "-m", "experiments.benchmark", *given])

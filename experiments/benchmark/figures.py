@@ -85,12 +85,12 @@ def forward_runs(batch_size: int, num_nodes: int) -> programs.Runs:
     batch, task = programs.only_batch(dataset), dataset.task
     model, params = programs.initialised("egnn", batch, task)
     runs = {
-        "egnn": programs.forward(model, params, batch).run,
+        "egnn": programs.predictions(model, params, dataset).run,
         "torch": torch_egnn.forward_run(params, batch, task),
     }
     with contextlib.suppress(UserError):  # more edge tokens than it takes
         model, params = programs.initialised("demetar", batch, task)
-        runs["demetar"] = programs.forward(model, params, batch).run
+        runs["demetar"] = programs.predictions(model, params, dataset).run
     return runs
 
 
@@ -101,15 +101,14 @@ def growth(options: Options) -> Measured:
         dataset = programs.random_dataset(batch_size, num_nodes)
         batch, task = programs.only_batch(dataset), dataset.task
         model, params = programs.initialised("egnn", batch, task)
-        program = programs.forward(model, params, batch)
+        program = programs.predictions(model, params, dataset)
         num_edges = batch.bucket.max_edges
         times = programs.take_turns(
             {"egnn": program.run}, options.rounds, f"{num_edges:,} edges"
         )
         row: dict[str, Any] = {"edges": num_edges, "nodes": num_nodes}
-        rows.append(
-            row | {"peak_mb": program.memory / 1e6, **statistics("egnn", times["egnn"])}
-        )
+        peak = jax.local_device_count() * program.memory / 1e6
+        rows.append(row | {"peak_mb": peak, **statistics("egnn", times["egnn"])})
     edges, medians = (
         np.log([row[name] for row in rows]) for name in ("edges", "egnn_median")
     )

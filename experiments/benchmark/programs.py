@@ -19,7 +19,9 @@ import tqdm
 
 from demetar import graphs, models
 from demetar.data import base as data
+from demetar.data import shares
 from demetar.train import loop, optim, trainer
+from demetar.train.placement import Placement
 from demetar.types import Batch, Head, Nodes, Params, TaskSpec, VectorInput
 
 STEPS = 8  # updates of one compiled call
@@ -52,8 +54,12 @@ class Program:
     def compile(cls, function: Callable, *args: Any) -> Program:
         """Compile a function for these arguments."""
         start = time.perf_counter()
-        compiled: Any = jax.jit(function).lower(*args).compile()
-        seconds = time.perf_counter() - start
+        compiled = jax.jit(function).lower(*args).compile()
+        return cls.of(compiled, args, time.perf_counter() - start)
+
+    @classmethod
+    def of(cls, compiled: Any, args: tuple, seconds: float) -> Program:
+        """A program that has been compiled, with its arguments."""
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         return cls(
             lambda: jax.block_until_ready(compiled(*args)),
@@ -67,17 +73,23 @@ class Program:
 
 
 def take_turns(
-    runs: Mapping[str, Callable[[], Any]], rounds: int, description: str
+    runs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    description: str,
+    settle_seconds: float = 0.02,
 ) -> dict[str, np.ndarray]:
     """Times in ms of each, [rounds], behind a progress bar.
 
-    Each is called once untimed before it is timed, so that none pays for the caches and
-    waiting threads of the one before.
+    Each is called untimed for a while before it is timed, so that none pays for the
+    caches and the busily waiting threads of the one before.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in tqdm.trange(rounds, desc=description):
         for name, run in runs.items():
+            begin = time.perf_counter()
             run()
+            while time.perf_counter() < begin + settle_seconds:
+                run()
             start = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - start))
@@ -173,13 +185,28 @@ def initialised(
     return model, init(jax.random.key(0), batch.graph, batch.bucket, True)
 
 
-def forward(model: hk.Transformed, params: Params, batch: Batch) -> Program:
-    """The predictions of a model for one batch."""
+def predictions(
+    model: hk.Transformed, params: Params, dataset: data.Dataset
+) -> Program:
+    """The outputs of a model for the batch of a data set, on all devices of this host.
 
-    def apply(params: Params, batch: Batch) -> Any:
+    Each makes its share of the batch from the samples, as the training loop does.
+    """
+    placement = Placement(jax.local_devices())
+    packing = dataset.packing
+    if placement.num_devices > 1:
+        packing = shares.SharedPacking(packing, placement.num_devices)
+    plan = packing.plan(dataset.splits["train"])
+    rows = placement.rows({name: values[0] for name, values in plan.items()})
+
+    def apply(params: Params, arrays: Any, rows: Any) -> Any:
+        batch = packing.assemble(arrays, rows)
         return model.apply(params, None, batch.graph, batch.bucket, False)
 
-    return Program.compile(apply, params, batch)
+    args = placement.everywhere(params), placement.everywhere(packing.arrays()), rows
+    start = time.perf_counter()
+    compiled = placement.compile(apply, args, out_axis=0)
+    return Program.of(compiled, args, time.perf_counter() - start)
 
 
 def training_steps(
@@ -189,7 +216,7 @@ def training_steps(
     fields: Mapping[str, Any] | None = None,
     num_steps: int = STEPS,
 ) -> tuple[Params, Callable[[], dict[str, np.ndarray]]]:
-    """Updates of the training loop, one batch of the data set each.
+    """Updates of the training loop, one batch of the data set each, on all devices.
 
     Returns:
       The parameters of the first seed before them, and one compiled call of
@@ -201,7 +228,6 @@ def training_steps(
         dataset,
         loop.Settings(num_steps, num_steps, tuple(range(1, 1 + seeds))),
         optim.Settings(),
-        devices=jax.local_devices()[:1],
     )
     state = loops.init()
     params = jax.tree.map(lambda leaf: np.array(leaf[0]), state.params)

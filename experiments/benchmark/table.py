@@ -1,11 +1,11 @@
 """What every model costs on one batch of complete charged systems.
 
-A forward pass and a training step: loss, gradient, Adam. Beside them, in the same
-turns, a product of two square float32 matrices and copies of a large array: the shares
-of their rates that a step reaches are XLA's counts of operations and of bytes, by time.
-XLA counts the bytes of every kernel, of which caches serve part, so that share can pass
-100 %. Memory is XLA's account of a compiled program: arguments, outputs and temporary
-buffers.
+A forward pass and a training step (loss, gradient, Adam) on one device, whose kernels
+jax spreads over the cores of a processor. Beside them, in the same turns, a product of
+two square float32 matrices and copies of a large array: the shares of their rates that
+a step reaches are XLA's counts of operations and of bytes, by time. XLA counts the
+bytes of every kernel, of which caches serve part, so that share can pass 100 %. Memory
+is XLA's account of a compiled program: arguments, outputs and temporary buffers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from demetar import models
 from demetar.data import base as data
 from demetar.train import loop, optim
-from demetar.types import TrainState
+from demetar.types import Batch, Params, TrainState
 from experiments import common
 from experiments.benchmark import figures, programs
 
@@ -72,8 +72,12 @@ def prepare(name: str, dataset: data.Dataset) -> Case:
     key = jax.random.key(0)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
     update = loop.make_update(model, task, optimizer, loop.Settings(epochs=1))
+
+    def forward(params: Params, batch: Batch) -> Any:
+        return model.apply(params, None, batch.graph, batch.bucket, False)
+
     compiled = {
-        "forward": programs.forward(model, params, batch),
+        "forward": programs.Program.compile(forward, params, batch),
         "step": programs.Program.compile(update, state, batch),
     }
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
