@@ -24,7 +24,7 @@ from demetar.data import base as data
 from demetar.data import nbody
 from demetar.train import writers
 from demetar.types import Array, Batch, TaskSpec
-from experiments import common, nbody_data, protocols, training
+from experiments import common, nbody_data, options, protocols, training
 
 NUM_PICTURED = 4  # systems in the picture of predicted motion
 
@@ -97,7 +97,7 @@ def main(_: list[str]) -> int:
     protocol = protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.dataset)
     inputs = protocols.input_fields(FLAGS.model, FLAGS.dataset, FLAGS.cues)
     protocol = dataclasses.replace(protocol, fields={**protocol.fields, **inputs})
-    settings, changed = training.resolve(protocol, OWN_FLAGS)
+    settings, changed = options.resolve(protocol, OWN_FLAGS)
     settings["dataset"] = FLAGS.dataset
     given = dict(settings)
     dataset, folder = training.load(lambda: load_dataset(settings))

@@ -1,4 +1,4 @@
-"""Training protocols by model on N-body systems and molecules, and the N-body tasks.
+"""Training protocols by model on N-body systems, and the tasks of the data sets.
 
 Each protocol names its source. A model without one trains under `DEFAULT`.
 """
@@ -77,7 +77,7 @@ NUM_NEIGHBORS = 6  # where a data set is not connected so by its own protocol
 
 DEFAULT = Protocol("the settings of this project; no paper's")
 
-_EGNN = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
+EGNN_SOURCE = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
 _EGNN_SETTINGS: Mapping[str, Any] = {"epochs": 10_000, "weight_decay": 1e-12}
 
 # The report of 2023 trains on other data. Longer runs overfit, whatever the rate.
@@ -132,10 +132,10 @@ _NEWTON = Protocol(
 )
 
 PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
-    "linear": {"paper": Protocol(_EGNN, epochs=100, learning_rate=1e-2)},
-    "linear_map": {"paper": Protocol(_EGNN, epochs=100, learning_rate=1e-2)},
-    "gnn": {"paper": Protocol(_EGNN, learning_rate=1e-3, **_EGNN_SETTINGS)},
-    "egnn": {"paper": Protocol(_EGNN, **_EGNN_SETTINGS)},
+    "linear": {"paper": Protocol(EGNN_SOURCE, epochs=100, learning_rate=1e-2)},
+    "linear_map": {"paper": Protocol(EGNN_SOURCE, epochs=100, learning_rate=1e-2)},
+    "gnn": {"paper": Protocol(EGNN_SOURCE, learning_rate=1e-3, **_EGNN_SETTINGS)},
+    "egnn": {"paper": Protocol(EGNN_SOURCE, **_EGNN_SETTINGS)},
     "segnn": {
         "paper": Protocol("Brandstetter et al. 2022, arXiv 2110.02905"),
         # Chosen on the validation set: the paper's setting overfits after some 100
@@ -153,17 +153,17 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         ),
     },
     "radial_field": {
-        "paper": Protocol(_EGNN, learning_rate=2e-4, **_EGNN_SETTINGS),
+        "paper": Protocol(EGNN_SOURCE, learning_rate=2e-4, **_EGNN_SETTINGS),
     },
     "tfn": {
         "paper": Protocol(
-            _EGNN, learning_rate=1e-3, fields=_TFN_FIELDS, **_EGNN_SETTINGS
+            EGNN_SOURCE, learning_rate=1e-3, fields=_TFN_FIELDS, **_EGNN_SETTINGS
         ),
         "preset": DEFAULT,
     },
     "se3_transformer": {
         "paper": Protocol(
-            _EGNN, learning_rate=5e-3, fields=_SE3_FIELDS, **_EGNN_SETTINGS
+            EGNN_SOURCE, learning_rate=5e-3, fields=_SE3_FIELDS, **_EGNN_SETTINGS
         ),
         "preset": DEFAULT,
     },
@@ -212,173 +212,6 @@ _MORE_CUES: Mapping[str, Any] = {
 }
 
 
-# --- QM9 ----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class MoleculeProtocol(Protocol):
-    """Settings of a training on molecules, those of the graphs among them.
-
-    Attributes:
-      connectivity, cutoff, node_features, bond_features: of `data.qm9.Settings`.
-    """
-
-    batch_size: int = 96
-    connectivity: str = "complete"
-    cutoff: float = 5.0
-    node_features: str = "species"
-    bond_features: bool = False
-
-
-_OURS = "the graphs of the paper, the training of this project"
-_COSINE: Mapping[str, Any] = {"schedule": "cosine", "warmup_epochs": 5}
-_EGNN_QM9 = MoleculeProtocol(
-    _EGNN,
-    schedule="cosine",
-    eval_every=1,
-    node_features="egnn",
-    fields={"hidden_size": 128, "num_layers": 7, "attention": True},
-)
-MOLECULE_DEFAULT = MoleculeProtocol(
-    "the settings of this project; no paper's", eval_every=1, **_COSINE
-)
-
-MOLECULE_PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
-    "egnn": {"paper": _EGNN_QM9},
-    "segnn": {
-        "paper": MoleculeProtocol(
-            "Brandstetter et al. 2022, arXiv 2110.02905",
-            batch_size=128,
-            schedule="steps",
-            weight_decay=1e-8,
-            eval_every=1,
-            connectivity="radius",
-            cutoff=2.0,
-            fields={
-                "hidden_units": 128,
-                "num_layers": 7,
-                "lmax_hidden": 2,
-                "lmax_attributes": 3,
-                "read_positions": False,
-                "instance_norm": True,
-            },
-        )
-    },
-    # The authors lower the rate on plateaus of the validation loss; here a cosine does.
-    "torchmd_et": {
-        "paper": MoleculeProtocol(
-            f"Thoelke, De Fabritiis 2022, arXiv 2202.02541; {_OURS}",
-            batch_size=128,
-            learning_rate=4e-4,
-            schedule="cosine",
-            warmup_epochs=12,  # 10,000 steps of 860 per epoch
-            eval_every=1,
-            connectivity="radius",
-            fields={
-                "num_layers": 8,
-                "num_heads": 8,
-                "head_size": 32,
-                "num_basis": 64,
-                "cutoff": 5.0,
-            },
-        )
-    },
-    "equiformer": {
-        "paper": MoleculeProtocol(
-            f"Liao, Smidt 2023, arXiv 2206.11990; {_OURS}",
-            epochs=300,
-            batch_size=64,
-            optimizer="adamw",
-            weight_decay=5e-3,
-            eval_every=1,
-            connectivity="radius",
-            fields={"hidden_irreps": "128x0e+64x1o+32x2e", "num_layers": 6},
-            **_COSINE,
-        )
-    },
-    "nequip": {
-        "paper": MoleculeProtocol(
-            f"Batzner et al. 2022, arXiv 2101.03164; {_OURS}",
-            eval_every=1,
-            connectivity="radius",
-            fields={"hidden_size": 64, "lmax": 2, "cutoff": 5.0},
-            **_COSINE,
-        )
-    },
-    "schnet": {
-        "paper": MoleculeProtocol(
-            f"Schuett et al. 2017, arXiv 1706.08566; {_OURS}",
-            batch_size=32,
-            eval_every=1,
-            **_COSINE,
-        )
-    },
-    "nmp": {
-        "paper": MoleculeProtocol(
-            f"Gilmer et al. 2017, arXiv 1704.01212; {_OURS}",
-            batch_size=20,
-            eval_every=1,
-            bond_features=True,
-            **_COSINE,
-        )
-    },
-    "cormorant": {
-        "paper": MoleculeProtocol(
-            f"Anderson et al. 2019, arXiv 1906.04015; {_OURS}",
-            epochs=256,
-            batch_size=25,
-            eval_every=1,
-            node_features="egnn",
-            **_COSINE,
-        )
-    },
-    "lieconv": {
-        "paper": MoleculeProtocol(
-            f"Finzi et al. 2020, arXiv 2002.12880; {_OURS}",
-            epochs=500,
-            batch_size=75,
-            learning_rate=3e-3,
-            eval_every=1,
-            node_features="egnn",
-            fields={"hidden_size": 1536},
-            **_COSINE,
-        )
-    },
-    **{
-        name: {
-            "paper": MoleculeProtocol(
-                f"bonds as edges; {MOLECULE_DEFAULT.source}",
-                learning_rate=1e-3,
-                clip_norm=1.0,
-                eval_every=1,
-                connectivity="bonds",
-                bond_features=True,
-                fields={"bond_tokens": True},
-                **_COSINE,
-            )
-        }
-        for name in ("demetar", "demetar_free")
-    },
-}
-
-# Where a paper has another rate for a target.
-MOLECULE_RATES: Mapping[str, Mapping[str, float]] = {
-    "egnn": dict.fromkeys(("gap", "homo", "lumo"), 1e-3),
-}
-
-
-def find_molecules(model: str, name: str, target: str) -> MoleculeProtocol:
-    """The protocol of that name for a model and a target of QM9.
-
-    Raises:
-      UserError: the model has none of that name.
-    """
-    known = MOLECULE_PROTOCOLS.get(model, {"paper": MOLECULE_DEFAULT})
-    protocol = _named(known, model, name)
-    rate = MOLECULE_RATES.get(model, {}).get(target, protocol.learning_rate)
-    return dataclasses.replace(protocol, learning_rate=rate)
-
-
 def find(model: str, name: str, dataset: str = "nbody_small") -> Protocol:
     """The protocol of that name for a model on a data set.
 
@@ -387,11 +220,16 @@ def find(model: str, name: str, dataset: str = "nbody_small") -> Protocol:
     """
     if dataset == "gravity":
         known = {"paper": GRAVITY_PROTOCOLS.get(model, GRAVITY)}
-        return _named(known, f"{model} on gravity", name)
-    return _named(PROTOCOLS.get(model, {"paper": DEFAULT}), model, name)
+        return named(known, f"{model} on gravity", name)
+    return named(PROTOCOLS.get(model, {"paper": DEFAULT}), model, name)
 
 
-def _named(known: Mapping[str, AnyProtocol], model: str, name: str) -> AnyProtocol:
+def named(known: Mapping[str, AnyProtocol], model: str, name: str) -> AnyProtocol:
+    """The one of that name among the known protocols of a model.
+
+    Raises:
+      UserError: there is none.
+    """
     if name not in known:
         raise UserError(
             f"{model} has no protocol {name!r}; expected one of {', '.join(known)}"

@@ -21,7 +21,7 @@ from absl import flags
 from demetar import models
 from demetar.data import base as data
 from demetar.data import qm9
-from experiments import common, protocols, training
+from experiments import common, molecule_protocols, options, protocols, training
 
 # Fields of the models that name scalar inputs: here these are the species.
 INPUT_FIELDS = ("node_inputs", "species_inputs")
@@ -70,8 +70,8 @@ OWN_FLAGS = ("split", "num_train", "num_valid")
 def main(_: list[str]) -> int:
     """Train, or continue, or tell that the run is finished."""
     training.prepare()
-    protocol = protocols.find_molecules(FLAGS.model, FLAGS.protocol, FLAGS.target)
-    settings, changed = training.resolve(protocol, OWN_FLAGS)
+    protocol = molecule_protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.target)
+    settings, changed = options.resolve(protocol, OWN_FLAGS)
     dataset, place = training.load(lambda: load_dataset(settings))
     for name in INPUT_FIELDS:
         if name in models.fields(FLAGS.model) and name not in settings["fields"]:

@@ -12,7 +12,7 @@ from demetar import models
 from demetar.data import molecules, qm9
 from demetar.train import checkpoint, loop, optim
 from demetar.train.trainer import Trainer
-from experiments import protocols
+from experiments import molecule_protocols
 from tests import qm9_test
 
 SMALL = (
@@ -161,13 +161,13 @@ run.Run.fit = stopped
 
 
 def test_every_protocol_is_one_that_its_model_can_take():
-    for model, named in protocols.MOLECULE_PROTOCOLS.items():
+    for model, named in molecule_protocols.PROTOCOLS.items():
         if model not in models.REGISTRY:
             continue
         if "graph_scalar" not in models.model_class(model).supports:
             continue
         for name in named:
-            protocol = protocols.find_molecules(model, name, "homo")
+            protocol = molecule_protocols.find(model, name, "homo")
             assert models.check_fields(model, protocol.fields) is not None
             assert protocol.schedule in optim.SCHEDULES
             assert protocol.connectivity in qm9.CONNECTIVITY
@@ -176,16 +176,16 @@ def test_every_protocol_is_one_that_its_model_can_take():
 
 def test_the_protocol_of_egnn_is_the_paper_s():
     rates = {
-        target: protocols.find_molecules("egnn", "paper", target).learning_rate
+        target: molecule_protocols.find("egnn", "paper", target).learning_rate
         for target in qm9.TARGETS
     }
     assert {name for name, rate in rates.items() if rate == 1e-3} == {
         *("gap", "homo", "lumo"),
     }
     assert set(rates.values()) == {1e-3, 5e-4}
-    protocol = protocols.find_molecules("egnn", "paper", "homo")
+    protocol = molecule_protocols.find("egnn", "paper", "homo")
     assert (protocol.batch_size, protocol.epochs, protocol.schedule) == (
         *(96, 1_000, "cosine"),
     )
     assert (protocol.connectivity, protocol.node_features) == ("complete", "egnn")
-    assert protocols.find_molecules("another", "paper", "mu").batch_size == 96
+    assert molecule_protocols.find("another", "paper", "mu").batch_size == 96
