@@ -30,10 +30,7 @@ LOST = (
 )
 
 MOST_CORES = 4  # that share a batch unless more are asked for
-_DEVICES_SAID = {
-    "JAX_NUM_CPU_DEVICES": "",
-    "XLA_FLAGS": "xla_force_host_platform_device_count",
-}
+_XLA_COUNT = "--xla_force_host_platform_device_count"
 
 FLAGS = ("coordinator", "num_processes", "process_id")
 
@@ -46,15 +43,21 @@ def use_cores(num_devices: int | None) -> None:
 
     Args:
       num_devices: None: one per core up to `MOST_CORES`, or what the environment says.
+
+    Raises:
+      UserError: the environment says it in a way that jax lets nobody change.
     """
-    if num_devices is not None:
-        jax.config.update("jax_num_cpu_devices", num_devices)
-    elif not any(
-        name in os.environ and part in os.environ[name]
-        for name, part in _DEVICES_SAID.items()
-    ):
-        cores = min(len(os.sched_getaffinity(0)), MOST_CORES)
-        jax.config.update("jax_num_cpu_devices", cores)
+    said = _XLA_COUNT in os.environ.get("XLA_FLAGS", "")
+    if num_devices is not None and said:
+        raise UserError(
+            f"expected --cpu_devices or {_XLA_COUNT} in XLA_FLAGS, found both; "
+            "leave one of them out"
+        )
+    if num_devices is None:
+        if said or "JAX_NUM_CPU_DEVICES" in os.environ:
+            return
+        num_devices = min(len(os.sched_getaffinity(0)), MOST_CORES)
+    jax.config.update("jax_num_cpu_devices", num_devices)
 
 
 def start(

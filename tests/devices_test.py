@@ -228,6 +228,12 @@ def test_cores_become_devices(monkeypatch, environment, cores, asked, expected):
     assert told.get("jax_num_cpu_devices") == expected
 
 
+def test_cores_that_jax_was_told_of_already_are_not_asked_for(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", EIGHT)
+    with pytest.raises(UserError, match="found both; leave one of them out"):
+        processes.use_cores(2)
+
+
 # --- The command --------------------------------------------------------------------
 
 

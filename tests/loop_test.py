@@ -16,6 +16,7 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import loop, optim
+from demetar.train import trainer as trainer_module
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec, TrainState
@@ -483,7 +484,12 @@ def test_the_schedule_is_as_long_as_the_run(tmp_path):
 # --- Seeds and the best parameters --------------------------------------------------
 
 
-def test_seeds_in_one_program_are_single_runs_and_each_keeps_its_best(tmp_path):
+@pytest.mark.parametrize("small", [0, trainer_module.SMALL])
+def test_seeds_in_one_program_are_single_runs_and_each_keeps_its_best(
+    tmp_path, monkeypatch, small
+):
+    """One after the other, and side by side."""
+    monkeypatch.setattr(trainer_module, "SMALL", small)
     rough = optim.Settings(learning_rate=0.3)  # so that validation losses go up, too
     seeds = (1, 2, 5)
     snapshots: list[Any] = []
