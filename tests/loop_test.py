@@ -16,7 +16,6 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import loop, optim
-from demetar.train import trainer as trainer_module
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec, TrainState
@@ -484,17 +483,15 @@ def test_the_schedule_is_as_long_as_the_run(tmp_path):
 # --- Seeds and the best parameters --------------------------------------------------
 
 
-@pytest.mark.parametrize("small", [0, trainer_module.SMALL])
-def test_seeds_in_one_program_are_single_runs_and_each_keeps_its_best(
-    tmp_path, monkeypatch, small
-):
-    """One after the other, and side by side."""
-    monkeypatch.setattr(trainer_module, "SMALL", small)
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_seeds_in_one_program_are_single_runs_and_each_keeps_its_best(tmp_path, on_cpu):
+    """One after the other, as on a processor, and side by side, as elsewhere."""
     rough = optim.Settings(learning_rate=0.3)  # so that validation losses go up, too
     seeds = (1, 2, 5)
     snapshots: list[Any] = []
     settings = {"optimizer": rough, "epochs": 6}
     together = make_trainer(seeds=seeds, **settings)
+    together.placement.on_cpu = on_cpu
     run, evaluations, _ = fit(together, tmp_path / "all.npz", snapshots=snapshots)
     losses = np.array([metrics["valid_loss"] for metrics in evaluations])  # [B, R]
     best = losses.argmin(axis=0)

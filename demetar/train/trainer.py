@@ -26,9 +26,6 @@ from demetar.train.program_cache import ProgramCache
 from demetar.types import Array, Batch, Params, TrainState
 
 SPARE_SHARE = 200  # one batch in so many of an interval, where their number varies
-# Parameters up to which the replicas run side by side on a CPU too: their kernels are
-# so small that starting them is what costs.
-SMALL = 10_000
 
 
 class Trainer:
@@ -324,28 +321,25 @@ class Trainer:
         """`function` of one replica, for all of them; results along axis 0.
 
         One after the other on a CPU, whose cores are busy with one and whose caches do
-        not hold several; side by side elsewhere, and where they are `SMALL`.
+        not hold several, else side by side.
 
         Args:
-          axes: of the replicas R, for each argument; the first has the parameters.
+          axes: of the replicas R, for each argument.
         """
-        num_replicas = len(self.settings.seeds)
+        if len(self.settings.seeds) > 1 and not self.placement.on_cpu:
+            return jax.vmap(function, in_axes=axes)
 
-        def mapped(*args: Any) -> Any:
-            params = getattr(args[0], "params", args[0])
-            size = sum(leaf.size for leaf in jax.tree.leaves(params)) // num_replicas
-            if num_replicas > 1 and not (self.placement.on_cpu and size > SMALL):
-                return jax.vmap(function, in_axes=axes)(*args)
+        def in_turn(*args: Any) -> Any:
             replicas_first = tuple(
                 jax.tree.map(lambda leaf, axis=axis: jnp.moveaxis(leaf, axis, 0), arg)
                 for arg, axis in zip(args, axes, strict=True)
             )
-            if num_replicas > 1:
+            if len(self.settings.seeds) > 1:
                 return jax.lax.map(lambda own: function(*own), replicas_first)
             own = jax.tree.map(lambda leaf: leaf[0], replicas_first)
             return jax.tree.map(lambda leaf: leaf[None], function(*own))
 
-        return mapped
+        return in_turn
 
 
 def _is_ragged(dataset: data.Dataset) -> bool:
