@@ -168,8 +168,7 @@ class TensorProduct(hk.Module):
     irrep, attribute irrep) that couples to the output irrep.
 
     A path mixes channels where the feature has fewer components: before the coupling,
-    in one matrix product for all paths of an input irrep, or after it, in one for all
-    paths to an output irrep.
+    in one matrix product for all paths of an input irrep, or after it, path by path.
     """
 
     def __init__(self, channels: Channels, name: str | None = None):
@@ -187,13 +186,11 @@ class TensorProduct(hk.Module):
             mixed = mlp.matmul(inputs[first], w)
             self._add_couplings(terms, mixed, paths, attribute)
         for out in self.channels:
-            paths = [p for p in blocks if p.out == out and p not in before]
-            if paths:
-                coupled = [
-                    couple(inputs[p.first], attribute[p.second], p) for p in paths
-                ]
-                w = jnp.concatenate([blocks[path] for path in paths])
-                terms[out].append(mlp.matmul(jnp.concatenate(coupled, axis=-1), w))
+            for path in (p for p in blocks if p.out == out and p not in before):
+                coupled = couple(inputs[path.first], attribute[path.second], path)
+                # Or XLA's CPU code couples anew for every output channel.
+                coupled = jax.lax.optimization_barrier(coupled)
+                terms[out].append(mlp.matmul(coupled, blocks[path]))
         return {out: functools.reduce(operator.add, terms[out]) for out in terms}
 
     def _add_couplings(
