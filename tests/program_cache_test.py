@@ -87,6 +87,21 @@ def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path):
     assert all(file.stat().st_size > 1000 for file in files)
 
 
+def test_a_program_that_jax_refuses_is_compiled_again(tmp_path, monkeypatch):
+    train(make_trainer(tmp_path / "programs"), tmp_path)
+    (tmp_path / "last.npz").unlink()
+
+    def refuse(*_, **__):
+        raise RuntimeError("another backend")
+
+    monkeypatch.setattr(
+        program_cache.serialize_executable, "deserialize_and_load", refuse
+    )
+    trainer = make_trainer(tmp_path / "programs")
+    train(trainer, tmp_path)
+    assert trainer.num_compiles == 2
+
+
 def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / "programs").write_text("a file, not a folder")
     train(make_trainer(tmp_path / "programs"), tmp_path)

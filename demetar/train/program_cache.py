@@ -36,6 +36,7 @@ SUFFIX = ".program"
 _PACKAGE = __name__.partition(".")[0]
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _VARIABLES = ("JAX_", "XLA_", "TF_XLA_")  # prefixes, of the environment
+_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _NOISE = b"cpu_aot_loader.cc"
 # What jax or the disk say of a program that they cannot keep.
 _NOT_KEPT = (UserError, OSError, ValueError, TypeError, NotImplementedError)
@@ -88,7 +89,7 @@ class ProgramCache:
 
 
 def _load(path: pathlib.Path, devices: Sequence[jax.Device]) -> Any:
-    """The program of a file; None where there is none, or not a whole one."""
+    """The program of a file; None where there is no whole one that jax takes."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -96,11 +97,12 @@ def _load(path: pathlib.Path, devices: Sequence[jax.Device]) -> Any:
     digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(payload).digest() != digest:
         return None
-    with _quiet_loader():
+    with _quiet_loader(), contextlib.suppress(ValueError, RuntimeError):
         executable, in_tree, out_tree = pickle.loads(payload)
         return serialize_executable.deserialize_and_load(
             executable, in_tree, out_tree, execution_devices=devices
         )
+    return None  # jax will not have it
 
 
 def _save(path: pathlib.Path, program: Any) -> None:
@@ -160,7 +162,7 @@ def _surroundings() -> tuple[str, ...]:
 
 def own_modules() -> dict[str, str]:
     """Files of the modules that are loaded and are no installed package but this."""
-    libraries = tuple(set(sysconfig.get_paths().values()))
+    libraries = tuple({sysconfig.get_paths()[name] + os.sep for name in _LIBRARIES})
     files = {
         name: getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
