@@ -88,7 +88,7 @@ def assert_reproduces(
     trainer = Trainer(
         model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
     )
-    found, predictions = trainer.evaluate(best.params, dataset.plan("test"))
+    found, predictions = trainer.evaluate(best.params, trainer.dataset.plan("test"))
     np.testing.assert_allclose(found["gap"], errors, rtol=1e-4)
     # By hand, from the predictions and the molecules' own values.
     plan = dataset.plan("test")
