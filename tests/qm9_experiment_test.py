@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -86,9 +87,13 @@ def assert_reproduces(
     model = models.build(best.model, best.task, best.fields)
     seeds = tuple(range(len(errors)))
     trainer = Trainer(
-        model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
+        model,
+        dataset,
+        loop.Settings(epochs=1, seeds=seeds),
+        optim.Settings(),
+        devices=jax.devices()[:1],
     )
-    found, predictions = trainer.evaluate(best.params, trainer.dataset.plan("test"))
+    found, predictions = trainer.evaluate(best.params, dataset.plan("test"))
     np.testing.assert_allclose(found["gap"], errors, rtol=1e-4)
     # By hand, from the predictions and the molecules' own values.
     plan = dataset.plan("test")
