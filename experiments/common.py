@@ -13,7 +13,7 @@ import platform
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -157,6 +157,21 @@ def positive_integers(flag: str, items: Iterable[str]) -> tuple[int, ...]:
         if not item.isdecimal() or int(item) < 1:
             raise UserError(f"expected positive integers in --{flag}, found {item!r}")
     return tuple(map(int, items))
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]], rule: str = "---") -> str:
+    """Rows of the same columns in Markdown, under the names of the first one.
+
+    Args:
+      rule: below every name; where its colons are says how the column is aligned.
+    """
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join(
+        [line(rows[0]), line(rule for _ in rows[0]), *(line(r.values()) for r in rows)]
+    )
 
 
 def make_folder(folder: pathlib.Path) -> None:

@@ -211,17 +211,15 @@ def pairs(
 
 def table(laws: Sequence[Law]) -> str:
     """By how much the learned laws depart from the true ones, as Markdown."""
-    head = " | ".join(f"r = {distance:g}" for distance in TABLED)
-    lines = [
-        f"| learned over true, less 1 | {head} |",
-        "|---" * (1 + len(TABLED)) + "|",
-    ]
+    rows = []
     for law in laws:
         middle = np.median(law.departure, axis=0)
         shown = np.interp(np.log(TABLED), np.log(law.distances), middle)
-        cells = " | ".join(f"{100 * value:+.2f} %" for value in shown)
-        lines.append(f"| {law.label} | {cells} |")
-    return "\n".join(lines)
+        row = {"learned over true, less 1": law.label}
+        for distance, value in zip(TABLED, shown, strict=True):
+            row[f"r = {distance:g}"] = f"{100 * value:+.2f} %"
+        rows.append(row)
+    return common.markdown_table(rows)
 
 
 def write(

@@ -18,7 +18,7 @@ from demetar.types import Head
 from experiments import common, processes, statistics, transfer
 
 # Flags that change nothing but where files lie and what computes.
-PLACES = ("workdir", "data_dir", *processes.FLAGS)
+PLACES = ("workdir", "data_dir", "out", "cpu_devices", *processes.FLAGS)
 
 
 def run_record(run: Run) -> dict[str, Any]:

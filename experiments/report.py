@@ -15,7 +15,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -209,7 +209,7 @@ def markdown(runs: Sequence[Run]) -> str:
     """The records, their sources and the paired differences, as Markdown."""
     sources: list[str] = []
     rows = [_markdown_row(run.label, run.record, sources) for run in runs]
-    parts = [_markdown_table(rows)]
+    parts = [common.markdown_table(rows)]
     parts.append(
         "Test loss: mean ± standard deviation over seeds. Interval: bootstrap over "
         "test samples. Δ_EQ: mean relative equivariance error under rotations."
@@ -233,7 +233,7 @@ def markdown(runs: Sequence[Run]) -> str:
     ]
     if comparisons:
         parts.append("Paired differences to the best run on the same test samples:")
-        parts.append(_markdown_table(comparisons))
+        parts.append(common.markdown_table(comparisons))
     return "\n\n".join(parts) + "\n"
 
 
@@ -280,15 +280,6 @@ def published(record: dict[str, Any]) -> Published | None:
     if any(settings.get(name) != value for name, value in task.items()):
         return None
     return PUBLISHED.get((record["dataset"], record["target"], record["model"]))
-
-
-def _markdown_table(rows: Sequence[dict[str, str]]) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join(
-        [line(rows[0]), line("---" for _ in rows[0]), *(line(r.values()) for r in rows)]
-    )
 
 
 def _fixed(value: float | None, reference: float | None) -> str:

@@ -196,6 +196,13 @@ def regular_batch(
     return _only_batch(data.RegularPacking(samples, len(members), size), len(members))
 
 
+def float64_batch(regular: bool) -> Batch:
+    """Three systems: of one size on the fast path, or of several sizes."""
+    if regular:
+        return regular_batch(systems((5, 5, 5)), "float64")
+    return make_batch(systems((5, 3, 2)), "float64")
+
+
 def _only_batch(packing: data.Packing, count: int) -> Batch:
     plan = packing.plan(np.arange(count))
     assert len(plan["weight"]) == 1

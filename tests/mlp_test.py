@@ -10,7 +10,6 @@ import pytest
 
 from demetar import graphs
 from demetar.nn import mlp
-from demetar.types import Batch
 from tests import contract
 
 TOLERANCE = 1e-10
@@ -66,9 +65,7 @@ def test_activations_are_those_of_jax(name):
 @pytest.mark.parametrize("regular", [True, False])
 def test_an_edge_layer_is_the_layer_on_both_ends_and_the_edge(regular):
     with jax.enable_x64(True):
-        members = contract.systems((5, 5, 5) if regular else (5, 3, 2))
-        make = contract.regular_batch if regular else contract.make_batch
-        batch: Batch = make(members, "float64")
+        batch = contract.float64_batch(regular)
         graph, bucket = batch.graph, batch.bucket
         nodes = random(bucket.max_nodes, 3)
         edges = random(bucket.max_edges, 2, seed=1)

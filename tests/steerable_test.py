@@ -11,7 +11,6 @@ import pytest
 
 from demetar import graphs
 from demetar.nn import steerable
-from demetar.types import Batch
 from experiments.benchmark import generic_segnn
 from tests import contract
 
@@ -132,9 +131,7 @@ def test_parities_that_do_not_couple_are_left_out():
 @pytest.mark.parametrize("lmax, regular", [(1, False), (2, True), (3, False)])
 def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
     with jax.enable_x64(True):
-        members = contract.systems((5, 5, 5) if regular else (5, 3, 2))
-        make = contract.regular_batch if regular else contract.make_batch
-        batch: Batch = make(members, "float64")
+        batch = contract.float64_batch(regular)
         graph, bucket = batch.graph, batch.bucket
         nodes = random_features(natural(lmax), bucket.max_nodes, seed=0)
         # Edges have scalars, and vectors of their own where lmax allows.

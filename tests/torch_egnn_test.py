@@ -35,9 +35,7 @@ def theirs(params, batch, task, fields, names):
 @pytest.mark.parametrize("regular", [True, False])
 def test_random_weights_move_particles_alike(regular):
     with jax.enable_x64(True):
-        members = contract.systems((5, 5, 5) if regular else (5, 3, 2))
-        make = contract.regular_batch if regular else contract.make_batch
-        batch: Batch = make(members, "float64")
+        batch = contract.float64_batch(regular)
         task, fields = contract.TASK, {"hidden_size": 7, "num_layers": 3}
         model = models.build("egnn", task, fields)
         key = jax.random.key(0)

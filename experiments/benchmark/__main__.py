@@ -19,14 +19,12 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
-import shlex
-import sys
 
 from absl import flags
 
 from demetar import models
 from demetar.train import checkpoint
-from experiments import common, processes
+from experiments import common, processes, records
 from experiments.benchmark import figures, table
 
 MEASUREMENTS = {"models": table.measure, **figures.MEASUREMENTS}
@@ -65,8 +63,7 @@ def main(_: list[str]) -> int:
     )
     processes.use_cores(None)
     measured = MEASUREMENTS[FLAGS.figure](options)
-    given = [item for item in sys.argv[1:] if not item.startswith("--out")]
-    command = shlex.join(["python", "-m", "experiments.benchmark", *given])
+    command = records.command("experiments.benchmark")
     head = f"{command}, {common.device()}. {measured.note}"
     print(f"{head}\n\n{measured.text}")
     if FLAGS.out:

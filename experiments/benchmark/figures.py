@@ -187,9 +187,7 @@ def steerable(options: Options) -> Measured:
         model, params = programs.initialised("segnn", batch, task, fields)
 
         def segnn(params: Params, batch: Batch, model: Any = model) -> Any:
-            return model.apply(params, None, batch.graph, batch.bucket, False)[
-                "position"
-            ]
+            return programs.outputs(model, params, batch)["position"]
 
         def e3nn(params: Params, batch: Batch, lmax: int = lmax) -> Any:
             return generic_segnn.forward(params, batch, task, lmax)
@@ -316,11 +314,8 @@ def columns(rows: Rows) -> list[str]:
 def markdown(rows: Rows) -> str:
     """The rows in Markdown."""
     names = columns(rows)
-    lines = [f"| {' | '.join(names)} |", "|" + "--:|" * len(names)]
-    for row in rows:
-        cells = [_cell(row.get(name, "")) for name in names]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [{name: _cell(row.get(name, "")) for name in names} for row in rows]
+    return common.markdown_table(cells, rule="--:")
 
 
 def _cell(value: Any) -> str:

@@ -185,6 +185,11 @@ def initialised(
     return model, init(jax.random.key(0), batch.graph, batch.bucket, True)
 
 
+def outputs(model: hk.Transformed, params: Params, batch: Batch) -> Any:
+    """What a model makes of a batch, outside of training."""
+    return model.apply(params, None, batch.graph, batch.bucket, False)
+
+
 def predictions(
     model: hk.Transformed, params: Params, dataset: data.Dataset
 ) -> Program:
@@ -200,8 +205,7 @@ def predictions(
     rows = placement.rows({name: values[0] for name, values in plan.items()})
 
     def apply(params: Params, arrays: Any, rows: Any) -> Any:
-        batch = packing.assemble(arrays, rows)
-        return model.apply(params, None, batch.graph, batch.bucket, False)
+        return outputs(model, params, packing.assemble(arrays, rows))
 
     args = placement.everywhere(params), placement.everywhere(packing.arrays()), rows
     start = time.perf_counter()

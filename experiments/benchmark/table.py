@@ -11,6 +11,7 @@ is XLA's account of a compiled program: arguments, outputs and temporary buffers
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from demetar import models
 from demetar.data import base as data
 from demetar.train import loop, optim
-from demetar.types import Batch, Params, TrainState
+from demetar.types import TrainState
 from experiments import common
 from experiments.benchmark import figures, programs
 
@@ -72,10 +73,7 @@ def prepare(name: str, dataset: data.Dataset) -> Case:
     key = jax.random.key(0)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
     update = loop.make_update(model, task, optimizer, loop.Settings(epochs=1))
-
-    def forward(params: Params, batch: Batch) -> Any:
-        return model.apply(params, None, batch.graph, batch.bucket, False)
-
+    forward = functools.partial(programs.outputs, model)
     compiled = {
         "forward": programs.Program.compile(forward, params, batch),
         "step": programs.Program.compile(update, state, batch),
