@@ -99,6 +99,8 @@ class Head:
       mean, scale: prediction = base + mean + scale * output of the model.
       loss: 'squared', whose errors are in unit^2, or 'absolute', in the unit; training
         on the latter is in multiples of the scale.
+      extensive: whether a graph scalar grows with the graph, as an energy does. Such a
+        scalar is a sum over the nodes, any other one their mean.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Head:
     mean: float = 0.0
     scale: float = 1.0
     loss: str = "squared"
+    extensive: bool = False
 
     def __post_init__(self) -> None:
         for what, known in (("kind", HEAD_KINDS), ("loss", LOSSES)):
@@ -122,6 +125,8 @@ class Head:
             raise ValueError(f"head {self.name!r}: a vector head cannot have a mean")
         if self.kind != "node_vector" and self.base:
             raise ValueError(f"head {self.name!r}: only a vector head has a base")
+        if self.kind != "graph_scalar" and self.extensive:
+            raise ValueError(f"head {self.name!r}: only a graph scalar is extensive")
 
 
 @dataclasses.dataclass(frozen=True)

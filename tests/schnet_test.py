@@ -139,5 +139,5 @@ def test_unknown_poolings_are_refused(name):
     fields = {"node_inputs": ("all",), "pooling": "max"}
     if name == "nequip":
         fields["species_inputs"] = ("all",)
-    with pytest.raises(UserError, match="a pooling of mean or sum, found 'max'"):
+    with pytest.raises(UserError, match="a pooling of target, sum, mean, found 'max'"):
         num_params(name, contract.MOLECULES, **fields)

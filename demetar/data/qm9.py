@@ -44,18 +44,25 @@ _TORCHMD_SIZES = (110_000, 10_000)
 
 
 class Target(NamedTuple):
-    """A target of the papers' tables: its unit, and what one unit of QM9 is in it."""
+    """A target of the papers' tables.
+
+    Attributes:
+      unit: of the tables.
+      factor: what one unit of QM9 is in it.
+      extensive: whether it grows with the molecule.
+    """
 
     unit: str
     factor: float = 1.0
+    extensive: bool = True
 
 
 TARGETS: Mapping[str, Target] = {
-    "mu": Target("D"),
+    "mu": Target("D", extensive=False),
     "alpha": Target("bohr^3"),
-    "homo": Target("meV", MEV_PER_HARTREE),
-    "lumo": Target("meV", MEV_PER_HARTREE),
-    "gap": Target("meV", MEV_PER_HARTREE),
+    "homo": Target("meV", MEV_PER_HARTREE, extensive=False),
+    "lumo": Target("meV", MEV_PER_HARTREE, extensive=False),
+    "gap": Target("meV", MEV_PER_HARTREE, extensive=False),
     "r2": Target("bohr^2"),
     "zpve": Target("meV", MEV_PER_HARTREE),
     "U0": Target("meV", MEV_PER_HARTREE),

@@ -45,7 +45,8 @@ class Equiformer(base.Model):
       num_basis: Gaussian radial functions.
       radial_sizes: hidden layers of the radial networks.
       negative_slope: of the leaky ReLU in the attention scores.
-      pooling: 'mean' over the nodes for scalars of a graph, or their 'sum'.
+      pooling: of the nodes for scalars of a graph: 'sum', 'mean', or 'target', the sum
+        for extensive targets and the mean for others.
       node_inputs: invariants that the nodes start from.
     """
 
@@ -59,7 +60,7 @@ class Equiformer(base.Model):
     num_basis: int = 32
     radial_sizes: tuple[int, ...] = (36, 36)
     negative_slope: float = 0.2
-    pooling: str = "mean"
+    pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
     def __call__(

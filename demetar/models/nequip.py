@@ -46,7 +46,8 @@ class Nequip(base.Model):
       radial_sizes: hidden layers of the radial networks.
       cutoff: distance at which a polynomial envelope silences pairs, in the length unit
         of the data; None silences none.
-      pooling: 'mean' over the nodes for scalars of a graph, or their 'sum'.
+      pooling: of the nodes for scalars of a graph: 'sum', 'mean', or 'target', the sum
+        for extensive targets and the mean for others.
       node_inputs: invariants that the nodes start from.
       species_inputs: invariants that, beside 1, steer the self-connection.
     """
@@ -61,7 +62,7 @@ class Nequip(base.Model):
     num_basis: int = 8
     radial_sizes: tuple[int, ...] = (64, 64)
     cutoff: float | None = None
-    pooling: str = "mean"
+    pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
     species_inputs: tuple[str, ...] = ("charge",)
 

@@ -45,8 +45,8 @@ class Schnet(base.Model):
         zero; a smaller extent gives the same function in less time.
       basis_gamma: inverse square of the width of the Gaussians.
       cutoff: distance beyond which a cosine envelope silences pairs; None: none.
-      pooling: 'sum' of the atoms, or their 'mean' for properties that do not grow with
-        the molecule.
+      pooling: of the atoms: 'sum', 'mean', or 'target', the sum for extensive targets
+        and the mean for others.
       node_inputs: invariants that the atoms are embedded by.
     """
 
@@ -59,7 +59,7 @@ class Schnet(base.Model):
     basis_extent: float = 30.0
     basis_gamma: float = 10.0
     cutoff: float | None = None
-    pooling: str = "sum"
+    pooling: str = "target"
     node_inputs: tuple[str, ...] = (inputs.ALL,)
 
     def __call__(

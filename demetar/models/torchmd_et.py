@@ -55,7 +55,8 @@ class TorchmdEt(base.Model):
       num_layers: attention layers.
       num_basis: radial functions.
       cutoff: distance beyond which pairs do not interact; None: all pairs do.
-      pooling: 'mean' over the nodes for scalars of a graph, or their 'sum'.
+      pooling: of the nodes for scalars of a graph: 'sum', 'mean', or 'target', the sum
+        for extensive targets and the mean for others.
       node_inputs: invariants that the nodes start from.
     """
 
@@ -67,7 +68,7 @@ class TorchmdEt(base.Model):
     num_layers: int = 4
     num_basis: int = 32
     cutoff: float | None = None
-    pooling: str = "mean"
+    pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
     def __call__(

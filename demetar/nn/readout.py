@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,36 @@ import jax.numpy as jnp
 from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import mlp
-from demetar.types import Array, Bucket, TaskSpec
+from demetar.types import Array, Bucket, Head, TaskSpec
 
 KINDS = frozenset({"node_vector", "node_scalar", "graph_scalar"})
 SCALAR_KINDS = frozenset({"node_scalar", "graph_scalar"})
-POOLINGS: Mapping[str, Callable[[Array, graphs.Graph, Bucket], jax.Array]] = {
-    "mean": graphs.pool_mean,
-    "sum": graphs.pool_sum,
-}
+POOLINGS = ("target", "sum", "mean")
+
+
+def pool(
+    values: Array, head: Head, pooling: str, graph: graphs.Graph, bucket: Bucket
+) -> jax.Array:
+    """One value per graph of those of its nodes: [N, C] -> [G, C].
+
+    Args:
+      values: of the nodes.
+      head: a graph scalar.
+      pooling: 'sum', 'mean', or 'target': the sum for an extensive head, the mean for
+        any other.
+      graph, bucket: the batch.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    if pooling not in POOLINGS:
+        raise UserError(
+            f"expected a pooling of {', '.join(POOLINGS)}, found {pooling!r}"
+        )
+    if pooling == "target":
+        pooling = "sum" if head.extensive else "mean"
+    pooled = {"sum": graphs.pool_sum, "mean": graphs.pool_mean}[pooling]
+    return pooled(values, graph, bucket)
 
 
 def heads(
@@ -26,7 +48,7 @@ def heads(
     vectors: Array | None,
     graph: graphs.Graph,
     bucket: Bucket,
-    pooling: str = "mean",
+    pooling: str = "target",
 ) -> dict[str, Array]:
     """All outputs of a task from the features of the last layer.
 
@@ -39,7 +61,7 @@ def heads(
       scalars: [N, C].
       vectors: [3, N, C'] polar vectors; None where the model has none.
       graph, bucket: the batch.
-      pooling: a key of `POOLINGS`.
+      pooling: of `pool`.
 
     Returns:
       {head: [N, K, 3] | [N, T] | [G, T]}.
@@ -65,7 +87,7 @@ def scalar_heads(
     bucket: Bucket,
     hidden_size: int | None = None,
     activation: mlp.Activation = jax.nn.silu,
-    pooling: str = "mean",
+    pooling: str = "target",
 ) -> dict[str, Array]:
     """The scalar heads of a task: a perceptron of each node, pooled for graphs.
 
@@ -75,7 +97,7 @@ def scalar_heads(
       graph, bucket: the batch.
       hidden_size: of the perceptron, C by default.
       activation: of its hidden layer.
-      pooling: a key of `POOLINGS`.
+      pooling: of `pool`.
 
     Returns:
       {head: [N, T] | [G, T]}.
@@ -83,10 +105,6 @@ def scalar_heads(
     Raises:
       UserError: unknown pooling.
     """
-    if pooling not in POOLINGS:
-        raise UserError(
-            f"expected a pooling of {' or '.join(POOLINGS)}, found {pooling!r}"
-        )
     outputs: dict[str, Array] = {}
     for head in task.heads:
         if head.kind == "node_vector":
@@ -94,7 +112,7 @@ def scalar_heads(
         sizes = [hidden_size or scalars.shape[-1], head.size]
         values = mlp.MLP(sizes, activation, name=f"readout_{head.name}")(scalars)
         if head.kind == "graph_scalar":
-            values = POOLINGS[pooling](values, graph, bucket)
+            values = pool(values, head, pooling, graph, bucket)
         outputs[head.name] = values
     return outputs
 
