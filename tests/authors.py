@@ -1,8 +1,8 @@
 """What the golden files of the authors' own code are compared through.
 
 A module of `tests/author_cases` lists the cases of one model in `CASES`;
-`tests/authors_test.py` runs them all. The files are described in the README of the shared
-folder: inputs, every weight, outputs and their gradients by positions, in float64.
+`tests/authors_test.py` runs them all. The files are described in the README of the
+shared folder: inputs, every weight, outputs and their gradients by positions, float64.
 """
 
 from __future__ import annotations
