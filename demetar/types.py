@@ -96,11 +96,15 @@ class Head:
       base: what the model's output is added to: 'positions', the name of a vector
         input, or '' for nothing. Only node vectors have a base.
       unit: unit of the prediction and of its targets.
-      mean, scale: prediction = base + mean + scale * output of the model.
+      mean: what is known of every value beforehand, in the unit.
+      scale: residual = base + scale * output of the model. The value is the residual
+        and what is known: `heads.absolute`.
       loss: 'squared', whose errors are in unit^2, or 'absolute', in the unit; training
         on the latter is in multiples of the scale.
       extensive: whether a graph scalar grows with the graph, as an energy does. Such a
         scalar is a sum over the nodes, any other one their mean.
+      offsets: of an extensive scalar, what is known of each node by its species, in the
+        unit and in the order of `TaskSpec.species`; none where only the mean is known.
     """
 
     name: str
@@ -112,6 +116,7 @@ class Head:
     scale: float = 1.0
     loss: str = "squared"
     extensive: bool = False
+    offsets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for what, known in (("kind", HEAD_KINDS), ("loss", LOSSES)):
@@ -127,6 +132,10 @@ class Head:
             raise ValueError(f"head {self.name!r}: only a vector head has a base")
         if self.kind != "graph_scalar" and self.extensive:
             raise ValueError(f"head {self.name!r}: only a graph scalar is extensive")
+        if self.offsets and not self.extensive:
+            raise ValueError(
+                f"head {self.name!r}: only an extensive head has offsets of species"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +154,8 @@ class TaskSpec:
       name: name of the data set and target.
       heads: outputs.
       scalars: names of the scalar inputs per node, in the order of `Nodes.scalars`.
+      species: those of the scalars that are 1 at the nodes of a species and 0 at all
+        others.
       vectors: vector inputs per node, in the order of `Nodes.vectors`.
       edge_features: names of the invariant features per edge.
       length_unit: unit of positions.
@@ -166,6 +177,15 @@ class TaskSpec:
     num_neighbors: int | None = None
     radial_extent: float = 1.0
     average_neighbors: float = 1.0
+    species: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for head in self.heads:
+            if head.offsets and len(head.offsets) != len(self.species):
+                raise ValueError(
+                    f"head {head.name!r} has {len(head.offsets)} offsets, the task "
+                    f"{len(self.species)} species"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dictionary that `from_json` reads back."""
@@ -175,10 +195,13 @@ class TaskSpec:
     def from_json(cls, data: Mapping[str, Any]) -> TaskSpec:
         """The task that `to_json` wrote."""
         fields = dict(data)
-        fields["heads"] = tuple(Head(**head) for head in data["heads"])
+        fields["heads"] = tuple(
+            Head(**{**head, "offsets": tuple(head.get("offsets", ()))})
+            for head in data["heads"]
+        )
         fields["vectors"] = tuple(VectorInput(**vector) for vector in data["vectors"])
-        for name in ("scalars", "edge_features"):
-            fields[name] = tuple(data[name])
+        for name in ("scalars", "edge_features", "species"):
+            fields[name] = tuple(data.get(name, ()))
         return cls(**fields)
 
 
@@ -190,7 +213,8 @@ class Batch:
       graph: padded `jraph.GraphsTuple` with `Nodes`, edges [E, F], senders, receivers
         (sorted), n_node and n_edge [G].
       bucket: the static sizes of `graph`.
-      targets: {head: [N, K, 3] | [N, T] | [G, T]}.
+      targets: {head: [N, K, 3] | [N, T] | [G, T]}, less what is known of them
+        beforehand (`heads.residual`).
       weights: [G] 1 for a graph that counts, 0 for padding.
     """
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from demetar import models
+from demetar import heads, models
 from demetar.data import base as data
 from demetar.data import qm9
 from experiments import common, molecule_protocols, options, protocols, training
@@ -64,7 +64,22 @@ flags.DEFINE_integer(
     "num_valid", None, "Validation samples: the first of the split's. Default: all."
 )
 
-OWN_FLAGS = ("split", "num_train", "num_valid")
+flags.DEFINE_enum(
+    "target_kind",
+    "auto",
+    qm9.TARGET_KINDS,
+    "Whether the target is a sum over atoms (extensive) or a mean (intensive). auto: "
+    "known of QM9's, and by its name (energy, U0, alpha, ...) of own molecules'.",
+)
+flags.DEFINE_enum(
+    "offsets",
+    None,
+    heads.OFFSETS,
+    "What is subtracted of an extensive target beforehand: a number per species, or "
+    "the mean, either by the training molecules. Default: the protocol's.",
+)
+
+OWN_FLAGS = ("split", "num_train", "num_valid", "target_kind")
 
 
 def main(_: list[str]) -> int:

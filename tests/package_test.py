@@ -23,11 +23,12 @@ _BASE = {"types", "geometry", "graphs"}
 MAY_IMPORT: dict[str, set[str]] = {
     "integrators": set(),
     "graphs": {"types"},
+    "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"data"},
-    "train": _BASE | {"data", "nn", "models", "train"},
+    "data": _BASE | {"heads", "data"},
+    "train": _BASE | {"heads", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

@@ -462,7 +462,7 @@ def test_statistics_are_those_of_the_training_molecules():
     expected = known.column("gap")[
         np.concatenate([rows["train"][:20], rows["valid"][:3], rows["test"]])
     ]
-    np.testing.assert_array_equal(targets, expected.astype("f4"))
+    np.testing.assert_array_equal(targets, (expected - head.mean).astype("f4"))
 
 
 @pytest.mark.parametrize(
@@ -472,6 +472,8 @@ def test_statistics_are_those_of_the_training_molecules():
         ({"num_train": 33}, "--num_train between 1 and the 32 molecules"),
         ({"num_valid": 0}, "--num_valid between 1 and the 4"),
         ({"connectivity": "knn"}, "--connectivity of complete, radius, bonds"),
+        ({"target_kind": "sum"}, "--target_kind of auto, extensive, intensive"),
+        ({"offsets": "none"}, "--offsets of species, mean"),
         ({"node_features": "all"}, "--node_features of species, egnn"),
         ({"cutoff": 0.0}, "--cutoff above 0"),
         ({"batch_size": 0}, "batch size of at least 1"),

@@ -1,4 +1,4 @@
-"""Predictions from outputs, and their errors per graph."""
+"""Predicted residuals from outputs, and their errors per graph."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from demetar.types import Array, Batch, Bucket, Head, Nodes, TaskSpec
 def predict(
     task: TaskSpec, outputs: Mapping[str, Array], nodes: Nodes
 ) -> dict[str, Array]:
-    """Predictions in the units of the heads: base + mean + scale * output.
+    """Residuals in the units of the heads: base + scale * output.
 
     The one place where a base is added, so that translation equivariance is exact for
-    every model whose output does not depend on the origin.
+    every model whose output does not depend on the origin. What is known of a target
+    beforehand is in neither the targets nor these: `heads.absolute` adds it.
 
     Args:
       task: heads.
@@ -30,7 +31,7 @@ def predict(
     """
     predictions: dict[str, Array] = {}
     for head in task.heads:
-        values = head.mean + head.scale * outputs[head.name]
+        values = head.scale * outputs[head.name]
         if head.kind == "node_vector":
             values = values + base.base_vectors(head, task, nodes)
         predictions[head.name] = values
