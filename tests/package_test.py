@@ -21,13 +21,14 @@ PACKAGES = ("demetar", "experiments", "tools")
 # is not named here may import nothing and be imported by nobody.
 _BASE = {"types", "geometry", "graphs"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "files": set(),
     "integrators": set(),
     "graphs": {"types"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"data"},
-    "train": _BASE | {"data", "nn", "models", "train"},
+    "data": _BASE | {"files", "data"},
+    "train": _BASE | {"files", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.
