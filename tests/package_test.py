@@ -14,6 +14,7 @@ import pytest
 import setuptools
 
 import demetar
+from tests import xla_flags
 
 PACKAGES = ("demetar", "experiments", "tools")
 
@@ -97,6 +98,11 @@ def _wrong_arrows(module: str, source: str) -> list[str]:
         if module != "demetar.graphs":
             wrong |= {name for name in imports if _within(name, "jraph")}
     return sorted(wrong)
+
+
+def test_flags_that_xla_does_not_know_are_left_out():
+    known, unknown = "--xla_backend_optimization_level=0", "--xla_no_such_flag=1"
+    assert xla_flags.known(known, unknown) == [known]
 
 
 # --- The guard on jax ---------------------------------------------------------------
