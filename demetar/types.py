@@ -25,7 +25,7 @@ Array = jax.Array | np.ndarray
 Params = Mapping[str, Mapping[str, jax.Array]]
 
 HEAD_KINDS = ("node_vector", "node_scalar", "graph_scalar")
-LOSSES = ("squared", "absolute")
+ERRORS = ("squared", "absolute")
 
 
 class Nodes(NamedTuple):
@@ -99,8 +99,8 @@ class Head:
       mean: what is known of every value beforehand, in the unit.
       scale: residual = base + scale * output of the model. The value is the residual
         and what is known: `heads.absolute`.
-      loss: 'squared', whose errors are in unit^2, or 'absolute', in the unit; training
-        on the latter is in multiples of the scale.
+      error: 'squared', in unit^2, or 'absolute', in the unit; training on the latter is
+        in multiples of the scale.
       extensive: whether a graph scalar grows with the graph, as an energy does. Such a
         scalar is a sum over the nodes, any other one their mean.
       offsets: of an extensive scalar, what is known of each node by its species, in the
@@ -114,12 +114,12 @@ class Head:
     unit: str = ""
     mean: float = 0.0
     scale: float = 1.0
-    loss: str = "squared"
+    error: str = "squared"
     extensive: bool = False
     offsets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for what, known in (("kind", HEAD_KINDS), ("loss", LOSSES)):
+        for what, known in (("kind", HEAD_KINDS), ("error", ERRORS)):
             found = getattr(self, what)
             if found not in known:
                 raise ValueError(
@@ -136,6 +136,15 @@ class Head:
             raise ValueError(
                 f"head {self.name!r}: only an extensive head has offsets of species"
             )
+
+
+def _read_head(data: Mapping[str, Any]) -> Head:
+    """A head from JSON; `error` was called `loss` once, and there were no offsets."""
+    fields = dict(data)
+    if "loss" in fields:
+        fields["error"] = fields.pop("loss")
+    fields["offsets"] = tuple(fields.get("offsets", ()))
+    return Head(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +170,8 @@ class TaskSpec:
       length_unit: unit of positions.
       connectivity: 'complete', 'knn', 'radius R' with its cutoff in the length unit, or
         'bonds'.
+      cutoff: distance in the length unit beyond which nothing is an edge, envelopes are
+        0 and bases end; None if there is none.
       num_neighbors: senders per node of 'knn', the nearest ones.
       radial_extent: distance that a radial basis spans; the 99.9th percentile of the
         lengths of the training edges. No pair beyond it is silenced.
@@ -178,6 +189,7 @@ class TaskSpec:
     radial_extent: float = 1.0
     average_neighbors: float = 1.0
     species: tuple[str, ...] = ()
+    cutoff: float | None = None
 
     def __post_init__(self) -> None:
         for head in self.heads:
@@ -193,12 +205,9 @@ class TaskSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskSpec:
-        """The task that `to_json` wrote."""
+        """The task that `to_json` wrote, also that of an earlier release."""
         fields = dict(data)
-        fields["heads"] = tuple(
-            Head(**{**head, "offsets": tuple(head.get("offsets", ()))})
-            for head in data["heads"]
-        )
+        fields["heads"] = tuple(map(_read_head, data["heads"]))
         fields["vectors"] = tuple(VectorInput(**vector) for vector in data["vectors"])
         for name in ("scalars", "edge_features", "species"):
             fields[name] = tuple(data.get(name, ()))

@@ -101,12 +101,12 @@ def _describe_target(head: Head, task: TaskSpec) -> str:
 
 def error_unit(head: Head) -> str:
     """The unit of a head's errors."""
-    return head.unit if head.loss == "absolute" else f"({head.unit})^2"
+    return head.unit if head.error == "absolute" else f"({head.unit})^2"
 
 
 def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
     """Errors [R, D] of the test samples, named by their kind, atomically."""
-    kinds = {head.loss for head in heads}
+    kinds = {head.error for head in heads}
     name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: errors}

@@ -135,6 +135,15 @@ def assert_reproduces(
         (["--model=simple_network", "--target=mass"], "no target is called 'mass'"),
         (["--model=nequip", "--cutoff=-1"], "expected a --cutoff above 0"),
         (["--model=nequip", "--protocol=tuned"], "nequip has no protocol 'tuned'"),
+        (["--model=nequip", "--protocol=paper"], "expected one of default"),
+        (
+            ["--model=demetar", "--cutoff=3"],
+            "--cutoff=3 is of radius graphs, found --connectivity=bonds",
+        ),
+        (
+            ["--model=nequip", "--cutoff=3", "--set=cutoff=4"],
+            "nequip.cutoff is 4 where that of the graphs is 3",
+        ),
         (
             ["--model=demetar", "--set=max_edge_tokens=1", "--set=num_heads=2"],
             "max_edge_tokens is 1: the attention among them would take 0.0 GiB",
@@ -194,6 +203,8 @@ def test_every_protocol_is_one_that_its_model_can_take():
         for name in named:
             protocol = molecule_protocols.find(model, name, "homo")
             assert models.check_fields(model, protocol.fields) is not None
+            assert (name == "paper") == (protocol.origin == "paper")
+            assert "cutoff" not in protocol.fields
             assert protocol.schedule in optim.SCHEDULES
             assert protocol.connectivity in qm9.CONNECTIVITY
             assert protocol.node_features in qm9.NODE_FEATURES
@@ -213,4 +224,4 @@ def test_the_protocol_of_egnn_is_the_paper_s():
         *(96, 1_000, "cosine"),
     )
     assert (protocol.connectivity, protocol.node_features) == ("complete", "egnn")
-    assert molecule_protocols.find("another", "paper", "mu").batch_size == 96
+    assert molecule_protocols.find("another", "default", "mu").batch_size == 96

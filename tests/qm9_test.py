@@ -445,6 +445,16 @@ def test_graphs(connectivity, bond_features):
     assert samples.edges.shape[1] == len(dataset.task.edge_features)
 
 
+def test_a_radius_graph_has_the_cutoff_of_its_task():
+    for cutoff, expected in ((3.0, 3.0), (None, qm9.CUTOFF)):
+        settings = dataclasses.replace(SETTINGS, connectivity="radius", cutoff=cutoff)
+        task = qm9.load(make_molecules(), settings).task
+        assert task.cutoff == task.radial_extent == expected
+        assert task.connectivity == f"radius {expected:g}"
+    settings = dataclasses.replace(SETTINGS, cutoff=3.0)
+    assert qm9.load(make_molecules(), settings).task.cutoff is None
+
+
 def test_statistics_are_those_of_the_training_molecules():
     known = make_molecules()
     dataset = qm9.load(known, dataclasses.replace(SETTINGS, num_train=20, num_valid=3))
@@ -453,7 +463,7 @@ def test_statistics_are_those_of_the_training_molecules():
     (head,) = dataset.task.heads
     np.testing.assert_allclose(head.mean, values.mean())
     np.testing.assert_allclose(head.scale, np.abs(values - values.mean()).mean())
-    assert (head.kind, head.loss, head.unit) == ("graph_scalar", "absolute", "eV")
+    assert (head.kind, head.error, head.unit) == ("graph_scalar", "absolute", "eV")
     sizes = known.n_atoms[rows["train"][:20]].astype(float)
     average = (sizes * (sizes - 1)).sum() / sizes.sum()
     np.testing.assert_allclose(dataset.task.average_neighbors, average)
@@ -476,6 +486,7 @@ def test_statistics_are_those_of_the_training_molecules():
         ({"offsets": "none"}, "--offsets of species, mean"),
         ({"node_features": "all"}, "--node_features of species, egnn"),
         ({"cutoff": 0.0}, "--cutoff above 0"),
+        ({"cutoff": float("nan")}, "--cutoff above 0"),
         ({"batch_size": 0}, "batch size of at least 1"),
     ],
 )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial e
 RADIAL_PERCENTILE = 99.9
 
 CONNECTIVITY = ("complete", "radius", "bonds")
+CUTOFF = 5.0  # in Å, where a radius graph is asked for without one
 NODE_FEATURES = ("species", "egnn")
 SPLITS = ("egnn", "torchmd", "random")
 PARTS = ("train", "valid", "test")
@@ -105,7 +107,8 @@ class Settings:
       split: a member of `SPLITS`, or the path of a file of row numbers.
       num_train, num_valid: the first so many of the split's; None for all.
       connectivity: 'complete', 'radius' or 'bonds'.
-      cutoff: in Å, of the radius graph.
+      cutoff: in Å, of radius graphs, envelopes and bases; None for `CUTOFF`. Other
+        graphs have none.
       node_features: 'species' (one-hot), or 'egnn' (each times 1, Z/9 and (Z/9)^2).
       bond_features: whether edges know their bond: one-hot of `bonds.TYPES`, zero
         where there is none.
@@ -120,7 +123,7 @@ class Settings:
     num_train: int | None = None
     num_valid: int | None = None
     connectivity: str = "complete"
-    cutoff: float = 5.0
+    cutoff: float | None = None
     node_features: str = "species"
     bond_features: bool = False
     batch_size: int = 96
@@ -217,7 +220,7 @@ def _check(settings: Settings) -> None:
             raise UserError(
                 f"expected --{name} of {', '.join(options)}, found {found!r}"
             )
-    if not settings.cutoff > 0:
+    if settings.cutoff is not None and not 0 < settings.cutoff < math.inf:
         raise UserError(f"expected a --cutoff above 0 Å, found {settings.cutoff}")
 
 
@@ -386,7 +389,7 @@ def _edges(
         elif not complete:
             own = positions[node_starts[members][:, None] + np.arange(size)]
             distances = np.linalg.norm(own[:, receivers] - own[:, senders], axis=-1)
-            kept = distances < settings.cutoff
+            kept = distances < (settings.cutoff or CUTOFF)
         n_edge[members] = kept.sum(axis=1)
         _, pairs = np.nonzero(kept)
         chunks.append((members, senders[pairs], receivers[pairs], types[kept]))
@@ -426,9 +429,10 @@ def _task(
     """The task, of whose target nothing is known yet."""
     edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
     connectivity = settings.connectivity
-    extent = settings.cutoff
+    cutoff = None
     if connectivity == "radius":
-        connectivity = f"radius {settings.cutoff:g}"
+        extent = cutoff = settings.cutoff or CUTOFF
+        connectivity = f"radius {cutoff:g}"
     else:
         extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
     _, names = node_features(np.zeros(0, int), settings.node_features)
@@ -437,7 +441,7 @@ def _task(
         settings.target,
         "graph_scalar",
         unit=unit,
-        loss="absolute",
+        error="absolute",
         extensive=is_extensive(known, settings),
     )
     return TaskSpec(
@@ -450,6 +454,7 @@ def _task(
         radial_extent=extent,
         average_neighbors=edges / int(samples.n_node[:num_train].sum()),
         species=tuple(name for name in names if "*" not in name),
+        cutoff=cutoff,
     )
 
 

@@ -43,13 +43,13 @@ def sample_errors(
 ) -> dict[str, jax.Array]:
     """Mean error of each graph, {head: [G]}, over its nodes and components.
 
-    Squared, in unit^2, or absolute, in the unit of the head: what its loss says.
+    Squared, in unit^2, or absolute, in the unit of the head: what the head says.
     """
     measures = {"squared": jnp.square, "absolute": jnp.abs}
     return {
         head.name: _per_graph(
             head,
-            measures[head.loss](predictions[head.name] - batch.targets[head.name]),
+            measures[head.error](predictions[head.name] - batch.targets[head.name]),
             batch.graph,
             batch.bucket,
         )
@@ -89,7 +89,7 @@ def training_loss(
     """
     scaled = {
         head.name: errors[head.name] / head.scale
-        if head.loss == "absolute"
+        if head.error == "absolute"
         else errors[head.name]
         for head in task.heads
     }
