@@ -11,8 +11,8 @@ S counts simulations, F saved frames, n bodies; units are dimensionless.
 
 Presets are the published sets: nbody_small and nbody of Satorras et al. 2021 (arXiv
 2102.09844), gravity of Brandstetter et al. 2022 (arXiv 2110.02905), and nbody_blog,
-what the JAX EGNN blog post made of the first. A flag that is given overrides the preset's
-value.
+what the JAX EGNN blog post made of the first. A flag that is given overrides the
+preset's value.
 """
 
 from __future__ import annotations
