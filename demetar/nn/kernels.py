@@ -12,11 +12,15 @@ arXiv 2006.10503, equation 8.
 
 All couplings are there, those that change parity included, so kernels commute with
 rotations but not with reflections. Features stand under the irreps of the harmonics.
+Coupling coefficients have norm 1, harmonics the mean square 1 / 4 pi over the sphere,
+and weights start as in the code of Satorras et al. 2021, arXiv 2102.09844.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
@@ -27,7 +31,7 @@ import numpy as np
 
 from demetar import geometry, graphs
 from demetar.errors import UserError
-from demetar.nn import attention, inputs, mlp, radial, steerable
+from demetar.nn import attention, inputs, mlp, radial, readout, steerable
 from demetar.types import Array, Bucket, Nodes, TaskSpec
 
 Channels = steerable.Channels
@@ -35,8 +39,10 @@ Features = steerable.Features
 Irrep = steerable.Irrep
 EdgeFeatures = dict[Irrep, jax.Array]  # {irrep: [E, 2l + 1, C]}, edges first
 
-# As PyTorch's kaiming_uniform_ draws.
-KAIMING_UNIFORM = hk.initializers.VarianceScaling(2.0, "fan_in", "uniform")
+# As PyTorch's kaiming_uniform_ draws weights [..., inputs, outputs].
+KAIMING_UNIFORM = hk.initializers.VarianceScaling(
+    2.0, "fan_in", "uniform", fan_in_axes=(-2,)
+)
 
 
 class Steering(NamedTuple):
@@ -76,7 +82,7 @@ def input_features(nodes: Nodes, task: TaskSpec, names: tuple[str, ...]) -> Feat
 
 
 def output_channels(task: TaskSpec, num_scalars: int) -> Channels:
-    """Channels from which `readout.heads` makes the heads of a task."""
+    """Channels of which `output_heads` makes the heads of a task."""
     channels = {}
     if any(head.kind != "node_vector" for head in task.heads):
         channels[steerable.SCALAR] = num_scalars
@@ -84,6 +90,31 @@ def output_channels(task: TaskSpec, num_scalars: int) -> Channels:
     if num_vectors:
         channels[steerable.VECTOR] = num_vectors
     return channels
+
+
+def output_heads(
+    task: TaskSpec, features: Features, graph: graphs.Graph, bucket: Bucket
+) -> dict[str, Array]:
+    """Heads of the features that have `output_channels`.
+
+    The vectors are the heads themselves, in the order of the task; scalars go through
+    a perceptron.
+
+    Returns:
+      {head: [N, K, 3] | [N, T] | [G, T]}.
+    """
+    outputs: dict[str, Array] = {}
+    if steerable.SCALAR in features:
+        scalars = features[steerable.SCALAR][0]
+        outputs = readout.scalar_heads(task, scalars, graph, bucket)
+    start = 0
+    for head in task.heads:
+        if head.kind == "node_vector":
+            stop = start + head.size
+            vectors = features[steerable.VECTOR][..., start:stop]  # [3, N, K]
+            outputs[head.name] = jnp.transpose(vectors, (1, 2, 0))
+            start = stop
+    return outputs
 
 
 def num_couplings(source: int, target: int) -> int:
@@ -105,8 +136,7 @@ def _coupling_tensor(lmax: int, target: int) -> np.ndarray:
                 np.asarray(coefficients), (1, 2, 0)
             )
         blocks.append(block.reshape(*shape[:2], -1))
-    # As `steerable.couple` normalises.
-    return np.concatenate(blocks, axis=-1) * (2 * target + 1) ** 0.5
+    return np.concatenate(blocks, axis=-1)
 
 
 def steer(
@@ -148,37 +178,84 @@ def steer(
     return Steering(values, bases)
 
 
+class RadialHidden(hk.Module):
+    """Hidden layers of several radial networks side by side.
+
+    Each has two of them with layer normalisation and ReLU. The weights of all networks
+    are stacked, so that a layer is one product however many networks there are.
+    """
+
+    def __init__(self, num_networks: int, size: int, name: str | None = None):
+        super().__init__(name=name)
+        self.num_networks = num_networks
+        self.size = size
+
+    def __call__(self, values: Array) -> Array:
+        """[E, R] -> [P, E, size] for P networks."""
+        outputs: Array = values
+        for index, equation in enumerate(("er,prh->peh", "per,prh->peh")):
+            num_inputs = outputs.shape[-1]
+            shape = (self.num_networks, num_inputs, self.size)
+            w = hk.get_parameter(f"w_{index}", shape, values.dtype, KAIMING_UNIFORM)
+            b = hk.get_parameter(
+                f"b_{index}",
+                (self.num_networks, 1, self.size),
+                values.dtype,
+                mlp.uniform_fan_in(num_inputs),
+            )
+            norm = hk.LayerNorm(-1, True, True, param_axis=(0, 2), name=f"norm_{index}")
+            outputs = jax.nn.relu(norm(jnp.einsum(equation, outputs, w) + b))
+        return outputs
+
+
 class Kernels(hk.Module):
     """Kernels applied to the features of the sending nodes: sum_k W^{lk}(x_ij) f_j^k.
 
-    The radial functions of all kernels share their hidden layers, two of `radial_size`
-    with layer normalisation and ReLU. Their last layer is one matrix per degree k, with
-    columns in the order of channel in, degree l, coupling J, channel out. The channels
-    are mixed by it before the couplings, so that the couplings see the fewer ones.
+    The outputs have several parts, as values and keys, side by side. Radial functions
+    are the last layers of networks: one network per part and pair of degrees k, l,
+    whose last layer is a matrix with columns in the order of channel in, coupling J,
+    channel out; or, if `shared_radial`, one network for all, whose last layer is one
+    matrix per degree k, with columns in the order of channel in, degree l, coupling J,
+    part, channel out. The channels are mixed before the couplings, so that the
+    couplings see the fewer ones.
     """
 
-    def __init__(self, channels: Channels, radial_size: int, name: str | None = None):
+    def __init__(
+        self,
+        parts: Sequence[Channels],
+        radial_size: int,
+        shared_radial: bool,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
-        self.channels = dict(sorted(channels.items()))
+        self.parts = parts
         self.radial_size = radial_size
+        self.shared_radial = shared_radial
+        irreps = sorted({irrep for part in parts for irrep in part})
+        self.channels = {
+            irrep: sum(part.get(irrep, 0) for part in parts) for irrep in irreps
+        }
 
     def __call__(
         self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
     ) -> EdgeFeatures:
         """Node features of degrees 0, 1, ... without a gap -> [E, 2l + 1, C] each."""
-        hidden = self._radial_hidden(steering.radial)  # [E, H]
+        weights = self._radial_weights(
+            {irrep: values.shape[-1] for irrep, values in sorted(nodes.items())},
+            steering.radial,
+        )
         mixed: dict[Irrep, list[jax.Array]] = {out: [] for out in self.channels}
-        for irrep in sorted(nodes):
+        for irrep, of_irrep in weights.items():
             values = _rows(nodes[irrep])  # [N, (2k + 1) C]
             senders = graphs.gather_senders(values, graph, bucket)
-            senders = senders.reshape(-1, irrep.dim, nodes[irrep].shape[-1])
-            weights = self._radial_weights(hidden, irrep, senders.shape[-1])
-            products = jnp.einsum("emc,eco->emo", senders, weights)
+            senders = senders.reshape(bucket.max_edges, irrep.dim, of_irrep.shape[1])
+            products = jnp.einsum("emc,eco->emo", senders, of_irrep)
             start = 0
             for out, num in self.channels.items():
-                stop = start + num_couplings(irrep.l, out.l) * num
+                count = num_couplings(irrep.l, out.l)
+                stop = start + count * num
                 part = products[..., start:stop]  # [E, 2k + 1, J C]
-                mixed[out].append(part.reshape(part.shape[0], -1, num))
+                mixed[out].append(part.reshape(part.shape[0], irrep.dim * count, num))
                 start = stop
         outputs = {}
         for out, parts in mixed.items():
@@ -188,27 +265,51 @@ class Kernels(hk.Module):
         return outputs
 
     @hk.transparent
-    def _radial_hidden(self, values: Array) -> Array:
-        """The hidden layers of the radial functions: [E, radial_size]."""
-        for index in range(2):
-            values = mlp.Linear(
-                self.radial_size, w_init=KAIMING_UNIFORM, name=f"radial_{index}"
-            )(values)
-            values = jax.nn.relu(attention.layer_norm(values, f"radial_norm_{index}"))
-        return values
+    def _radial_weights(self, sizes: Channels, values: Array) -> dict[Irrep, Array]:
+        """All radial functions that read a degree k: {irrep: [E, C, sum of J C']}."""
+        if self.shared_radial:
+            hidden = RadialHidden(1, self.radial_size, name="radial")(values)
+            return {
+                irrep: _last_layer(
+                    hidden[0],
+                    num,
+                    sum(
+                        num_couplings(irrep.l, out.l) * channels
+                        for out, channels in self.channels.items()
+                    ),
+                    f"radial_{irrep}",
+                )
+                for irrep, num in sizes.items()
+            }
+        pairs = [
+            (irrep, out, part)
+            for irrep in sizes
+            for out in self.channels
+            for part, channels in enumerate(self.parts)
+            if out in channels
+        ]
+        hidden = RadialHidden(len(pairs), self.radial_size, name="radial")(values)
+        blocks: dict[Irrep, dict[Irrep, list[Array]]] = {irrep: {} for irrep in sizes}
+        for index, (irrep, out, part) in enumerate(pairs):
+            count, num = num_couplings(irrep.l, out.l), self.parts[part][out]
+            name = f"radial_{part}_{irrep}_{out}"
+            block = _last_layer(hidden[index], sizes[irrep], count * num, name)
+            block = block.reshape(block.shape[0], sizes[irrep], count, num)
+            blocks[irrep].setdefault(out, []).append(block)
+        return {irrep: _join(of_irrep) for irrep, of_irrep in blocks.items()}
 
-    @hk.transparent
-    def _radial_weights(self, hidden: Array, irrep: Irrep, num_inputs: int) -> Array:
-        """All radial functions that read one degree: [E, C, sum over l of J C']."""
-        num_outputs = sum(
-            num_couplings(irrep.l, out.l) * num for out, num in self.channels.items()
-        )
-        values = mlp.Linear(
-            num_inputs * num_outputs,
-            w_init=KAIMING_UNIFORM,
-            name=f"radial_{irrep}",
-        )(hidden)
-        return values.reshape(-1, num_inputs, num_outputs)
+
+def _last_layer(hidden: Array, num_inputs: int, num_outputs: int, name: str) -> Array:
+    """Hidden values [E, H] -> weights [E, num_inputs, num_outputs]."""
+    linear = mlp.Linear(num_inputs * num_outputs, w_init=KAIMING_UNIFORM, name=name)
+    return linear(hidden).reshape(hidden.shape[0], num_inputs, num_outputs)
+
+
+def _join(blocks: dict[Irrep, list[Array]]) -> jax.Array:
+    """The parts [E, C, J, C'] of each degree side by side: [E, C, sum of J C']."""
+    joined = [jnp.concatenate(parts, axis=-1) for parts in blocks.values()]
+    rows = [part.reshape(*part.shape[:2], math.prod(part.shape[2:])) for part in joined]
+    return jnp.concatenate(rows, axis=-1)
 
 
 class PointConvolution(hk.Module):
@@ -218,26 +319,32 @@ class PointConvolution(hk.Module):
     the mean and for a self-interaction that mixes the node's own channels.
     """
 
-    def __init__(self, channels: Channels, radial_size: int, name: str | None = None):
+    def __init__(
+        self,
+        channels: Channels,
+        radial_size: int,
+        shared_radial: bool,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         self.channels = channels
         self.radial_size = radial_size
+        self.shared_radial = shared_radial
 
     def __call__(
         self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
     ) -> Features:
         """{irrep: [2l + 1, N, C]} -> {irrep: [2l + 1, N, channels[irrep]]}."""
-        messages = Kernels(self.channels, self.radial_size, name="kernels")(
-            nodes, steering, graph, bucket
-        )
+        messages = Kernels(
+            [self.channels], self.radial_size, self.shared_radial, name="kernels"
+        )(nodes, steering, graph, bucket)
         own = steerable.Linear(self.channels, with_bias=False, name="self_interaction")(
             nodes
         )
         outputs = {}
         for irrep, values in messages.items():
-            received = graphs.mean_to_receivers(
-                values.reshape(values.shape[0], -1), graph, bucket
-            )
+            rows = values.reshape(bucket.max_edges, irrep.dim * values.shape[-1])
+            received = graphs.mean_to_receivers(rows, graph, bucket)
             outputs[irrep] = _components(received, irrep)
             if irrep in own:
                 outputs[irrep] += own[irrep]
