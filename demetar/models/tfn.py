@@ -28,7 +28,7 @@ from demetar.types import Array, Bucket
 class TFN(base.Model):
     """Point convolutions with learned radial functions, and norm nonlinearities.
 
-    The defaults have 116,593 parameters on N-body.
+    The defaults have 134,192 parameters on N-body, the comparison 127,024.
 
     Attributes:
       hidden_size: channels of each degree.
