@@ -51,7 +51,7 @@ def radial_functions(params, name, inputs, features, parts, shared):
     The last layers are of one network per degrees and part, or of one for all.
     """
     targets = sorted({irrep for part in parts for irrep in part})
-    functions = {}
+    functions: dict[tuple, float] = {}
     network = 0
     for source, channels in features.items():
         if shared:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import haiku as hk
 import jax
@@ -267,7 +268,7 @@ def test_sizes_of_the_default_and_of_the_comparison():
 def test_weights_start_as_the_authors():
     """Kaiming uniform weights, biases within the root of the inputs, norms of one."""
     layer = hk.transform(lambda values: kernels.RadialHidden(3, 64)(values))
-    params = layer.init(jax.random.key(0), jnp.ones((2, 16)))
+    params: Any = layer.init(jax.random.key(0), jnp.ones((2, 16)))
     found = params["radial_hidden"]
     for index, num_inputs in enumerate((16, 64)):
         for name, bound in (("w", np.sqrt(6)), ("b", 1)):

@@ -190,8 +190,8 @@ class RadialHidden(hk.Module):
         self.num_networks = num_networks
         self.size = size
 
-    def __call__(self, values: Array) -> Array:
-        """[E, R] -> [P, E, size] for P networks."""
+    def __call__(self, values: Array) -> list[Array]:
+        """[E, R] -> [E, size] for each network."""
         outputs: Array = values
         for index, equation in enumerate(("er,prh->peh", "per,prh->peh")):
             num_inputs = outputs.shape[-1]
@@ -205,7 +205,8 @@ class RadialHidden(hk.Module):
             )
             norm = hk.LayerNorm(-1, True, True, param_axis=(0, 2), name=f"norm_{index}")
             outputs = jax.nn.relu(norm(jnp.einsum(equation, outputs, w) + b))
-        return outputs
+        # Unlike that of slices, the transpose of a split is one concatenation.
+        return [part[0] for part in jax.lax.split(outputs, [1] * self.num_networks, 0)]
 
 
 class Kernels(hk.Module):
@@ -250,16 +251,18 @@ class Kernels(hk.Module):
             senders = graphs.gather_senders(values, graph, bucket)
             senders = senders.reshape(bucket.max_edges, irrep.dim, of_irrep.shape[1])
             products = jnp.einsum("emc,eco->emo", senders, of_irrep)
-            start = 0
-            for out, num in self.channels.items():
-                count = num_couplings(irrep.l, out.l)
-                stop = start + count * num
-                part = products[..., start:stop]  # [E, 2k + 1, J C]
-                mixed[out].append(part.reshape(part.shape[0], irrep.dim * count, num))
-                start = stop
+            counts = [num_couplings(irrep.l, out.l) for out in self.channels]
+            sizes = [
+                count * num
+                for count, num in zip(counts, self.channels.values(), strict=True)
+            ]
+            parts = jax.lax.split(products, sizes, 2)  # [E, 2k + 1, J C] each
+            for out, count, part in zip(self.channels, counts, parts, strict=True):
+                rows = (bucket.max_edges, irrep.dim * count, self.channels[out])
+                mixed[out].append(part.reshape(rows))
         outputs = {}
-        for out, parts in mixed.items():
-            stacked = jnp.concatenate(parts, axis=1)  # [E, P, C]
+        for out, blocks in mixed.items():
+            stacked = jnp.concatenate(blocks, axis=1)  # [E, P, C]
             basis = steering.bases[out.l][..., : stacked.shape[1]]
             outputs[out] = jnp.einsum("emp,epc->emc", basis, stacked)
         return outputs
@@ -268,10 +271,10 @@ class Kernels(hk.Module):
     def _radial_weights(self, sizes: Channels, values: Array) -> dict[Irrep, Array]:
         """All radial functions that read a degree k: {irrep: [E, C, sum of J C']}."""
         if self.shared_radial:
-            hidden = RadialHidden(1, self.radial_size, name="radial")(values)
+            (hidden,) = RadialHidden(1, self.radial_size, name="radial")(values)
             return {
                 irrep: _last_layer(
-                    hidden[0],
+                    hidden,
                     num,
                     sum(
                         num_couplings(irrep.l, out.l) * channels
@@ -288,12 +291,12 @@ class Kernels(hk.Module):
             for part, channels in enumerate(self.parts)
             if out in channels
         ]
-        hidden = RadialHidden(len(pairs), self.radial_size, name="radial")(values)
+        networks = RadialHidden(len(pairs), self.radial_size, name="radial")(values)
         blocks: dict[Irrep, dict[Irrep, list[Array]]] = {irrep: {} for irrep in sizes}
-        for index, (irrep, out, part) in enumerate(pairs):
+        for (irrep, out, part), of_pair in zip(pairs, networks, strict=True):
             count, num = num_couplings(irrep.l, out.l), self.parts[part][out]
             name = f"radial_{part}_{irrep}_{out}"
-            block = _last_layer(hidden[index], sizes[irrep], count * num, name)
+            block = _last_layer(of_pair, sizes[irrep], count * num, name)
             block = block.reshape(block.shape[0], sizes[irrep], count, num)
             blocks[irrep].setdefault(out, []).append(block)
         return {irrep: _join(of_irrep) for irrep, of_irrep in blocks.items()}
