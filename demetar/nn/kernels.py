@@ -39,6 +39,9 @@ Features = steerable.Features
 Irrep = steerable.Irrep
 EdgeFeatures = dict[Irrep, jax.Array]  # {irrep: [E, 2l + 1, C]}, edges first
 
+# {degree out: [E, 2k + 1, J, C] of each degree in}
+Mixed = dict[Irrep, list[jax.Array]]
+
 # As PyTorch's kaiming_uniform_ draws weights [..., inputs, outputs].
 KAIMING_UNIFORM = hk.initializers.VarianceScaling(
     2.0, "fan_in", "uniform", fan_in_axes=(-2,)
@@ -241,78 +244,79 @@ class Kernels(hk.Module):
         self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
     ) -> EdgeFeatures:
         """Node features of degrees 0, 1, ... without a gap -> [E, 2l + 1, C] each."""
-        weights = self._radial_weights(
-            {irrep: values.shape[-1] for irrep, values in sorted(nodes.items())},
-            steering.radial,
-        )
-        mixed: dict[Irrep, list[jax.Array]] = {out: [] for out in self.channels}
-        for irrep, of_irrep in weights.items():
-            values = _rows(nodes[irrep])  # [N, (2k + 1) C]
-            senders = graphs.gather_senders(values, graph, bucket)
-            senders = senders.reshape(bucket.max_edges, irrep.dim, of_irrep.shape[1])
-            products = jnp.einsum("emc,eco->emo", senders, of_irrep)
-            counts = [num_couplings(irrep.l, out.l) for out in self.channels]
-            sizes = [
-                count * num
-                for count, num in zip(counts, self.channels.values(), strict=True)
-            ]
-            parts = jax.lax.split(products, sizes, 2)  # [E, 2k + 1, J C] each
-            for out, count, part in zip(self.channels, counts, parts, strict=True):
-                rows = (bucket.max_edges, irrep.dim * count, self.channels[out])
-                mixed[out].append(part.reshape(rows))
+        senders = {}
+        for irrep, values in sorted(nodes.items()):
+            rows = graphs.gather_senders(_rows(values), graph, bucket)
+            shape = (bucket.max_edges, irrep.dim, values.shape[-1])
+            senders[irrep] = rows.reshape(shape)
+        mix = self._mix_shared if self.shared_radial else self._mix_separate
+        mixed = mix(senders, steering.radial)
         outputs = {}
-        for out, blocks in mixed.items():
+        for out in self.channels:
+            blocks = [
+                part.reshape(
+                    bucket.max_edges, math.prod(part.shape[1:3]), part.shape[3]
+                )
+                for part in mixed[out]
+            ]
             stacked = jnp.concatenate(blocks, axis=1)  # [E, P, C]
             basis = steering.bases[out.l][..., : stacked.shape[1]]
             outputs[out] = jnp.einsum("emp,epc->emc", basis, stacked)
         return outputs
 
     @hk.transparent
-    def _radial_weights(self, sizes: Channels, values: Array) -> dict[Irrep, Array]:
-        """All radial functions that read a degree k: {irrep: [E, C, sum of J C']}."""
-        if self.shared_radial:
-            (hidden,) = RadialHidden(1, self.radial_size, name="radial")(values)
-            return {
-                irrep: _last_layer(
-                    hidden,
-                    num,
-                    sum(
-                        num_couplings(irrep.l, out.l) * channels
-                        for out, channels in self.channels.items()
-                    ),
-                    f"radial_{irrep}",
-                )
-                for irrep, num in sizes.items()
+    def _mix_shared(self, senders: EdgeFeatures, values: Array) -> Mixed:
+        """With one network: one matrix product per edge and degree in."""
+        (hidden,) = RadialHidden(1, self.radial_size, name="radial")(values)
+        mixed: Mixed = {out: [] for out in self.channels}
+        for irrep, sent in senders.items():
+            shapes = {
+                out: (num_couplings(irrep.l, out.l), num)
+                for out, num in self.channels.items()
             }
+            sizes = [math.prod(shape) for shape in shapes.values()]
+            products = _mix(sent, hidden, sum(sizes), f"radial_{irrep}")
+            parts = jax.lax.split(products, sizes, 2)
+            for (out, shape), part in zip(shapes.items(), parts, strict=True):
+                mixed[out].append(part.reshape(*part.shape[:2], *shape))
+        return mixed
+
+    @hk.transparent
+    def _mix_separate(self, senders: EdgeFeatures, values: Array) -> Mixed:
+        """With one network per part and pair of degrees.
+
+        Their weights are many times larger than what they make, and are not joined.
+        """
         pairs = [
             (irrep, out, part)
-            for irrep in sizes
+            for irrep in senders
             for out in self.channels
             for part, channels in enumerate(self.parts)
             if out in channels
         ]
         networks = RadialHidden(len(pairs), self.radial_size, name="radial")(values)
-        blocks: dict[Irrep, dict[Irrep, list[Array]]] = {irrep: {} for irrep in sizes}
-        for (irrep, out, part), of_pair in zip(pairs, networks, strict=True):
-            count, num = num_couplings(irrep.l, out.l), self.parts[part][out]
+        blocks: dict[tuple[Irrep, Irrep], list[Array]] = {}
+        for (irrep, out, part), hidden in zip(pairs, networks, strict=True):
+            shape = (num_couplings(irrep.l, out.l), self.parts[part][out])
             name = f"radial_{part}_{irrep}_{out}"
-            block = _last_layer(of_pair, sizes[irrep], count * num, name)
-            block = block.reshape(block.shape[0], sizes[irrep], count, num)
-            blocks[irrep].setdefault(out, []).append(block)
-        return {irrep: _join(of_irrep) for irrep, of_irrep in blocks.items()}
+            products = _mix(senders[irrep], hidden, math.prod(shape), name)
+            block = products.reshape(*products.shape[:2], *shape)
+            blocks.setdefault((irrep, out), []).append(block)
+        mixed: Mixed = {out: [] for out in self.channels}
+        for (_, out), parts in blocks.items():
+            mixed[out].append(jnp.concatenate(parts, axis=-1))
+        return mixed
 
 
-def _last_layer(hidden: Array, num_inputs: int, num_outputs: int, name: str) -> Array:
-    """Hidden values [E, H] -> weights [E, num_inputs, num_outputs]."""
+def _mix(senders: Array, hidden: Array, num_outputs: int, name: str) -> jax.Array:
+    """Channels mixed by radial functions: [E, 2k + 1, C] -> [E, 2k + 1, num_outputs].
+
+    The functions are the last layer of a network with hidden values [E, H].
+    """
+    num_edges, _, num_inputs = senders.shape
     linear = mlp.Linear(num_inputs * num_outputs, w_init=KAIMING_UNIFORM, name=name)
-    return linear(hidden).reshape(hidden.shape[0], num_inputs, num_outputs)
-
-
-def _join(blocks: dict[Irrep, list[Array]]) -> jax.Array:
-    """The parts [E, C, J, C'] of each degree side by side: [E, C, sum of J C']."""
-    joined = [jnp.concatenate(parts, axis=-1) for parts in blocks.values()]
-    rows = [part.reshape(*part.shape[:2], math.prod(part.shape[2:])) for part in joined]
-    return jnp.concatenate(rows, axis=-1)
+    weights = linear(hidden).reshape(num_edges, num_inputs, num_outputs)
+    return jnp.einsum("emc,eco->emo", senders, weights)
 
 
 class PointConvolution(hk.Module):
