@@ -262,7 +262,7 @@ def test_sizes_of_the_default_and_of_the_comparison():
     fields = protocols.find("tfn", "paper").fields
     assert num_params("tfn", **fields) == authors_size()
     assert authors_size() == 127_024
-    assert num_params("tfn", **fields, shared_radial=True) == 114_544
+    assert num_params("tfn", **{**fields, "shared_radial": True}) == 114_544
 
 
 def test_weights_start_as_the_authors():
