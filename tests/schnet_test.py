@@ -1,12 +1,14 @@
 """SchNet: its network against the equations of the paper in loops."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from demetar import models
 from demetar.errors import UserError
 from demetar.models import schnet
 from demetar.nn import radial
@@ -37,7 +39,7 @@ def envelope(length, cutoff):
     return (np.cos(np.pi * length / cutoff) + 1) / 2 if length < cutoff else 0.0
 
 
-def interaction(case, layer, x, i, cutoff):
+def interaction(case, layer, x, i, cutoff, activate):
     """x_i + V of sum_j (W x_j) o filter(|r_ij|)."""
     total = np.zeros(4)
     for j, edge in case.neighbors[i]:
@@ -45,19 +47,27 @@ def interaction(case, layer, x, i, cutoff):
         length = np.linalg.norm(vector)
         values = np.array([*basis(length), *features])
         filters = plain.mlp(case.params, f"filters_{layer}", values, softplus)
-        filters = softplus(filters) * envelope(length, cutoff)
+        filters = softplus(filters) if activate else filters
+        filters = filters * envelope(length, cutoff)
         total += plain.linear(case.params, f"atoms_{layer}", x[j]) * filters
     return x[i] + plain.mlp(case.params, f"output_{layer}", total, softplus)
 
 
-@pytest.mark.parametrize("cutoff, pooling", [(None, "sum"), (3.5, "mean")])
-def test_the_network_is_the_papers(cutoff, pooling):
-    fields = {**FIELDS, "cutoff": cutoff, "pooling": pooling}
+@pytest.mark.parametrize(
+    "cutoff, activate, pooling", [(None, True, "sum"), (3.5, False, "mean")]
+)
+def test_the_network_is_the_papers(cutoff, activate, pooling):
+    fields = {
+        **FIELDS,
+        "cutoff": cutoff,
+        "activate_filters": activate,
+        "pooling": pooling,
+    }
     with jax.enable_x64(True):
         case = plain_molecules.Case("schnet", fields)
     x = {i: plain.linear(case.params, "embedding", case.scalars[i]) for i in case.nodes}
     for layer in range(2):
-        x = {i: interaction(case, layer, x, i, cutoff) for i in case.nodes}
+        x = {i: interaction(case, layer, x, i, cutoff, activate) for i in case.nodes}
         found = case.recorded[f"features_{layer}"]
         for i in case.nodes:
             plain_molecules.assert_close(found[i], x[i])
@@ -123,14 +133,37 @@ def test_gaussians_beyond_every_distance_change_nothing():
 
 
 def test_the_size_follows_from_the_paper():
-    """It states no count; 64 channels, 3 blocks and centres from 0 to 30 A give one."""
+    """It states no count; 64 channels, 3 blocks and 300 centres give one."""
     square = 64 * 64 + 64
-    block = 301 * 64 + 64 + 4 * square
+    block = 300 * 64 + 64 + 3 * square + 64 * 64
     head = 64 * 32 + 32 + 32 + 1
     expected = 5 * 64 + 3 * block + head
-    assert num_params("schnet", contract.MOLECULES) == expected == 110_337
+    assert num_params("schnet", contract.MOLECULES) == expected == 109_953
     deeper = num_params("schnet", contract.MOLECULES, num_layers=6)
     assert deeper == expected + 3 * block
+
+
+def test_the_start_is_the_authors():
+    """Glorot's weights, no biases, a normal embedding, and nothing is predicted."""
+    model = models.build("schnet", contract.MOLECULES, {"num_layers": 1})
+    batch = contract.make_batch(contract.systems((2,)), task=contract.MOLECULES)
+    drawn: Any = model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+    params = {key.removeprefix("schnet/"): value for key, value in drawn.items()}
+    assert {name for name, layer in params.items() if "b" in layer} == {
+        f"{name}/linear_{i}"
+        for name in ("filters_0", "output_0", "readout_energy")
+        for i in range(2)
+    }
+    for name, layer in params.items():
+        assert not np.any(layer.get("b", 0.0)), name
+        limit = (6 / sum(layer["w"].shape)) ** 0.5
+        largest = np.abs(layer["w"]).max()
+        if name == "embedding":
+            assert abs(np.std(layer["w"]) / 64**-0.25 - 1) < 0.1
+        elif name == "readout_energy/linear_1":
+            assert largest == 0
+        else:
+            assert 0.98 * limit < largest <= limit, name
 
 
 @pytest.mark.parametrize("name", ["schnet", "nequip", "torchmd_et", "equiformer"])

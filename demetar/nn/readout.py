@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -105,16 +105,44 @@ def scalar_heads(
     Raises:
       UserError: unknown pooling.
     """
-    outputs: dict[str, Array] = {}
+    values: dict[str, Array] = {}
     for head in task.heads:
         if head.kind == "node_vector":
             continue
         sizes = [hidden_size or scalars.shape[-1], head.size]
-        values = mlp.MLP(sizes, activation, name=f"readout_{head.name}")(scalars)
-        if head.kind == "graph_scalar":
-            values = pool(values, head, pooling, graph, bucket)
-        outputs[head.name] = values
-    return outputs
+        network = mlp.MLP(sizes, activation, name=f"readout_{head.name}")
+        values[head.name] = network(scalars)
+    return pooled(task, values, graph, bucket, pooling)
+
+
+def pooled(
+    task: TaskSpec,
+    values: Mapping[str, Array],
+    graph: graphs.Graph,
+    bucket: Bucket,
+    pooling: str = "target",
+) -> dict[str, Array]:
+    """Values of the nodes {head: [N, T]}, pooled if the head is of the graph.
+
+    Args:
+      task: heads.
+      values: of scalar heads.
+      graph, bucket: the batch.
+      pooling: of `pool`.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    return {
+        head.name: pool(values[head.name], head, pooling, graph, bucket)
+        if head.kind == "graph_scalar"
+        else values[head.name]
+        for head in task.heads
+        if head.name in values
+    }
 
 
 def summed_heads(
