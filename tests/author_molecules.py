@@ -59,7 +59,8 @@ def loaded(
       name: of the model.
       fields: of the model.
       data: the golden file.
-      layers: its weights by our names, without the model's own scope.
+      layers: its weights by our names without the scope of the model; '' has those of
+        the model itself.
       task: inputs and one head.
       edges: [E, F] edge features.
     """
@@ -76,9 +77,11 @@ def loaded(
         lambda key: model.init(key, graph, bucket, False), jax.random.key(0)
     )
     scope = next(iter(expected)).split("/")[0]
-    params = {f"{scope}/{key}": dict(leaves) for key, leaves in layers.items()}
-    shapes = [jax.tree.map(np.shape, tree) for tree in (params, dict(expected))]
-    assert shapes[0] == shapes[1]
+    params = {
+        f"{scope}/{key}".rstrip("/"): dict(leaves) for key, leaves in layers.items()
+    }
+    found, expected = (jax.tree.map(np.shape, tree) for tree in (params, expected))
+    assert found == expected
 
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = authors.with_positions(graph, positions)
