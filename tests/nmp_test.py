@@ -1,5 +1,6 @@
 """NMP: its network against the equations of the papers in loops."""
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from demetar import models
 from demetar.errors import UserError
 from demetar.models import nmp
-from demetar.nn import attention, capture
+from demetar.nn import attention, capture, mlp
 from tests import author_molecules, authors, contract, plain, plain_molecules
 from tests.author_cases import nmp as author_cases
 from tests.models_test import num_params
@@ -171,6 +172,24 @@ def test_the_steps_share_their_weights():
     update = 100 + 100 * 150 + 50 * 100 + 50 * 50
     readout = 55 * 55 + (110 * 220 + 220) + 55 * 55 + 55
     assert sizes == {2 * edges + update + readout + (110 * 200 + 200) + 200 + 1}
+
+
+def test_the_start_is_the_authors():
+    """Glorot's for each of the authors' matrices; biases too, but those of the cell."""
+    starts = contract.initializers("nmp", {}, contract.MOLECULES)
+    plain_starts = {path for path in starts if starts[path] is mlp.GLOROT_UNIFORM}
+    assert "message_bias" in plain_starts
+    assert {path for path in starts if path.endswith("/b")} - plain_starts == {
+        "query/gates/b"
+    }
+    assert starts["query/gates/b"] is mlp.ZEROS
+
+    def draw():
+        return starts["query/gates/w"]((40, 80), jnp.float32)  # 4 gates of 20
+
+    gates = hk.transform(draw).apply({}, jax.random.key(0))
+    limit = (6 / (40 + 20)) ** 0.5
+    assert 0.99 * limit < np.abs(gates).max() <= limit
 
 
 def test_more_inputs_than_channels_are_refused():

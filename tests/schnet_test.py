@@ -1,17 +1,15 @@
 """SchNet: its network against the equations of the paper in loops."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import models
 from demetar.errors import UserError
 from demetar.models import schnet
-from demetar.nn import radial
+from demetar.nn import mlp, radial
 from tests import contract, plain, plain_molecules
 from tests.models_test import num_params
 
@@ -145,25 +143,19 @@ def test_the_size_follows_from_the_paper():
 
 def test_the_start_is_the_authors():
     """Glorot's weights, no biases, a normal embedding, and nothing is predicted."""
-    model = models.build("schnet", contract.MOLECULES, {"num_layers": 1})
-    batch = contract.make_batch(contract.systems((2,)), task=contract.MOLECULES)
-    drawn: Any = model.init(jax.random.key(0), batch.graph, batch.bucket, True)
-    params = {key.removeprefix("schnet/"): value for key, value in drawn.items()}
-    assert {name for name, layer in params.items() if "b" in layer} == {
-        f"{name}/linear_{i}"
+    starts = contract.initializers("schnet", {"num_layers": 1}, contract.MOLECULES)
+    assert {path for path in starts if path.endswith("/b")} == {
+        f"{name}/linear_{i}/b"
         for name in ("filters_0", "output_0", "readout_energy")
         for i in range(2)
     }
-    for name, layer in params.items():
-        assert not np.any(layer.get("b", 0.0)), name
-        limit = (6 / sum(layer["w"].shape)) ** 0.5
-        largest = np.abs(layer["w"]).max()
-        if name == "embedding":
-            assert abs(np.std(layer["w"]) / 64**-0.25 - 1) < 0.1
-        elif name == "readout_energy/linear_1":
-            assert largest == 0
+    for path, start in starts.items():
+        if path == "embedding/w":
+            assert start.stddev == 64**-0.25
+        elif path.endswith("/b") or path == "readout_energy/linear_1/w":
+            assert start is mlp.ZEROS, path
         else:
-            assert 0.98 * limit < largest <= limit, name
+            assert start is mlp.GLOROT_UNIFORM, path
 
 
 @pytest.mark.parametrize("name", ["schnet", "nequip", "torchmd_et", "equiformer"])

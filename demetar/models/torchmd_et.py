@@ -53,7 +53,7 @@ class Edges:
 class TorchmdEt(base.Model):
     """Attention over scalar and vector features with distances in keys and values.
 
-    The defaults have 147,456 parameters on N-body.
+    The defaults have 148,322 parameters on N-body.
 
     Attributes:
       num_heads: attention heads.
