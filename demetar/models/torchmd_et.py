@@ -10,9 +10,10 @@ Differs from the authors' code: nodes start from invariants in place of an atom 
 and their vector features from the vector inputs (the velocity on N-body) in place of
 zero. Edge features stand beside the radial basis; a node has none with itself. Without
 a cutoff the basis spans the distances of the task and no envelope silences a pair. The
-basis of another cutoff than 5 is that of 5 in scaled distances; the code's has its
-first centre at exp(-cutoff). A node reads all its neighbours, not 32 at most. Mean and
-deviation of the training data belong to the head.
+basis of another cutoff than 5 is that of 5 in scaled distances, while the code has its
+first centre at exp(-cutoff): at a cutoff of 10, 64 functions differ by up to 0.18. A
+node reads all its neighbours, not 32 at most. Mean and deviation of the training data
+belong to the head, in whose units dipoles and extents are too.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class TorchmdEt(base.Model):
         last two are the authors' for mu and R2 of QM9 (section 3.1), from the centre of
         mass of the elements that the node inputs name.
       pooling: of the nodes for scalars of a graph: 'sum', 'mean', or 'target', the sum
-        for extensive targets and the mean for others.
+        for extensive targets and the mean for others. Dipoles and extents are sums.
       node_inputs: invariants that the nodes start from.
     """
 
