@@ -77,6 +77,7 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "head_size": 32,
                 "num_basis": 64,
                 "cutoff": 5.0,
+                "vector_cutoff": False,  # the form of 2022
             },
         )
     },
