@@ -100,14 +100,14 @@ def scaled(activation):
     return lambda x: np.asarray(activation(x)) / float(constant)
 
 
-def gate(features, gate_fn=jax.nn.sigmoid):
-    """SiLU on scalars, tanh on pseudoscalars, the last scalars times the rest."""
+def gate(features, gate_fn=jax.nn.sigmoid, even_fn=jax.nn.silu, odd_fn=np.tanh):
+    """Activations of scalars and pseudoscalars, the last scalars times the rest."""
     gated = [irrep for irrep in sorted(features) if irrep.l]
     scalars = features[SCALAR]
     start = len(scalars) - sum(len(features[irrep]) for irrep in gated)
-    outputs = {SCALAR: scaled(jax.nn.silu)(scalars[:start])}
+    outputs = {SCALAR: scaled(even_fn)(scalars[:start])}
     if PSEUDOSCALAR in features:
-        outputs[PSEUDOSCALAR] = scaled(np.tanh)(features[PSEUDOSCALAR])
+        outputs[PSEUDOSCALAR] = scaled(odd_fn)(features[PSEUDOSCALAR])
     for irrep in gated:
         rows = []
         for channel in features[irrep]:
@@ -156,9 +156,9 @@ def largest_difference(found, expected):
     return max(np.abs(found[ir] - expected[ir]).max() for ir in expected) / size
 
 
-def without_gate(features, gate_fn=None):
+def without_gate(features, *activations):
     """In place of `steerable.gate`: scalars pass, no gate acts."""
-    del gate_fn
+    del activations
     num_gates = sum(values.shape[-1] for irrep, values in features.items() if irrep.l)
     scalars = features[SCALAR]
     return {**features, SCALAR: scalars[..., : scalars.shape[-1] - num_gates]}

@@ -75,12 +75,14 @@ class Linear(hk.Module):
         num_outputs: int,
         with_bias: bool = True,
         w_init: Initializer | None = None,
+        b_init: Initializer | None = None,
         name: str | None = None,
     ):
         super().__init__(name=name)
         self.num_outputs = num_outputs
         self.with_bias = with_bias
         self.w_init = w_init
+        self.b_init = b_init
 
     def __call__(self, inputs: Array) -> Array:
         """[..., C] -> [..., num_outputs]."""
@@ -97,7 +99,7 @@ class Linear(hk.Module):
         w = hk.get_parameter("w", shape, dtype, self.w_init or init)
         if not self.with_bias:
             return w, None
-        return w, hk.get_parameter("b", shape[1:], dtype, init)
+        return w, hk.get_parameter("b", shape[1:], dtype, self.b_init or init)
 
 
 class EdgeLinear(Linear):

@@ -303,8 +303,13 @@ def gated_channels(channels: Channels) -> Channels:
     return {**channels, SCALAR: channels.get(SCALAR, 0) + num_gates}
 
 
-def gate(features: Features, gate_fn: mlp.Activation = mlp.sigmoid) -> Features:
-    """SiLU on scalars, tanh on pseudoscalars, other irreps times functions of scalars.
+def gate(
+    features: Features,
+    gate_fn: mlp.Activation = mlp.sigmoid,
+    even_fn: mlp.Activation = mlp.silu,
+    odd_fn: mlp.Activation = jnp.tanh,
+) -> Features:
+    """Activations of scalars and pseudoscalars, other irreps times those of scalars.
 
     The last scalars are the gates. The activations are scaled to keep the second
     moment of a standard normal input, as e3nn does.
@@ -312,15 +317,17 @@ def gate(features: Features, gate_fn: mlp.Activation = mlp.sigmoid) -> Features:
     Args:
       features: of the channels that `gated_channels` gives.
       gate_fn: activation of the gates.
+      even_fn: activation of the other scalars.
+      odd_fn: activation of pseudoscalars, an odd function.
     """
     dtype = features[SCALAR].dtype
     gated = sorted(irrep for irrep in features if irrep.l)
     sizes = [features[irrep].shape[-1] for irrep in gated]
     rest = features[SCALAR].shape[-1] - sum(sizes)
     scalars, *gates = jax.lax.split(features[SCALAR], [rest, *sizes], 2)
-    outputs = {SCALAR: normalized(mlp.silu, dtype)(scalars)}
+    outputs = {SCALAR: normalized(even_fn, dtype)(scalars)}
     if PSEUDOSCALAR in features:  # an odd function, or a reflection would be noticed
-        outputs[PSEUDOSCALAR] = normalized(jnp.tanh, dtype)(features[PSEUDOSCALAR])
+        outputs[PSEUDOSCALAR] = normalized(odd_fn, dtype)(features[PSEUDOSCALAR])
     for irrep, values in zip(gated, gates, strict=True):
         outputs[irrep] = features[irrep] * normalized(gate_fn, dtype)(values)
     return outputs
