@@ -196,6 +196,20 @@ def assert_not_idle(monkeypatch, name, fields, module, part, replacement):
     assert contract.relative_error(found, expected) > 1e-3
 
 
+def assert_rotations_alone(subject):
+    """Rotations and translations turn the output, reflections change it."""
+    tolerance = contract.TOLERANCE[subject.dtype]
+    for matrix, shift in (
+        (contract.rotation(), contract.NO_SHIFT),
+        (contract.IDENTITY, contract.SHIFT),
+    ):
+        error = contract.transformation_error(subject, matrix, shift)
+        assert error < tolerance
+    reflection = -contract.rotation()
+    error = contract.transformation_error(subject, reflection, contract.NO_SHIFT)
+    assert error > contract.BROKEN
+
+
 HEADS = (
     Head("position", "node_vector", base="positions"),
     Head("modes", "node_vector", size=3),

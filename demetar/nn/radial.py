@@ -33,6 +33,25 @@ def bessel(lengths: Array, num_basis: int, extent: float) -> jax.Array:
     return jnp.sqrt(2.0 / extent).astype(lengths.dtype) * waves
 
 
+def rooted_bessel(lengths: Array, roots: Array, extent: float) -> jax.Array:
+    """(2 / c) sin(w_n r / c) / r with roots w_n that a network learns.
+
+    Source: the code of NequIP (arXiv 2101.03164), whose roots start from n pi.
+
+    Args:
+      lengths: [E], >= 0; finite and smooth at 0.
+      roots: [num_basis].
+      extent: c, in the unit of `lengths`.
+
+    Returns:
+      [E, num_basis].
+    """
+    frequencies = jnp.asarray(roots) / extent
+    return (
+        2.0 / extent * frequencies * jnp.sinc(frequencies / jnp.pi * lengths[:, None])
+    )
+
+
 def gaussian_steps(
     lengths: Array, step: float, extent: float, gamma: float
 ) -> jax.Array:

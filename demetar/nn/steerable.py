@@ -68,6 +68,20 @@ def natural_attribute(harmonics: Mapping[int, jax.Array]) -> Attribute:
     return {natural_irrep(degree): value for degree, value in harmonics.items()}
 
 
+def even_irrep(irrep: Irrep) -> Irrep:
+    """The irrep of the same degree whose parity is even."""
+    return Irrep(irrep.l, 1)
+
+
+def even_features(features: Features) -> Features:
+    """Features as if all of them were even, so that all products are allowed.
+
+    Rotations are kept, reflections are not. Irreps of one degree come to stand side by
+    side, in their order.
+    """
+    return concatenate([{even_irrep(irrep): features[irrep]} for irrep in features])
+
+
 def natural_paths(lmax: int, lmax_attribute: int) -> int:
     """Number of couplings l1 x l2 -> l3 of natural irreps, l1 and l3 up to lmax."""
     degrees = [natural_irrep(degree) for degree in range(lmax + 1)]
