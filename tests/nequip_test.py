@@ -19,8 +19,9 @@ FIELDS = {"hidden_size": 3, "num_layers": 3, "num_basis": 3, "radial_sizes": (4,
 BATCH_SIZES = (3, 2)
 
 
-def bessel(length, roots, extent):
-    """(2 / c) sin(w r / c) / r."""
+def bessel(length, shifts, extent):
+    """(2 / c) sin(w r / c) / r with the roots w = n pi + a shift that is trained."""
+    roots = np.pi * np.arange(1, len(shifts) + 1) + shifts
     return [2 / extent * np.sin(w * length / extent) / length for w in roots]
 
 
@@ -33,7 +34,9 @@ def envelope(length, cutoff):
 def radial_weights(params, layer, length, features, cutoff):
     """A perceptron without biases on the basis times the envelope."""
     extent = contract.TASK.radial_extent if cutoff is None else cutoff
-    values = np.array([*bessel(length, params["nequip"]["roots"], extent), *features])
+    values = np.array(
+        [*bessel(length, params["nequip"]["root_shifts"], extent), *features]
+    )
     if cutoff is not None:
         values = values * envelope(length, cutoff)
     hidden = values @ params[f"nequip/radial_{layer}_0"]["w_0e"]
@@ -186,12 +189,12 @@ def test_without_parity_only_reflections_are_noticed():
     assert len(depthwise.find_paths(even, even, even)) == 15
 
 
-def test_the_roots_start_from_multiples_of_pi_and_the_scale_from_1():
+def test_the_scale_and_shift_are_those_of_the_species():
     task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
     model = models.build("nequip", task, FIELDS)
     batch = contract.make_batch(contract.systems(BATCH_SIZES))
     params = model.init(jax.random.key(0), batch.graph, batch.bucket, False)
-    np.testing.assert_allclose(params["nequip"]["roots"], np.pi * np.arange(1, 4))
+    assert not np.any(params["nequip"]["root_shifts"])
 
     def charge(params):
         outputs = model.apply(params, None, batch.graph, batch.bucket, False)

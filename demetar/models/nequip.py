@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import haiku as hk
@@ -151,9 +150,9 @@ class Nequip(base.Model):
         if not self.parity:
             attribute = {steerable.even_irrep(ir): y for ir, y in attribute.items()}
         extent = self.task.radial_extent if self.cutoff is None else self.cutoff
-        roots = hk.get_parameter(
-            "roots", (self.num_basis,), lengths.dtype, _whole_multiples_of_pi
-        )
+        shape, dtype = (self.num_basis,), lengths.dtype
+        roots = jnp.pi * jnp.arange(1, self.num_basis + 1, dtype=dtype)
+        roots += hk.get_parameter("root_shifts", shape, dtype, jnp.zeros)
         basis = radial.rooted_bessel(lengths, roots, extent)
         values = jnp.concatenate([basis, graph.edges], axis=-1)
         if self.cutoff is not None:
@@ -233,8 +232,3 @@ class Nequip(base.Model):
             )
             values = linear({SCALAR: values[None]})[SCALAR][0]
         return values
-
-
-def _whole_multiples_of_pi(shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
-    """The roots pi, 2 pi, ... at the start."""
-    return jnp.pi * jnp.arange(1, shape[0] + 1, dtype=dtype)

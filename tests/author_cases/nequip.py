@@ -63,7 +63,8 @@ class Placement:
     def params(self, start):
         """A tree of the shapes of ours."""
         params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), start)
-        params[NAME]["roots"] = self.data["param/radial_basis.basis.bessel_weights"]
+        roots = self.data["param/radial_basis.basis.bessel_weights"]
+        params[NAME]["root_shifts"] = roots - np.pi * np.arange(1, len(roots) + 1)
         self.place_linear(params, "embedding", "chemical_embedding.linear", 0)
         for layer in range(self.config["num_layers"]):
             self.place_radial(params, layer)
