@@ -11,6 +11,7 @@ from demetar import graphs
 from demetar.errors import UserError
 from demetar.models import equiformer
 from demetar.nn import depthwise, radial, steerable
+from experiments import molecule_protocols
 from tests import contract, plain, plain_steerable
 from tests.models_test import num_params
 
@@ -286,5 +287,25 @@ def test_refuses_irreps_that_it_cannot_serve(fields):
         num_params("equiformer", **{**FIELDS, **fields})
 
 
-def test_every_kind_of_head():
-    plain_steerable.assert_heads("equiformer", FIELDS)
+def test_the_paper_protocol_has_the_published_size():
+    """3.53 million, with the parameters that following linear maps absorb."""
+    fields = {"node_inputs": ("all",)}
+    fields |= molecule_protocols.PROTOCOLS["equiformer"]["paper"].fields
+    found = num_params("equiformer", contract.MOLECULES, **fields)
+    products = {0: 128 + 64 + 32, 1: 128 + 3 * 64 + 2 * 32, 2: 128 + 2 * 64 + 3 * 32}
+    hidden = {0: 128, 1: 64, 2: 32}
+    weights = 3 * 128 + 6 * 64 + 6 * 32  # of one product
+    constant = 2 * 128
+    # The constant is a scalar; the authors couple its vectors of zeros too.
+    of_zeros = 65 * (weights - 3 * 128)
+    of_zeros += sum((products[l] - 128) * hidden[l] for l in hidden)
+    absorbed = constant + of_zeros + 6 * weights
+    assert (found, absorbed) == (3_452_419, 79_296)
+    assert round((found + absorbed) / 1e6, 2) == 3.53
+
+
+@pytest.mark.parametrize("feature_size", [None, 5])
+def test_every_kind_of_head(feature_size):
+    fields = {**FIELDS, "feature_size": feature_size}
+    params = plain_steerable.assert_heads("equiformer", fields)
+    assert ("equiformer/shortcut" in params) == (feature_size is not None)

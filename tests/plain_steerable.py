@@ -5,7 +5,6 @@ import functools
 
 import e3nn_jax as e3nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from demetar import graphs, models
@@ -171,12 +170,6 @@ def without_directions(vectors, lmax):
     """In place of `depthwise.harmonics`: only degree 0 is left."""
     attribute = right_harmonics(vectors, lmax)
     return {ir: values if ir.l == 0 else 0 * values for ir, values in attribute.items()}
-
-
-def no_basis(lengths, num_basis, extent):
-    """In place of a radial basis."""
-    del extent
-    return jnp.zeros((len(lengths), num_basis))
 
 
 @functools.cache

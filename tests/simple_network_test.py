@@ -171,6 +171,12 @@ def test_refuses_irreps_that_the_heads_cannot_read():
         num_params("simple_network", **{**FIELDS, "layer_irreps": ("4x0e+vectors",)})
 
 
+def test_refuses_unknown_poolings():
+    fields = {"node_inputs": ("all",), "pooling": "max"}
+    with pytest.raises(UserError, match="a pooling of target, sum, mean, found 'max'"):
+        num_params("simple_network", contract.MOLECULES, **fields)
+
+
 def test_refuses_unknown_gates():
     with pytest.raises(UserError, match="a gate of e3nn, silu, found 'relu'"):
         num_params("simple_network", **FIELDS, gate="relu")
