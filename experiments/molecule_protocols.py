@@ -90,7 +90,14 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             weight_decay=5e-3,
             eval_every=1,
             connectivity="radius",
-            fields={"hidden_irreps": "128x0e+64x1o+32x2e", "num_layers": 6},
+            fields={
+                "hidden_irreps": "128x0e+64x1e+32x2e",
+                "num_layers": 6,
+                "feature_size": 512,
+                "num_basis": 128,
+                "radial_sizes": (64, 64),
+                "attention_dropout": 0.2,
+            },
             **_COSINE,
         )
     },

@@ -81,6 +81,7 @@ class Linear(hk.Module):
         num_outputs: int,
         with_bias: bool = True,
         w_init: Initializer | None = None,
+        b_init: Initializer | None = None,
         name: str | None = None,
         b_init: Initializer | None = None,
     ):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -71,6 +72,23 @@ def heads(
       UserError: a vector head without vectors, or unknown pooling.
     """
     outputs = scalar_heads(task, scalars, graph, bucket, pooling=pooling)
+    return outputs | vector_heads(task, vectors)
+
+
+def vector_heads(task: TaskSpec, vectors: Array | None) -> dict[str, Array]:
+    """The vector heads of a task: linear maps without bias.
+
+    Args:
+      task: heads.
+      vectors: [3, N, C'] polar vectors; None where the model has none.
+
+    Returns:
+      {head: [N, K, 3]}.
+
+    Raises:
+      UserError: a vector head without vectors.
+    """
+    outputs: dict[str, Array] = {}
     for head in task.heads:
         if head.kind != "node_vector":
             continue
@@ -78,6 +96,49 @@ def heads(
             raise UserError(f"head {head.name!r} needs a model with vector features")
         linear = mlp.Linear(head.size, with_bias=False, name=f"readout_{head.name}")
         outputs[head.name] = jnp.transpose(linear(vectors), (1, 2, 0))
+    return outputs
+
+
+def linear_heads(
+    task: TaskSpec,
+    scalars: Array,
+    graph: graphs.Graph,
+    bucket: Bucket,
+    pooling: str = "target",
+    hidden_sizes: Sequence[int] = (),
+    per_node: Callable[[Head, Array], Array] = lambda head, values: values,
+) -> dict[str, Array]:
+    """The scalar heads of a task: linear maps of the nodes alone, without biases.
+
+    They are drawn as e3nn draws them: normal, variance 1 / inputs.
+
+    Args:
+      task: heads.
+      scalars: [N, C].
+      graph, bucket: the batch.
+      pooling: of `pool`.
+      hidden_sizes: channels between several maps one after the other.
+      per_node: (head, values [N, T]) -> [N, T], before the pooling.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    init = hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
+    outputs: dict[str, Array] = {}
+    for head in task.heads:
+        if head.kind == "node_vector":
+            continue
+        values: Array = scalars
+        for index, size in enumerate((*hidden_sizes, head.size)):
+            name = f"readout_{head.name}_{index}"
+            values = mlp.Linear(size, False, w_init=init, name=name)(values)
+        values = per_node(head, values)
+        if head.kind == "graph_scalar":
+            values = pool(values, head, pooling, graph, bucket)
+        outputs[head.name] = values
     return outputs
 
 
