@@ -58,6 +58,9 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "lmax_attributes": 3,
                 "read_positions": False,
                 "instance_norm": True,
+                "component_harmonics": True,
+                "squared_lengths": True,
+                "pooling": "mean",
             },
         )
     },

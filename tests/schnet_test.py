@@ -133,7 +133,9 @@ def test_the_size_follows_from_the_paper():
     assert deeper == expected + 3 * block
 
 
-@pytest.mark.parametrize("name", ["schnet", "nequip", "torchmd_et", "equiformer"])
+@pytest.mark.parametrize(
+    "name", ["schnet", "nequip", "torchmd_et", "equiformer", "segnn", "lieconv"]
+)
 def test_unknown_poolings_are_refused(name):
     """And so the field reaches the readout."""
     fields = {"node_inputs": ("all",), "pooling": "max"}
