@@ -58,6 +58,9 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "lmax_attributes": 3,
                 "read_positions": False,
                 "instance_norm": True,
+                "component_harmonics": True,
+                "squared_lengths": True,
+                "pooling": "mean",
             },
         )
     },
@@ -144,8 +147,10 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             batch_size=75,
             learning_rate=3e-3,
             eval_every=1,
+            connectivity="radius",
+            cutoff=6.2,  # where the radius stays that the authors' layers learn
             node_features="egnn",
-            fields={"hidden_size": 1536},
+            fields={"hidden_size": 1536, "pooling": "mean"},
             **_COSINE,
         )
     },

@@ -158,7 +158,9 @@ def test_the_start_is_the_authors():
             assert start is mlp.GLOROT_UNIFORM, path
 
 
-@pytest.mark.parametrize("name", ["schnet", "nequip", "torchmd_et", "equiformer"])
+@pytest.mark.parametrize(
+    "name", ["schnet", "nequip", "torchmd_et", "equiformer", "segnn", "lieconv"]
+)
 def test_unknown_poolings_are_refused(name):
     """And so the field reaches the readout."""
     fields = {"node_inputs": ("all",), "pooling": "max"}

@@ -216,7 +216,7 @@ class Comparison(hk.Module):
 
 def _linear(size: int, name: str, parts: int = 1) -> mlp.Linear:
     """A layer without bias, drawn as `parts` layers side by side."""
-    return mlp.Linear(size, False, _glorot_of_parts(parts), name)
+    return mlp.Linear(size, False, _glorot_of_parts(parts), name=name)
 
 
 def _perceptron(sizes: tuple[int, ...], name: str) -> mlp.MLP:

@@ -113,7 +113,7 @@ class Schnet(base.Model):
     ) -> jax.Array:
         """Atom-wise layer, convolution (equation 2), two more: [N, C]."""
         size = self.hidden_size
-        sent = mlp.Linear(size, False, mlp.GLOROT_UNIFORM, f"atoms_{layer}")(nodes)
+        sent = mlp.Linear(size, False, mlp.GLOROT_UNIFORM, name=f"atoms_{layer}")(nodes)
         messages = graphs.gather_senders(sent, graph, bucket) * filters  # [E, C]
         received = graphs.sum_to_receivers(messages, graph, bucket)
         return _perceptron([size, size], f"output_{layer}")(received)

@@ -143,7 +143,7 @@ class TorchmdEt(base.Model):
         size = self.num_heads * self.head_size
         normal = hk.initializers.RandomNormal()
         own, neighbors = (
-            mlp.Linear(size, False, normal, name)(invariants)
+            mlp.Linear(size, False, normal, name=name)(invariants)
             for name in ("embedding", "neighbor_embedding")
         )  # [N, C] each
         filters = _linear(size, "neighbor_filter")(edges.radial)  # [E, C]

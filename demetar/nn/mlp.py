@@ -83,7 +83,6 @@ class Linear(hk.Module):
         w_init: Initializer | None = None,
         b_init: Initializer | None = None,
         name: str | None = None,
-        b_init: Initializer | None = None,
     ):
         super().__init__(name=name)
         self.num_outputs = num_outputs
@@ -161,7 +160,7 @@ class MLP(hk.Module):
         last = len(self.sizes) - 1
         for index, size in enumerate(self.sizes):
             w_init = self.w_init if index < last else self.last_w_init
-            layer = Linear(size, True, w_init, f"linear_{index}", self.b_init)
+            layer = Linear(size, True, w_init, self.b_init, f"linear_{index}")
             values = layer(values)
             if index < last or self.activate_last:
                 values = self.activation(values)
