@@ -186,7 +186,7 @@ class MemoryCell(hk.Module):
     def __call__(self, asked: Array, memory: Array) -> tuple[jax.Array, jax.Array]:
         """[G, 2 D] and [G, D] -> the next query and memory, [G, D] each."""
         layer = mlp.Linear(
-            4 * memory.shape[-1], True, _glorot_of_parts(4), "gates", mlp.ZEROS
+            4 * memory.shape[-1], True, _glorot_of_parts(4), mlp.ZEROS, "gates"
         )
         values = jnp.split(layer(asked), 4, axis=-1)
         write, keep, show = (jax.nn.sigmoid(value) for value in values[:3])

@@ -318,4 +318,4 @@ class GatedBlock(hk.Module):
 
 def _linear(size: int, name: str, with_bias: bool = True) -> mlp.Linear:
     """A layer whose weights are drawn as in the authors' code."""
-    return mlp.Linear(size, with_bias, mlp.GLOROT_UNIFORM, name, mlp.ZEROS)
+    return mlp.Linear(size, with_bias, mlp.GLOROT_UNIFORM, mlp.ZEROS, name)
