@@ -26,6 +26,7 @@ Params = Mapping[str, Mapping[str, jax.Array]]
 
 HEAD_KINDS = ("node_vector", "node_scalar", "graph_scalar")
 ERRORS = ("squared", "absolute")
+QUANTITIES = ("", "dipole", "spatial_extent")
 
 
 class Nodes(NamedTuple):
@@ -105,6 +106,9 @@ class Head:
         scalar is a sum over the nodes, any other one their mean.
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
+      quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
+        its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
+        anything else. Some models compute these two from charges and places.
     """
 
     name: str
@@ -117,9 +121,14 @@ class Head:
     error: str = "squared"
     extensive: bool = False
     offsets: tuple[float, ...] = ()
+    quantity: str = ""
 
     def __post_init__(self) -> None:
-        for what, known in (("kind", HEAD_KINDS), ("error", ERRORS)):
+        for what, known in (
+            ("kind", HEAD_KINDS),
+            ("error", ERRORS),
+            ("quantity", QUANTITIES),
+        ):
             found = getattr(self, what)
             if found not in known:
                 raise ValueError(
@@ -136,6 +145,8 @@ class Head:
             raise ValueError(
                 f"head {self.name!r}: only an extensive head has offsets of species"
             )
+        if self.kind != "graph_scalar" and self.quantity:
+            raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
 
 
 def _read_head(data: Mapping[str, Any]) -> Head:

@@ -64,6 +64,9 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "lmax_attributes": 3,
                 "read_positions": False,
                 "instance_norm": True,
+                "component_harmonics": True,
+                "squared_lengths": True,
+                "pooling": "mean",
             },
         )
     },
@@ -83,6 +86,7 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "num_heads": 8,
                 "head_size": 32,
                 "num_basis": 64,
+                "vector_cutoff": False,  # the form of 2022
             },
         )
     },
@@ -96,7 +100,14 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             eval_every=1,
             connectivity="radius",
             cutoff=5.0,
-            fields={"hidden_irreps": "128x0e+64x1o+32x2e", "num_layers": 6},
+            fields={
+                "hidden_irreps": "128x0e+64x1e+32x2e",
+                "num_layers": 6,
+                "feature_size": 512,
+                "num_basis": 128,
+                "radial_sizes": (64, 64),
+                "attention_dropout": 0.2,
+            },
             **_COSINE,
         )
     },
@@ -146,9 +157,11 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             batch_size=75,
             learning_rate=3e-3,
             eval_every=1,
+            connectivity="radius",
+            cutoff=6.2,  # where the radius stays that the authors' layers learn
             node_features="egnn",
             offsets="mean",
-            fields={"hidden_size": 1536},
+            fields={"hidden_size": 1536, "pooling": "mean"},
             **_COSINE,
         )
     },

@@ -20,14 +20,15 @@ PACKAGES = ("demetar", "experiments", "tools")
 
 # What each part of `demetar` may import of the rest of it, beside `errors`. A part that
 # is not named here may import nothing and be imported by nobody.
-_BASE = {"types", "geometry", "graphs"}
+_BASE = {"types", "geometry", "graphs", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
+    "elements": set(),
     "integrators": set(),
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
-    "nn": _BASE | {"nn"},
+    "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
     "data": _BASE | {"files", "heads", "data"},
     "train": _BASE | {"files", "heads", "data", "nn", "models", "train"},

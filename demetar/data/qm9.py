@@ -63,20 +63,22 @@ class Target(NamedTuple):
       unit: of the tables.
       factor: what one unit of QM9 is in it.
       extensive: whether it grows with the molecule.
+      quantity: of `types.Head`.
     """
 
     unit: str
     factor: float = 1.0
     extensive: bool = True
+    quantity: str = ""
 
 
 TARGETS: Mapping[str, Target] = {
-    "mu": Target("D", extensive=False),
+    "mu": Target("D", extensive=False, quantity="dipole"),
     "alpha": Target("bohr^3"),
     "homo": Target("meV", MEV_PER_HARTREE, extensive=False),
     "lumo": Target("meV", MEV_PER_HARTREE, extensive=False),
     "gap": Target("meV", MEV_PER_HARTREE, extensive=False),
-    "r2": Target("bohr^2"),
+    "r2": Target("bohr^2", quantity="spatial_extent"),
     "zpve": Target("meV", MEV_PER_HARTREE),
     "U0": Target("meV", MEV_PER_HARTREE),
     "U": Target("meV", MEV_PER_HARTREE),
@@ -443,6 +445,7 @@ def _task(
         unit=unit,
         error="absolute",
         extensive=is_extensive(known, settings),
+        quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
     )
     return TaskSpec(
         name=f"{source} {settings.target}",
