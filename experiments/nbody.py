@@ -2,10 +2,10 @@
 
     python -m experiments.nbody --model=segnn
 
-Data that is not on the disk is generated first. The defaults are the protocol of the
-model's paper; any flag changes it. The same command continues an interrupted run. The
-work directory ends with record.json, test_errors.npz and the checkpoints best.npz and
-last.npz.
+Data that is not on the disk is generated first. The defaults are the protocol of a
+paper if one has the model on these data, else this project's; any flag changes it. The
+same command continues an interrupted run. The work directory ends with record.json,
+test_errors.npz and the checkpoints best.npz and last.npz.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
     python -m experiments.qm9 --model=egnn --target=homo
 
 The molecules come from the wheel `qm9pack`; --data_dir names other sources. The
-defaults are the protocol of the model's paper; any flag changes it. The same command
-continues an interrupted run. The work directory ends with record.json, test_errors.npz
-and the checkpoints best.npz and last.npz. Errors are mean absolute errors in the unit
-of the papers' tables.
+defaults are the protocol of a paper if one trains the model so, else this project's;
+any flag changes it. The same command continues an interrupted run. The work directory
+ends with record.json, test_errors.npz and the checkpoints best.npz and last.npz.
+Errors are mean absolute errors in the unit of the papers' tables.
 """
 
 from __future__ import annotations
