@@ -10,9 +10,10 @@ the learned constant of the edge-degree embedding, the weights of the second ten
 product of the attention, which do not depend on the edge, and the division of the
 output by the root of the average number of atoms (by 4.2 on QM9): 79,296 of the 3.53
 million parameters of the published model. The basis spans the distances of the task,
-not its cutoff. Activations are scaled by e3nn-jax's constants, 0.2 % from e3nn's. The last norm acts on the scalars
-alone: over vectors it would take the length from the displacement. Of the dropouts
-there is that of the attention, the only one that the authors use on QM9.
+not its cutoff. Activations are scaled by e3nn-jax's constants, 0.2 % from e3nn's. The
+last norm acts on the scalars alone: over vectors it would take the length from the
+displacement. Of the dropouts there is that of the attention, the only one that the
+authors use on QM9.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class Equiformer(base.Model):
             given = steerable.even_features(given)
         nodes = _add(
             self._degree_embedding(hidden, attribute, radial_inputs, graph, bucket),
-            steerable.Linear(hidden, name="embedding")(given),
+            # A species starts from a standard normal vector.
+            steerable.Linear(
+                hidden, w_init=hk.initializers.RandomNormal(), name="embedding"
+            )(given),
         )
         for layer in range(self.num_layers):
             normed = LayerNorm(name=f"norm_{layer}_0")(nodes)
