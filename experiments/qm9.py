@@ -36,8 +36,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "split",
-    "egnn",
-    f"{', '.join(qm9.SPLITS)}, or a .npz of the row numbers train, valid and test.",
+    None,
+    f"{', '.join(qm9.SPLITS)}, or a .npz of the row numbers train, valid and test. "
+    "Default: egnn of QM9, random of own molecules.",
 )
 flags.DEFINE_string(
     "data_dir",
@@ -83,14 +84,19 @@ def main(_: list[str]) -> int:
 
 
 def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
-    """The data set; the number of samples that is left open is filled in."""
+    """The data set; the split and the numbers of samples left open are filled in."""
     place = FLAGS.data_dir
     settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem
     known, path = qm9.cached(
         None if place is None else pathlib.Path(place),
         common.cache_dir(),
         common.progress,
+        qm9.needs_bonds(settings),
     )
+    for note in known.notes:
+        print(note)
+    if settings["split"] is None:
+        settings["split"] = qm9.default_split(known)
     reading = {
         field.name: settings[field.name] for field in dataclasses.fields(qm9.Settings)
     }

@@ -15,7 +15,8 @@ charges geometry alone does not tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,65 @@ HYDROGEN_STRETCH = 1.3  # of hydrogens, which have but one bond
 VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1, 14: 4, 17: 1, 35: 1, 53: 1}
 # Pairs of a cation and an anion that are compared, at most; so the time is bounded.
 MOST_ION_PAIRS = 2_000
+CHUNK_PAIRS = 2_000_000  # pairs of atoms whose distances are computed at once
+
+# `progress(items, description, total)` yields the items and tells how many have gone.
+Progress: TypeAlias = Callable[[Iterable, str, int | None], Iterable]
+
+
+def silent(items: Iterable, description: str, total: int | None) -> Iterable:
+    """The `Progress` that tells nothing."""
+    return items
+
+
+def of_equal_size(n_atoms: np.ndarray) -> Iterator[np.ndarray]:
+    """Numbers of molecules with one number of atoms, up to `CHUNK_PAIRS` of pairs."""
+    for size in np.unique(n_atoms).tolist():
+        members = np.flatnonzero(n_atoms == size)
+        count = max(1, CHUNK_PAIRS // size**2)
+        for start in range(0, len(members), count):
+            yield members[start : start + count]
+
+
+def find(
+    n_atoms: np.ndarray,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    smiles: Sequence[str],
+    progress: Progress = silent,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Bonds of D molecules with A atoms in all.
+
+    Args:
+      n_atoms: [D] atoms of each.
+      numbers: [A] atomic numbers.
+      positions: [A, 3] in Å.
+      smiles: D texts, '' if there is none.
+      progress: tells how many have gone.
+
+    Returns:
+      n_bonds [D] int32, rows [sum of n_bonds, 3] uint8 of two atoms and a code, and how
+      many molecules have single bonds alone because no orders fit.
+    """
+    starts = np.cumsum(n_atoms) - n_atoms
+    pairs: list[np.ndarray] = [np.zeros((0, 2), int)] * len(n_atoms)
+    for members in of_equal_size(n_atoms):
+        rows = starts[members][:, None] + np.arange(n_atoms[members[0]])
+        found = connections(numbers[rows], positions[rows])
+        for member, own in zip(members, found, strict=True):
+            pairs[member] = own
+    found_codes: list[int] = []
+    num_single = 0
+    stops = starts + n_atoms
+    for member in progress(range(len(n_atoms)), "bonds", len(n_atoms)):
+        own = numbers[starts[member] : stops[member]].tolist()
+        bonded = list(map(tuple, pairs[member].tolist()))
+        orders, right = codes(own, bonded, smiles[member])
+        found_codes += orders
+        num_single += not right
+    ends = np.concatenate(pairs)
+    rows = np.concatenate([ends, np.array(found_codes, int)[:, None]], axis=1)
+    return np.array(list(map(len, pairs)), np.int32), rows.astype(np.uint8), num_single
 
 
 def connections(numbers: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:

@@ -106,7 +106,9 @@ class _Matching:
 
     def _augment(self, root: int) -> bool:
         """Match a free vertex along an alternating path; False if there is none."""
-        parents = {}  # of an odd vertex of the tree: the even one before it
+        parents: dict[
+            int, int
+        ] = {}  # of an odd vertex of the tree: the even one before it
         bases = list(range(len(self._mates)))  # of the shrunk cycle of each vertex
         even = {root}
         queue = [root]

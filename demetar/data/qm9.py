@@ -7,7 +7,7 @@ predict, are those of the training molecules alone.
 
 Splits: 'egnn', 100,000 / 17,748 / 13,083 by `numpy.random.seed(0)` as EGNN, Cormorant
 and SEGNN have it; 'torchmd', 110,000 / 10,000 / the rest, the sizes of TorchMD-NET and
-PaiNN in an order of our own; 'random', 80 / 10 / 10 % for other molecules; or a `.npz`
+PaiNN in an order of our own; 'random', 80 / 10 / 10 %, for other molecules; or a `.npz`
 with the row numbers `train`, `valid` and `test`.
 
 Source: Ramakrishnan, Dral, Rupp, von Lilienfeld 2014, doi 10.1038/sdata.2014.22.
@@ -19,14 +19,14 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-import zipfile
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import graphs
-from demetar.data import base, bonds, molecule_files, molecules
+from demetar import files, graphs
+from demetar.data import base, bonds, elements, molecule_files, molecules
+from demetar.data.readers import text
 from demetar.errors import UserError
 from demetar.types import Head, Nodes, TaskSpec
 
@@ -114,6 +114,7 @@ def cached(
     place: pathlib.Path | None,
     folder: pathlib.Path,
     progress: molecules.Progress = molecules.silent,
+    with_bonds: bool = True,
 ) -> tuple[molecules.Molecules, pathlib.Path]:
     """The molecules of a source, from a cache that is written on first use.
 
@@ -121,6 +122,8 @@ def cached(
       place: of `molecule_files.find`; None for the wheel.
       folder: where the cache is kept; made where there is none.
       progress: tells a person of the first use.
+      with_bonds: whether the bonds are needed (`needs_bonds`); else they are searched
+        on the first use that needs them.
 
     Returns:
       The molecules, and where they were read.
@@ -130,19 +133,38 @@ def cached(
     """
     kind, paths = molecule_files.find(place)
     if kind == "file":
-        return molecules.read(paths[0]), paths[0]
+        known = molecules.read(paths[0])
+        if with_bonds and known.bonds is None:
+            raise UserError(
+                f"expected bonds in {paths[0]}, found none; make it anew with "
+                "python -m tools.prepare_qm9"
+            )
+        return known, paths[0]
     identity = [kind]
     for path in paths:
         status = path.stat()
         where = "" if kind == "wheel" else f"{path.resolve()} {status.st_mtime_ns}"
         identity.append(f"{path.name} {status.st_size} {where}")
-    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
-    cache = folder / f"molecules-{kind}-{key}-v{molecules.VERSION}.npz"
+    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+    cache = folder / f"molecules-{kind}-{key[:12]}-v{molecules.VERSION}.npz"
     if cache.exists():
         with contextlib.suppress(UserError):  # damaged: made anew
-            return molecules.read(cache), cache
-    molecules.write(cache, molecule_files.load(kind, paths, progress))
-    return molecules.read(cache), cache
+            known = molecules.read(cache, key)
+            if known.bonds is not None or not with_bonds:
+                return known, cache
+    known = molecule_files.load(kind, paths, progress, with_bonds)
+    molecules.write(cache, known, key)
+    return molecules.read(cache, key), cache
+
+
+def needs_bonds(settings: Mapping[str, Any]) -> bool:
+    """Whether graphs of these settings need bonds: fields of `Settings` by name."""
+    return settings["connectivity"] == "bonds" or bool(settings["bond_features"])
+
+
+def default_split(known: molecules.Molecules) -> str:
+    """The split if none is asked for: 'egnn' of QM9, 'random' of own molecules."""
+    return "egnn" if known.source == "qm9" else "random"
 
 
 def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
@@ -215,7 +237,7 @@ def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, 
     if target not in names:
         raise UserError(
             f"no target is called {target!r}; expected one of "
-            f"{', '.join(names) or 'none: the molecules have no properties'}"
+            f"{text.listed(names) or 'none: the molecules have no properties'}"
         )
     values = known.column(target)
     if known.source != "qm9":
@@ -256,27 +278,24 @@ def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
 
 
 def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            parts = {part: file[part] for part in PARTS}
-    except FileNotFoundError:
+    if not path.exists():
         raise UserError(
             f"expected --split of {', '.join(SPLITS)} or a file, found {str(path)!r}"
-        ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        )
+    arrays = files.read_npz(path, "pass another --split")
+    missing = [part for part in PARTS if part not in arrays]
+    if missing:
         raise UserError(
-            f"expected the arrays train, valid and test in {path} ({reason})"
-        ) from None
+            f"expected the arrays train, valid and test in {path}, found no "
+            f"{missing[0]!r}"
+        )
+    parts = {
+        part: files.whole_numbers(arrays[part], part, path, [None], most=total - 1)
+        for part in PARTS
+    }
     for part, rows in parts.items():
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
-            raise UserError(f"expected row numbers in {part!r} of {path}, found others")
-        outside = rows[(rows < 0) | (rows >= total)]
-        if len(outside):
-            raise UserError(
-                f"expected row numbers below {total} in {part!r} of {path}, "
-                f"found {outside[0]}"
-            )
+        if not len(rows):
+            raise UserError(f"expected row numbers in {part!r} of {path}, found none")
     numbers, counts = np.unique(
         np.concatenate(list(parts.values())), return_counts=True
     )
@@ -288,22 +307,33 @@ def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:
 # --- Graphs -------------------------------------------------------------------------
 
 
-def node_features(numbers: np.ndarray, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def species_of(known: molecules.Molecules) -> tuple[int, ...]:
+    """Atomic numbers that inputs tell apart: the five of QM9, else all that occur."""
+    if known.source == "qm9":
+        return elements.QM9
+    return tuple(np.unique(known.numbers).tolist())
+
+
+def node_features(
+    numbers: np.ndarray, kind: str, species: Sequence[int] = elements.QM9
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Scalar inputs of atoms [A, S] and their names.
 
     Args:
       numbers: [A] atomic numbers.
-      kind: a member of `NODE_FEATURES`.
+      kind: a member of `NODE_FEATURES`. The powers of 'egnn' are of Z over the largest
+        of the species, which is 9 in QM9.
+      species: of `species_of`.
     """
-    species = np.array(list(molecules.ELEMENTS.values()))
-    one_hot = (numbers[:, None] == species).astype(np.float64)  # [A, 5]
-    names = tuple(molecules.ELEMENTS)
+    one_hot = (numbers[:, None] == np.array(species)).astype(np.float64)  # [A, species]
+    names = tuple(elements.SYMBOLS[number - 1] for number in species)
     if kind == "species":
         return one_hot, names
-    powers = (numbers[:, None] / 9.0) ** np.arange(3)  # [A, 3]
+    largest = max(species)
+    powers = (numbers[:, None] / largest) ** np.arange(3)  # [A, 3]
     features = one_hot[:, :, None] * powers[:, None]
-    suffixes = ("", "*Z/9", "*(Z/9)^2")
-    return features.reshape(-1, 15), tuple(
+    suffixes = ("", f"*Z/{largest}", f"*(Z/{largest})^2")
+    return features.reshape(-1, 3 * len(species)), tuple(
         name + suffix for name in names for suffix in suffixes
     )
 
@@ -319,7 +349,7 @@ def _samples(
     atoms = _ranges((np.cumsum(known.n_atoms) - known.n_atoms)[rows], n_node)
     numbers, positions = known.numbers[atoms], known.positions[atoms]
     n_edge, ends, edges = _edges(known, rows, positions, settings)
-    features, _ = node_features(numbers, settings.node_features)
+    features, _ = node_features(numbers, settings.node_features, species_of(known))
     return base.Samples(
         nodes=Nodes(positions, features, np.zeros((len(atoms), 0, 3))),
         edges=edges,
@@ -352,10 +382,12 @@ def _edges(
     chunks = []
     n_edge = np.zeros(len(rows), np.int64)
     node_starts = np.cumsum(sizes) - sizes
-    for members in molecules.of_equal_size(sizes):
+    for members in bonds.of_equal_size(sizes):
         size = int(sizes[members[0]])
         senders, receivers = graphs.complete_edges(size)
-        types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
+        types = np.zeros((len(members), len(senders)), np.uint8)
+        if needs_bonds(dataclasses.asdict(settings)):
+            types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
         kept = np.ones(types.shape, bool)
         if settings.connectivity == "bonds":
             kept = types > 0
@@ -382,6 +414,8 @@ def _edges(
 
 def _bond_matrix(known: molecules.Molecules, rows: np.ndarray, size: int) -> np.ndarray:
     """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n]."""
+    if known.n_bonds is None or known.bonds is None:
+        raise ValueError("expected molecules that were read with their bonds")
     counts = known.n_bonds[rows]
     starts = (np.cumsum(known.n_bonds) - known.n_bonds)[rows]
     first, second, code = known.bonds[_ranges(starts, counts)].T
@@ -406,7 +440,9 @@ def _task(
         connectivity = f"radius {settings.cutoff:g}"
     else:
         extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
-    _, names = node_features(np.zeros(0, int), settings.node_features)
+    _, names = node_features(
+        np.zeros(0, int), settings.node_features, species_of(known)
+    )
     source = "QM9" if known.source == "qm9" else "molecules"
     return TaskSpec(
         name=f"{source} {settings.target}",

@@ -124,9 +124,9 @@ def _single(name: str, value: str) -> float | None:
     words = _words(value)
     if not words:
         raise ValueError(f"{name[:40]!r} has no value")
-    if not _INFINITE.fullmatch(value) and not _is_number(words[0]):
-        if value[0].isalpha() or value[0] == "_":
-            return None
+    is_text = value[0].isalpha() or value[0] == "_"
+    if is_text and not _INFINITE.fullmatch(value) and not _is_number(words[0]):
+        return None
     try:
         numbers = [text.number(word, unknown=True) for word in words]
     except ValueError as error:

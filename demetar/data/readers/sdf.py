@@ -79,9 +79,9 @@ def _blocks(path: pathlib.Path) -> Iterator[list[str]]:
 def _record(place: str, block: list[str], properties: list[float]) -> Record:
     if len(block) < 5 or "V3000" in block[3]:
         raise ValueError("it is no molecule of version V2000")
-    size, bonds = (text.whole(block[3][a : a + 3].strip()) for a in (0, 3))
-    if not any(line.startswith("M  END") for line in block[4 + size + bonds :]):
-        raise ValueError(f"{size} atoms and {bonds} bonds announced, fewer there")
+    size = text.whole(block[3][:3].strip())
+    if not any(line.startswith("M  END") for line in block[4 + size :]):
+        raise ValueError(f"{size} atoms announced, fewer there")
     atoms = [line.split() for line in block[4 : 4 + size]]
     return Record(
         place,
