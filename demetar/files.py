@@ -318,6 +318,8 @@ def whole_numbers(
             f"expected whole numbers {_shown(shape)} in {name!r} of {place}, "
             f"found {describe(array)}"
         )
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64)  # in which the bounds can be told
     with np.errstate(invalid="ignore"):
         bad = ~((array >= least) & (array <= most) & (np.floor(array) == array))
     if bad.any():
