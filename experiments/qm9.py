@@ -20,7 +20,7 @@ from absl import flags
 
 from demetar import models
 from demetar.data import base as data
-from demetar.data import qm9
+from demetar.data import qm9, splits
 from experiments import common, molecule_protocols, options, protocols, training
 
 # Fields of the models that name scalar inputs: here these are the species.
@@ -37,7 +37,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "split",
     None,
-    f"{', '.join(qm9.SPLITS)}, or a .npz of the row numbers train, valid and test. "
+    f"{', '.join(splits.SPLITS)}, or a .npz of the row numbers train, valid and test. "
     "Default: egnn of QM9, random of own molecules.",
 )
 flags.DEFINE_string(
@@ -96,7 +96,7 @@ def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
     for note in known.notes:
         print(note)
     if settings["split"] is None:
-        settings["split"] = qm9.default_split(known)
+        settings["split"] = splits.default_split(known)
     reading = {
         field.name: settings[field.name] for field in dataclasses.fields(qm9.Settings)
     }

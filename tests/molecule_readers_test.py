@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from absl import flags
 
-from demetar.data import bonds, elements, molecule_files, molecules, qm9
+from demetar.data import (
+    atom_features,
+    bonds,
+    elements,
+    molecule_files,
+    molecules,
+    qm9,
+    splits,
+)
 from demetar.data.readers import comment, gdb, text
 from demetar.errors import UserError
 from tests import molecule_texts
@@ -19,11 +27,13 @@ from tools import prepare_qm9
 WATER = "O 0.0 0.0 0.119\nH 0.0 0.763 -0.477\nH 0.0 -0.763 -0.477\n"
 
 
-def load(place, with_bonds=False):
+def load(place: pathlib.Path, with_bonds: bool = False) -> molecules.Molecules:
     return molecule_files.load(*molecule_files.find(place), with_bonds=with_bonds)
 
 
-def of_text(folder, content, name="mine.xyz"):
+def of_text(
+    folder: pathlib.Path, content: str | bytes, name: str = "mine.xyz"
+) -> molecules.Molecules:
     path = folder / name
     if isinstance(content, str):
         content = content.encode()
@@ -32,7 +42,7 @@ def of_text(folder, content, name="mine.xyz"):
 
 
 @pytest.fixture
-def cases(shared_dir) -> pathlib.Path:
+def cases(shared_dir: pathlib.Path) -> pathlib.Path:
     return shared_dir / "cases"
 
 
@@ -248,6 +258,7 @@ def test_single_files_of_qm9(tmp_path):
         (("5\n", "6\n"), "expected an element, x, y, z and a charge"),
         (("5\n", "99999999999\n"), "99999999999 atoms announced"),
         (("6.469", "6.4x"), "'6.4x' is no number"),
+        (("InChI", "x\nInChI"), "it goes on behind the molecule"),
         (("\t6.469", ""), "expected 15 properties, found 14"),
         (("\t6.469", "\té"), "'ascii' codec"),
     ],
@@ -264,14 +275,20 @@ def test_an_archive_that_unpacks_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(gdb, "MOST_BYTES", 10_000)
     monkeypatch.setattr(gdb, "MOST_TOTAL", 100_000)
     path = tmp_path / molecule_files.ARCHIVE
-    for name, size in (("dsgdb9nsd_000001.xyz", 20_000), ("README", 200_000)):
+    for kind, size, count, message in (
+        (tarfile.REGTYPE, 20_000, 1, "files of at most 10,000 bytes .*found 20,000"),
+        (tarfile.GNUTYPE_LONGNAME, 20_000, 1, "at most 10,000 bytes .*found 20,000"),
+        (tarfile.XHDTYPE, 20_000, 1, "at most 10,000 bytes .*found 20,000"),
+        (tarfile.REGTYPE, 9_000, 12, "at most 100,000 bytes of files"),
+    ):
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as file:
-            member = tarfile.TarInfo(name)
-            member.size = size
-            file.addfile(member, io.BytesIO(bytes(size)))
+            for _ in range(count):
+                member = tarfile.TarInfo("README")
+                member.size, member.type = size, kind
+                file.addfile(member, io.BytesIO(bytes(size)))
         path.write_bytes(bz2.compress(content.getvalue()))
-        with pytest.raises(UserError, match="files of 10,000 bytes"):
+        with pytest.raises(UserError, match=message):
             load(path)
 
 
@@ -379,14 +396,14 @@ def test_inputs_are_the_species_that_occur(tmp_path):
         ("species", ("H", "Cl")),
         ("egnn", ("H", "H*Z/17", "H*(Z/17)^2", "Cl", "Cl*Z/17", "Cl*(Z/17)^2")),
     ):
-        asking = qm9.Settings("e", qm9.default_split(known), node_features=kind)
+        asking = qm9.Settings("e", splits.default_split(known), node_features=kind)
         dataset = qm9.load(known, dataclasses.replace(asking, batch_size=2))
         assert dataset.task.scalars == names
         scalars = dataset.packing.samples.nodes.scalars
         assert scalars.shape[1] == len(names)
     np.testing.assert_allclose(scalars[:2, 4], [1.0, 0.0])
-    assert qm9.species_of(known) == (1, 17)
-    assert qm9.default_split(known) == "random"
+    assert atom_features.species_of(known) == (1, 17)
+    assert splits.default_split(known) == "random"
 
 
 # --- Bonds --------------------------------------------------------------------------

@@ -5,10 +5,7 @@ of atomisation: QM9's reference energies of the free atoms are subtracted. Energ
 converted with 1 Ha = 27.211386 eV. Mean and mean absolute deviation, with which models
 predict, are those of the training molecules alone.
 
-Splits: 'egnn', 100,000 / 17,748 / 13,083 by `numpy.random.seed(0)` as EGNN, Cormorant
-and SEGNN have it; 'torchmd', 110,000 / 10,000 / the rest, the sizes of TorchMD-NET and
-PaiNN in an order of our own; 'random', 80 / 10 / 10 %, for other molecules; or a `.npz`
-with the row numbers `train`, `valid` and `test`.
+Splits are those of `demetar.data.splits`.
 
 Source: Ramakrishnan, Dral, Rupp, von Lilienfeld 2014, doi 10.1038/sdata.2014.22.
 """
@@ -19,14 +16,16 @@ import contextlib
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import files, graphs
-from demetar.data import base, bonds, elements, molecule_files, molecules
+from demetar import graphs
+from demetar.data import base, bonds, molecule_files, molecules
+from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.readers import text
+from demetar.data.splits import PARTS, split_rows
 from demetar.errors import UserError
 from demetar.types import Head, Nodes, TaskSpec
 
@@ -35,12 +34,6 @@ EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial e
 RADIAL_PERCENTILE = 99.9
 
 CONNECTIVITY = ("complete", "radius", "bonds")
-NODE_FEATURES = ("species", "egnn")
-SPLITS = ("egnn", "torchmd", "random")
-PARTS = ("train", "valid", "test")
-
-_EGNN_SIZES = (100_000, 17_748)
-_TORCHMD_SIZES = (110_000, 10_000)
 
 
 class Target(NamedTuple):
@@ -87,7 +80,7 @@ class Settings:
 
     Attributes:
       target: a key of `TARGETS`, or a property of own molecules.
-      split: a member of `SPLITS`, or the path of a file of row numbers.
+      split: a member of `splits.SPLITS`, or the path of a file of row numbers.
       num_train, num_valid: the first so many of the split's; None for all.
       connectivity: 'complete', 'radius' or 'bonds'.
       cutoff: in Å, of the radius graph.
@@ -160,11 +153,6 @@ def cached(
 def needs_bonds(settings: Mapping[str, Any]) -> bool:
     """Whether graphs of these settings need bonds: fields of `Settings` by name."""
     return settings["connectivity"] == "bonds" or bool(settings["bond_features"])
-
-
-def default_split(known: molecules.Molecules) -> str:
-    """The split if none is asked for: 'egnn' of QM9, 'random' of own molecules."""
-    return "egnn" if known.source == "qm9" else "random"
 
 
 def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
@@ -251,91 +239,7 @@ def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, 
     return values * TARGETS[target].factor, TARGETS[target].unit
 
 
-def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
-    """Row numbers {'train' | 'valid' | 'test': [..]} of a split of `total` molecules.
-
-    Raises:
-      UserError: the split is of another number of molecules, or its file is bad.
-    """
-    if split not in SPLITS:
-        return _read_split(pathlib.Path(split), total)
-    if split == "random":
-        order = np.random.default_rng(0).permutation(total)
-        sizes = (total - 2 * (total // 10), total // 10)
-    elif total != molecule_files.NUM_MOLECULES:
-        raise UserError(
-            f"the split {split!r} is of {molecule_files.NUM_MOLECULES} molecules, "
-            f"found {total}; pass --split=random or a file of row numbers"
-        )
-    elif split == "egnn":
-        order, sizes = np.random.RandomState(0).permutation(total), _EGNN_SIZES
-    else:
-        order, sizes = np.random.default_rng(0).permutation(total), _TORCHMD_SIZES
-    parts = dict(zip(PARTS, np.split(order, np.cumsum(sizes)), strict=True))
-    if not all(map(len, parts.values())):
-        raise UserError(f"expected at least 10 molecules to split, found {total}")
-    return parts
-
-
-def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise UserError(
-            f"expected --split of {', '.join(SPLITS)} or a file, found {str(path)!r}"
-        )
-    arrays = files.read_npz(path, "pass another --split")
-    missing = [part for part in PARTS if part not in arrays]
-    if missing:
-        raise UserError(
-            f"expected the arrays train, valid and test in {path}, found no "
-            f"{missing[0]!r}"
-        )
-    parts = {
-        part: files.whole_numbers(arrays[part], part, path, [None], most=total - 1)
-        for part in PARTS
-    }
-    for part, rows in parts.items():
-        if not len(rows):
-            raise UserError(f"expected row numbers in {part!r} of {path}, found none")
-    numbers, counts = np.unique(
-        np.concatenate(list(parts.values())), return_counts=True
-    )
-    if (counts > 1).any():
-        raise UserError(f"{path} names row {numbers[counts > 1][0]} more than once")
-    return parts
-
-
 # --- Graphs -------------------------------------------------------------------------
-
-
-def species_of(known: molecules.Molecules) -> tuple[int, ...]:
-    """Atomic numbers that inputs tell apart: the five of QM9, else all that occur."""
-    if known.source == "qm9":
-        return elements.QM9
-    return tuple(np.unique(known.numbers).tolist())
-
-
-def node_features(
-    numbers: np.ndarray, kind: str, species: Sequence[int] = elements.QM9
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Scalar inputs of atoms [A, S] and their names.
-
-    Args:
-      numbers: [A] atomic numbers.
-      kind: a member of `NODE_FEATURES`. The powers of 'egnn' are of Z over the largest
-        of the species, which is 9 in QM9.
-      species: of `species_of`.
-    """
-    one_hot = (numbers[:, None] == np.array(species)).astype(np.float64)  # [A, species]
-    names = tuple(elements.SYMBOLS[number - 1] for number in species)
-    if kind == "species":
-        return one_hot, names
-    largest = max(species)
-    powers = (numbers[:, None] / largest) ** np.arange(3)  # [A, 3]
-    features = one_hot[:, :, None] * powers[:, None]
-    suffixes = ("", f"*Z/{largest}", f"*(Z/{largest})^2")
-    return features.reshape(-1, 3 * len(species)), tuple(
-        name + suffix for name in names for suffix in suffixes
-    )
 
 
 def _samples(

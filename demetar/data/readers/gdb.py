@@ -9,6 +9,7 @@ import pathlib
 import re
 import tarfile
 from collections.abc import Iterator
+from typing import Self
 
 from demetar import files
 from demetar.data import elements
@@ -19,7 +20,7 @@ from demetar.errors import UserError
 PATTERN = "dsgdb9nsd_*.xyz"  # names of the files
 
 MOST_BYTES = 2**20  # of one file
-MOST_TOTAL = 2**32  # of all of an archive; QM9 takes about 2^29
+MOST_TOTAL = 2**32  # of all files of an archive; QM9 takes less than 2^29
 
 # Tag, number and 15 properties.
 _SECOND_LINE = re.compile(rb"\s*gdb\s+\d+(?:\s+[^\s=]+){15}\s*")
@@ -60,21 +61,35 @@ def of_archive(paths: list[pathlib.Path]) -> Iterator[Record]:
         yield _record(place, content)
 
 
+class _Bounded(tarfile.TarInfo):
+    """A member of an archive, refused before it is read if it is too large."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The member of a header of 512 bytes; long names are members too."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size > MOST_BYTES:
+            raise UserError(
+                f"expected files of at most {MOST_BYTES:,} bytes in an archive of QM9, "
+                f"found {member.size:,} in {member.name[:80]!r}"
+            )
+        return member
+
+
 def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """Place and content of each xyz file of an archive."""
     total = 0
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path, "r|*", tarinfo=_Bounded) as archive:
         for member in archive:
             total += member.size
-            is_xyz = member.isfile() and member.name.endswith(".xyz")
-            if total > MOST_TOTAL or (is_xyz and member.size > MOST_BYTES):
+            if total > MOST_TOTAL:
                 raise UserError(
-                    f"expected files of {MOST_BYTES:,} bytes in {path}, at most, and "
-                    f"{MOST_TOTAL:,} in all, found {member.size:,} in "
-                    f"{member.name[:80]!r}"
+                    f"expected at most {MOST_TOTAL:,} bytes of files in {path}, "
+                    "found more"
                 )
-            content = archive.extractfile(member) if is_xyz else None
-            if content is not None:
+            if member.isfile() and member.name.endswith(".xyz"):
+                content = archive.extractfile(member)
+                assert content is not None  # as it is a file
                 yield f"{path.name}, {member.name}", content.read()
 
 
@@ -96,6 +111,8 @@ def _record(place: str, content: bytes) -> Record:
         size = text.whole(lines[0].strip() if lines else "")
         if not 1 <= size <= MOST_ATOMS or len(lines) < 4 + size:
             raise ValueError(f"{size} atoms announced in a file of {len(lines)} lines")
+        if any(line.strip() for line in lines[5 + size :]):
+            raise ValueError("it goes on behind the molecule")
         tag, index, *properties = lines[1].split()
         if tag != "gdb":
             raise ValueError(f"its second line begins with {tag[:40]!r}, not with gdb")
