@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import tqdm
-from absl import app, flags
+from absl import app
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -26,6 +26,7 @@ from demetar.errors import UserError
 from demetar.train import checkpoint
 from demetar.types import Head, TaskSpec, VectorInput
 from experiments import processes
+from tools import cli
 
 USER_ERROR = 2  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
@@ -62,14 +63,6 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            reason = " ".join(str(error).split())
-            print(f"error: {reason}; see --help", file=sys.stderr)
-            sys.exit(USER_ERROR)
-
     def guarded(argv: list[str]) -> None:
         try:
             if argv[1:] and not positional:
@@ -93,7 +86,7 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
             processes.leave(SIGNALLED + number)
         sys.exit(code or 0)
 
-    app.run(guarded, flags_parser=parse)
+    app.run(guarded, flags_parser=cli.parse)
 
 
 def _interrupt(number: int, _: Any) -> None:

@@ -29,7 +29,6 @@ from experiments import common, nbody_data, options, protocols, training
 NUM_PICTURED = 4  # systems in the picture of predicted motion
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(training)  # --help lists them
 flags.DEFINE_string(
     "dataset",
     "nbody_small",

@@ -27,7 +27,6 @@ from experiments import common, molecule_protocols, options, protocols, training
 INPUT_FIELDS = ("node_inputs", "species_inputs")
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(training)  # --help lists them
 flags.DEFINE_string(
     "target",
     "homo",

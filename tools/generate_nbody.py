@@ -40,7 +40,7 @@ from absl import app, flags
 
 import demetar
 from demetar.errors import UserError
-from tools import folders, simulation, systems
+from tools import cli, folders, simulation, systems
 
 VERSIONED = ("jax", "jaxlib", "numpy")
 UNITS = {
@@ -330,15 +330,6 @@ def main(argv: list[str]) -> None:
         os._exit(130)  # without waiting for the calls that are under way
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parse flags; bad ones become one line on stderr and exit code 2."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {error}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=cli.parse)

@@ -19,7 +19,7 @@ from absl import app, flags
 
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
-from tools import download
+from tools import cli, download
 
 USER_ERROR = 2  # exit code
 
@@ -102,4 +102,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags(FLAGS)
-    app.run(main)
+    app.run(main, flags_parser=cli.parse)
