@@ -178,6 +178,12 @@ def test_comments_that_are_refused(line, message):
         comment.parse(line)
 
 
+def test_labels_beside_atomic_numbers(tmp_path):
+    """ASE too takes Z where both columns are there."""
+    lines = "2\nProperties=species:S:1:pos:R:3:Z:I:1 e=1\nOW1 0 0 0 8\nHW2 0 0 1 1\n"
+    assert of_text(tmp_path, lines).numbers.tolist() == [8, 1]
+
+
 # --- xyz ----------------------------------------------------------------------------
 
 
@@ -240,6 +246,7 @@ def test_single_files_of_qm9(tmp_path):
         path.write_text(molecule_texts.gdb(index))
     known = load(tmp_path)
     assert known.index.tolist() == [1, 2] and known.source == "qm9"
+    assert known.notes == ("2 of the 130,831 molecules of QM9 are there",)
     other = load(path)
     assert other.index.tolist() == [2] and other.names == molecule_files.PROPERTIES
     for cut in (20, 60, 200):

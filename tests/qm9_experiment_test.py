@@ -67,6 +67,8 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     assert_reproduces(workdir / "best.npz", place, errors)
 
     assert "already finished" in train(*args).succeeded().output
+    args.remove("--split=random")  # which is the default of own molecules
+    assert "already finished" in train(*args).succeeded().output
     train(*args, "--split=egnn").refused("pass --split=random")
 
 

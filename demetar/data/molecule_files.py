@@ -25,6 +25,7 @@ the first bad row. The readers are in `demetar.data.readers`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import pathlib
@@ -171,7 +172,12 @@ def load(
             len(paths) if kind == "raw" else _TOTALS.get(kind, NUM_PUBLISHED),
         )
         kept = (record for record in records if record.number not in excluded())
-        return build(kept, PROPERTIES, UNITS, "qm9", progress, with_bonds=with_bonds)
+        known = build(kept, PROPERTIES, UNITS, "qm9", progress, with_bonds=with_bonds)
+        count = len(known.index)
+        if count == NUM_MOLECULES:
+            return known
+        note = f"{count:,} of the {NUM_MOLECULES:,} molecules of QM9 are there"
+        return dataclasses.replace(known, notes=(*known.notes, note))
     except OSError as error:
         raise UserError(
             f"cannot read {paths[0]} ({files.one_line(error)}); it may be truncated: "

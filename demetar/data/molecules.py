@@ -295,9 +295,8 @@ def read(path: pathlib.Path, origin: str | None = None) -> Molecules:
         raise UserError(f"{path} is no file of molecules: it has no header; {_ANEW}")
     header = files.parse_json(arrays.pop("header").tobytes(), path, _ANEW)
     if header.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {header.get('version')}, expected {VERSION}; {_ANEW}"
-        )
+        found = files.one_line(header.get("version"))
+        raise UserError(f"{path} has version {found}, expected {VERSION}; {_ANEW}")
     fault = _fault(header, arrays)
     if origin is not None and header.get("origin") != origin:
         fault = "it was made from other data"

@@ -173,8 +173,8 @@ def _columns(declared: str) -> Columns:
     position, kind, size = places.get("pos", (0, "", 0))
     if (kind, size) != ("R", 3):
         raise ValueError(f"{shown} has no pos:R:3")
-    for name in ("species", "Z"):
-        element, kind, size = places.get(name, (0, "", 0))
-        if kind in ("S", "I") and size == 1:
+    for name, kinds in (("Z", "I"), ("species", "SI")):  # species may be labels
+        element, kind, size = places.get(name, (0, "-", 0))
+        if kind in kinds and size == 1:
             return Columns(total, element, position)
     raise ValueError(f"{shown} has neither species:S:1 nor Z:I:1")

@@ -90,7 +90,7 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
             if member.isfile() and member.name.endswith(".xyz"):
                 content = archive.extractfile(member)
                 assert content is not None  # as it is a file
-                yield f"{path.name}, {member.name}", content.read()
+                yield f"{path.name}, {files.one_line(member.name)}", content.read()
 
 
 def of_files(paths: list[pathlib.Path]) -> Iterator[Record]:

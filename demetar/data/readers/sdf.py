@@ -52,8 +52,7 @@ def _properties(path: pathlib.Path) -> dict[str, list[float]]:
     properties: dict[str, list[float]] = {}
     for place, row in rows:
         with text.naming(place):
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} columns, the header has {len(header)}")
+            text.check_width(row, header)
             if row[name] in properties:
                 raise ValueError(f"{row[name][:40]!r} is there twice")
             properties[row[name]] = [text.number(row[column]) for column in chosen]

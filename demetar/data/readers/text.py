@@ -99,10 +99,20 @@ def columns(header: list[str], names: Iterable[str], path: pathlib.Path) -> list
     return [header.index(name) for name in names]
 
 
+def check_width(row: list[str], header: list[str]) -> None:
+    """Refuse a row that has more or fewer cells than the header.
+
+    Raises:
+      ValueError: it has.
+    """
+    if len(row) != len(header):
+        raise ValueError(f"{len(row)} columns, the header has {len(header)}")
+
+
 def listed(names: Sequence[str]) -> str:
     """Names with commas between them, the first `MOST_NAMES` alone."""
     rest = len(names) - MOST_NAMES
-    shown = ", ".join(name[:80] for name in names[:MOST_NAMES])
+    shown = ", ".join(files.one_line(name)[:80] for name in names[:MOST_NAMES])
     return f"{shown} and {rest:,} more" if rest > 0 else shown
 
 

@@ -32,6 +32,7 @@ def records(paths: list[pathlib.Path]) -> Iterator[Record]:
         columns = text.columns(header, COLUMNS, path)
         for place, row in rows:
             with text.naming(place):
+                text.check_width(row, header)
                 numbers = [
                     elements.number_of(name)
                     for name in row[names].translate(_LISTS).split(",")
