@@ -42,8 +42,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data_dir",
     None,
-    "The figshare archive, gdb9.sdf, a .npz of tools.prepare_qm9, own .npz or .xyz, or "
-    "the folder of one. Default: the installed qm9pack.",
+    "The figshare archive or its single files, gdb9.sdf, a .npz of tools.prepare_qm9, "
+    "own .npz or .xyz, or the folder of one. Default: the installed qm9pack.",
     allow_override=True,
 )
 flags.DEFINE_enum(

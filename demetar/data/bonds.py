@@ -5,8 +5,9 @@ atom. The order of a bond between heavy atoms comes from the SMILES if its graph
 that of the geometry atom by atom (in QM9 it nearly always is: both list the heavy atoms
 in the order of GDB-17), else from the valences: the orders with which every atom has
 its valence, found by a matching in polynomial time. If there are none, or an element
-has no one valence, all bonds are single. Bonds of aromatic rings (Hückel's rule) are of a type of their own, so that
-equivalent bonds have equal types, whichever Kekulé structure was written.
+has no one valence, all bonds are single. Bonds of aromatic rings (Hückel's rule) are of
+a type of their own, so that equivalent bonds have equal types, whichever Kekulé
+structure was written.
 
 Measured on the 130,831 molecules of QM9: all but 8 have the right valence on every
 atom, hydrogens included; the 8 are strained cages with stretched bonds. Without their
