@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from demetar.data import elements, matching, molecule_files, qm9
-from demetar.data.readers import comment, npz, text
+from demetar.data import elements, molecule_files, qm9
+from demetar.data.readers import comment, text
 from demetar.errors import UserError
 from tests import molecule_texts
 
@@ -365,22 +365,6 @@ def test_damaged_npz(damage):
         read(path)
 
 
-def test_any_number_type_gives_the_same_molecules(tmp_path):
-    expected = good_arrays()
-    for kind in ("f8", ">f8", "f4", ">i4", "u1"):
-        np.savez(
-            tmp_path / "mine.npz",
-            **{
-                **expected,
-                "numbers": expected["numbers"].astype(kind),
-                "n_atoms": expected["n_atoms"].astype(kind),
-            },
-        )
-        records, names = npz.read(tmp_path / "mine.npz")
-        assert [record.numbers for record in records] == [[8, 1], [17]]
-        assert names == ["energy"]
-
-
 # --- Splits -------------------------------------------------------------------------
 
 rows = st.one_of(
@@ -410,41 +394,3 @@ def test_splits_of_any_rows(train, valid, test):
     for part, given in parts.items():
         assert found[part].dtype.kind == "i" and given.dtype.kind in "iuf"
         np.testing.assert_array_equal(found[part], given)
-
-
-# --- Matchings ----------------------------------------------------------------------
-
-
-def by_hand(needs, pairs):
-    """The first solution of a search through all of them."""
-    if not pairs:
-        return None if any(needs) else []
-    first, second = pairs[0]
-    for count in range(min(needs[first], needs[second]), -1, -1):
-        left = list(needs)
-        left[first] -= count
-        left[second] -= count
-        rest = by_hand(left, pairs[1:])
-        if rest is not None:
-            return [count, *rest]
-    return None
-
-
-@st.composite
-def needs_and_pairs(draw):
-    size = draw(st.integers(2, 7))
-    every = [(a, b) for b in range(size) for a in range(b)]
-    chosen = draw(st.lists(st.sampled_from(every), max_size=9, unique=True))
-    needs = draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
-    if chosen and draw(st.booleans()):  # one that has a solution
-        needs = [0] * size
-        for first, second in chosen[:: draw(st.integers(1, 2))]:
-            needs[first] += 1
-            needs[second] += 1
-    return needs, chosen
-
-
-@hypothesis.settings(quick, max_examples=100)
-@hypothesis.given(needs_and_pairs())
-def test_matchings_are_those_of_a_search(example):
-    assert matching.fill(*example) == by_hand(*example)

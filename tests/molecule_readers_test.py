@@ -1,7 +1,6 @@
 """Readers of molecules: other people's files, each with its right end."""
 
 import bz2
-import dataclasses
 import io
 import pathlib
 import tarfile
@@ -11,15 +10,12 @@ import pytest
 from absl import flags
 
 from demetar.data import (
-    atom_features,
-    bonds,
     elements,
     molecule_files,
     molecules,
     qm9,
-    splits,
 )
-from demetar.data.readers import comment, gdb, text
+from demetar.data.readers import comment, gdb, npz, text
 from demetar.errors import UserError
 from tests import molecule_texts
 from tools import prepare_qm9
@@ -237,6 +233,30 @@ def test_elements_are_known_by_all_their_names():
             elements.number_of(name)
 
 
+# --- npz ---------------------------------------------------------------------------
+
+
+def test_any_number_type_gives_the_same_molecules(tmp_path):
+    expected = {
+        "numbers": np.array([8, 1, 17]),
+        "positions": np.eye(3),
+        "n_atoms": np.array([2, 1]),
+        "energy": np.array([0.5, np.nan]),
+    }
+    for kind in ("f8", ">f8", "f4", ">i4", "u1"):
+        np.savez(
+            tmp_path / "mine.npz",
+            **{
+                **expected,
+                "numbers": expected["numbers"].astype(kind),
+                "n_atoms": expected["n_atoms"].astype(kind),
+            },
+        )
+        records, names = npz.read(tmp_path / "mine.npz")
+        assert [record.numbers for record in records] == [[8, 1], [17]]
+        assert names == ["energy"]
+
+
 # --- QM9's own files ----------------------------------------------------------------
 
 
@@ -328,132 +348,3 @@ def test_a_table_with_a_huge_cell(tmp_path):
     path.write_text("a,b\n1," + "9" * 200_000 + "\n")
     with pytest.raises(UserError, match="cannot read .* after row 1 .field larger"):
         list(text.table(path))
-
-
-# --- The cache and the graphs -------------------------------------------------------
-
-
-def test_bonds_are_searched_when_a_graph_needs_them(tmp_path, monkeypatch):
-    source = tmp_path / "mine.xyz"
-    source.write_text("".join(f"3\ne={row}\n{WATER}" for row in range(20)))
-    asked = []
-    search = bonds.find
-
-    def counted(*args):
-        asked.append(args)
-        return search(*args)
-
-    monkeypatch.setattr(bonds, "find", counted)
-    settings = {"connectivity": "radius", "bond_features": False}
-    assert not qm9.needs_bonds(settings)
-    known, cache = qm9.cached(source, tmp_path / "cache", with_bonds=False)
-    assert known.bonds is None and not asked
-    # So a radius graph does without, and a graph of bonds finds them once.
-    asking = qm9.Settings("e", "random", batch_size=2, cutoff=1.2)
-    qm9.load(known, dataclasses.replace(asking, connectivity="radius"))
-    again, _ = qm9.cached(source, tmp_path / "cache")
-    assert again.bonds is not None and len(asked) == 1
-    assert again.fingerprint == known.fingerprint
-    qm9.load(again, dataclasses.replace(asking, connectivity="bonds"))
-    for with_bonds in (True, False):
-        found, path = qm9.cached(source, tmp_path / "cache", with_bonds=with_bonds)
-        assert path == cache and found.bonds is not None and len(asked) == 1
-
-
-def test_a_cache_of_other_data_is_not_believed(tmp_path):
-    caches = []
-    for name in "ab":
-        (tmp_path / f"{name}.xyz").write_text(f"3\ne={ord(name)}\n{WATER}")
-        caches.append(qm9.cached(tmp_path / f"{name}.xyz", tmp_path / "cache")[1])
-    caches[0].write_bytes(caches[1].read_bytes())
-    known, _ = qm9.cached(tmp_path / "a.xyz", tmp_path / "cache")
-    assert known.column("e").tolist() == [ord("a")]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"n_atoms": np.array([2], np.int32)}, "arrays do not fit each other"),
-        ({"numbers": np.array([8, 1, 9], np.uint8)}, "fingerprint is that of other"),
-        ({"bonds": np.array([[0, 7, 1]] * 2, np.uint8)}, "impossible bonds"),
-        ({"bonds": np.array([[0, 1, 9]] * 2, np.uint8)}, "impossible bonds"),
-        ({"positions": np.zeros((3, 3), np.float32)}, "other arrays"),
-        ({"header": np.frombuffer(b"[]", np.uint8)}, "expected a JSON object"),
-        ({"header": np.frombuffer(b'{"version":1}', np.uint8)}, "header is another"),
-    ],
-)
-def test_a_forged_file_is_refused(tmp_path, change, message):
-    known = of_text(tmp_path, f"3\ne=1\n{WATER}")
-    path = tmp_path / "m.npz"
-    molecules.write(path, load(tmp_path / "mine.xyz", with_bonds=True))
-    assert molecules.read(path).fingerprint == known.fingerprint
-    with np.load(path) as file:
-        arrays = dict(file)
-    np.savez(path, **{**arrays, **change})
-    with pytest.raises(UserError, match=message):
-        molecules.read(path)
-
-
-def test_inputs_are_the_species_that_occur(tmp_path):
-    content = "".join(
-        f"2\ne={row}\nCl 0 0 0\nH 0 0 {1 + row / 50}\n" for row in range(20)
-    )
-    known = of_text(tmp_path, content)
-    for kind, names in (
-        ("species", ("H", "Cl")),
-        ("egnn", ("H", "H*Z/17", "H*(Z/17)^2", "Cl", "Cl*Z/17", "Cl*(Z/17)^2")),
-    ):
-        asking = qm9.Settings("e", splits.default_split(known), node_features=kind)
-        dataset = qm9.load(known, dataclasses.replace(asking, batch_size=2))
-        assert dataset.task.scalars == names
-        scalars = dataset.packing.samples.nodes.scalars
-        assert scalars.shape[1] == len(names)
-    np.testing.assert_allclose(scalars[:2, 4], [1.0, 0.0])
-    assert atom_features.species_of(known) == (1, 17)
-    assert splits.default_split(known) == "random"
-
-
-# --- Bonds --------------------------------------------------------------------------
-
-NITRO_BENZENE = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 5)]
-
-
-def test_every_nitro_group_has_its_charges():
-    groups = [(0, 6), (2, 7), (6, 8), (6, 9), (7, 10), (7, 11)]
-    hydrogens = [(1, 12), (3, 13), (4, 14), (5, 15)]
-    pairs = sorted([*NITRO_BENZENE, *groups, *hydrogens])
-    numbers = [6] * 6 + [7, 7] + [8] * 4 + [1] * 4
-    codes, right = bonds.codes(numbers, pairs)
-    assert right
-    found = dict(zip(pairs, codes, strict=True))
-    assert [found[pair] for pair in NITRO_BENZENE] == [bonds.AROMATIC] * 6
-    assert sorted(found[pair] for pair in groups) == [1, 1, 1, 1, 2, 2]
-    for nitrogen in (6, 7):
-        orders = [found[pair] for pair in groups if pair[0] == nitrogen]
-        assert sorted(orders) == [1, 2]
-
-
-def test_elements_without_one_valence_have_single_bonds():
-    assert bonds.codes([16, 8, 8], [(0, 1), (0, 2)]) == ([1, 1], False)
-    assert bonds.codes([6, 8, 17, 17], [(0, 1), (0, 2), (0, 3)]) == ([2, 1, 1], True)
-
-
-def test_a_large_sheet_of_carbon_takes_no_time():
-    """All of its double bonds, in an order that a search would be lost in."""
-    columns, rows = 16, 15
-    places = [(x, y) for y in range(rows) for x in range(columns)]
-    numbering = dict(
-        zip(places, np.random.default_rng(0).permutation(len(places)), strict=True)
-    )
-    pairs = []
-    for x, y in places:
-        for other in ((x + 1, y), (x, y + 1)):
-            if other in numbering and (other[1] == y or (x + y) % 2 == 0):
-                ends = int(numbering[x, y]), int(numbering[other])
-                pairs.append((min(ends), max(ends)))
-    degrees = np.bincount(np.ravel(pairs), minlength=len(places)).tolist()
-    hydrogens = [atom for atom, degree in enumerate(degrees) for _ in range(3 - degree)]
-    numbers = [6] * len(places) + [1] * len(hydrogens)
-    bonded = [(atom, len(places) + row) for row, atom in enumerate(hydrogens)]
-    codes, right = bonds.codes(numbers, sorted(pairs) + bonded)
-    assert right and codes.count(1) > len(bonded)
