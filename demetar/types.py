@@ -26,6 +26,7 @@ Params = Mapping[str, Mapping[str, jax.Array]]
 
 HEAD_KINDS = ("node_vector", "node_scalar", "graph_scalar")
 LOSSES = ("squared", "absolute")
+QUANTITIES = ("", "dipole", "spatial_extent")
 
 
 class Nodes(NamedTuple):
@@ -101,6 +102,9 @@ class Head:
         on the latter is in multiples of the scale.
       extensive: whether a graph scalar grows with the graph, as an energy does. Such a
         scalar is a sum over the nodes, any other one their mean.
+      quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
+        its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
+        anything else. Some models compute these two from charges and places.
     """
 
     name: str
@@ -112,9 +116,14 @@ class Head:
     scale: float = 1.0
     loss: str = "squared"
     extensive: bool = False
+    quantity: str = ""
 
     def __post_init__(self) -> None:
-        for what, known in (("kind", HEAD_KINDS), ("loss", LOSSES)):
+        for what, known in (
+            ("kind", HEAD_KINDS),
+            ("loss", LOSSES),
+            ("quantity", QUANTITIES),
+        ):
             found = getattr(self, what)
             if found not in known:
                 raise ValueError(
@@ -127,6 +136,8 @@ class Head:
             raise ValueError(f"head {self.name!r}: only a vector head has a base")
         if self.kind != "graph_scalar" and self.extensive:
             raise ValueError(f"head {self.name!r}: only a graph scalar is extensive")
+        if self.kind != "graph_scalar" and self.quantity:
+            raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
 
 
 @dataclasses.dataclass(frozen=True)

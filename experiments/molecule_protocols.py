@@ -58,6 +58,9 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "lmax_attributes": 3,
                 "read_positions": False,
                 "instance_norm": True,
+                "component_harmonics": True,
+                "squared_lengths": True,
+                "pooling": "mean",
             },
         )
     },
@@ -77,6 +80,7 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
                 "head_size": 32,
                 "num_basis": 64,
                 "cutoff": 5.0,
+                "vector_cutoff": False,  # the form of 2022
             },
         )
     },
@@ -89,7 +93,14 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             weight_decay=5e-3,
             eval_every=1,
             connectivity="radius",
-            fields={"hidden_irreps": "128x0e+64x1o+32x2e", "num_layers": 6},
+            fields={
+                "hidden_irreps": "128x0e+64x1e+32x2e",
+                "num_layers": 6,
+                "feature_size": 512,
+                "num_basis": 128,
+                "radial_sizes": (64, 64),
+                "attention_dropout": 0.2,
+            },
             **_COSINE,
         )
     },
@@ -136,8 +147,10 @@ PROTOCOLS: Mapping[str, Mapping[str, MoleculeProtocol]] = {
             batch_size=75,
             learning_rate=3e-3,
             eval_every=1,
+            connectivity="radius",
+            cutoff=6.2,  # where the radius stays that the authors' layers learn
             node_features="egnn",
-            fields={"hidden_size": 1536},
+            fields={"hidden_size": 1536, "pooling": "mean"},
             **_COSINE,
         )
     },

@@ -95,14 +95,23 @@ _DEMETAR = Protocol(
     loss_floor=3e-2,
 )
 
-# The rows of EGNN's table: the nodes know the charges, the edges only distances.
-# Without these fields both models have the inputs and the size of the others.
-_TFN_FIELDS: Mapping[str, Any] = {"num_basis": 0, "read_edges": False}
+# The rows of EGNN's table: the nodes know the charges, the edges only distances. The
+# code divides 32 and 64 features by the number of degrees. Without these fields both
+# models read what the others read, and have about their size.
+_TFN_FIELDS: Mapping[str, Any] = {
+    "hidden_size": 16,
+    "lmax": 1,
+    "radial_size": 32,
+    "num_basis": 0,
+    "read_edges": False,
+    "shared_radial": False,
+}
 _SE3_FIELDS: Mapping[str, Any] = {
     **_TFN_FIELDS,
+    "hidden_size": 21,
+    "lmax": 2,
     "num_heads": 1,
     "head_size": 21,
-    "radial_size": 32,
     "self_interaction": "none",
 }
 

@@ -1,8 +1,9 @@
 """What the golden files of the authors' own code are compared through.
 
 A module of `tests/author_cases` lists the cases of one model in `CASES`;
-`tests/authors_test.py` runs them all. The files are described in the README of the
-shared folder: inputs, every weight, outputs and their gradients by positions, float64.
+`tests/authors_test.py` runs them all, and `python -m tests.authors` prints what they
+deviate by. The files are described in the README of the shared folder: inputs, every
+weight, outputs and gradients, in float64.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import pathlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from demetar import graphs
@@ -33,15 +36,20 @@ class Loaded:
       output: (params, positions) -> what `expected` is; pure, differentiable.
       positions: [N, 3] of the file, in the order in which `output` takes them.
       expected: the authors' output.
-      gradient: the authors' gradient of the sum of the output by positions [N, 3];
-        None if the file has none.
+      gradient: the authors' gradient of the loss by positions [N, 3]; None if the file
+        has none.
+      loss: of the output, what the gradients are of.
+      weight_gradient: the authors' gradient of the loss by the weights, a tree as
+        `params`; None if the file has none.
     """
 
     params: Any
     output: Callable[[Any, jax.Array], jax.Array]
     positions: np.ndarray
     expected: np.ndarray
-    gradient: np.ndarray | None
+    gradient: np.ndarray | None = None
+    loss: Callable[[jax.Array], jax.Array] = jnp.sum
+    weight_gradient: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +69,49 @@ class Case:
     load: Callable[[Data], Loaded]
     tolerance: float = 1e-10
     gradient_tolerance: float | None = None
+
+
+class Deviations(NamedTuple):
+    """Relative deviations from a golden file; None for what the file does not have.
+
+    Attributes:
+      output: of the output.
+      gradient: of the gradient by positions.
+      weight_gradient: of the gradient by weights, the largest of all leaves.
+    """
+
+    output: float
+    gradient: float | None
+    weight_gradient: float | None
+
+
+class Comparison:
+    """A loaded case and its compiled function."""
+
+    def __init__(self, loaded: Loaded):
+        self._loaded = loaded
+
+        def loss(positions: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+            output = loaded.output(params, positions)
+            return loaded.loss(output), output
+
+        by = (0,) if loaded.weight_gradient is None else (0, 1)
+        self._function = jax.jit(jax.value_and_grad(loss, by, has_aux=True))
+
+    def deviations(self, params: Any = None) -> Deviations:
+        """With the weights of the file, unless others are given."""
+        own = self._loaded
+        (_, found), gradients = self._function(
+            jnp.asarray(own.positions), own.params if params is None else params
+        )
+        assert found.dtype == "float64" and found.shape == own.expected.shape
+        by_position = by_weight = None
+        if own.gradient is not None:
+            by_position = relative_error(gradients[0], own.gradient)
+        if own.weight_gradient is not None:
+            errors = jax.tree.map(relative_error, gradients[1], own.weight_gradient)
+            by_weight = max(jax.tree.leaves(errors))
+        return Deviations(relative_error(found, own.expected), by_position, by_weight)
 
 
 def all_cases() -> list[Case]:
@@ -129,8 +180,35 @@ def ragged_graph(
     return graph, Bucket(num_nodes + 1, len(order), len(n_node) + 1)
 
 
+def complete_edges(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Senders and receivers of complete graphs of these sizes, one after the other."""
+    starts = np.cumsum(sizes) - sizes
+    ends = [
+        np.stack(graphs.complete_edges(size)) + start
+        for size, start in zip(sizes, starts, strict=True)
+    ]
+    senders, receivers = np.concatenate(ends, axis=1)
+    return senders, receivers
+
+
 def with_positions(graph: graphs.Graph, positions: jax.Array) -> graphs.Graph:
     """The graph with other positions [N, 3] of its real nodes, which come first."""
     old = jax.numpy.asarray(graph.nodes.positions)
     moved = old.at[: len(positions)].set(positions)
     return graph._replace(nodes=graph.nodes._replace(positions=moved))
+
+
+def table(shared_dir: pathlib.Path) -> str:
+    """What every case deviates from its golden file by, in Markdown."""
+    names = ("model", "golden file", "output", "gradient by positions", "by weights")
+    rows: list[tuple[str, ...]] = [names, ("---", "---", "---:", "---:", "---:")]
+    with jax.enable_x64(True):
+        for case in all_cases():
+            found = Comparison(case.load(read(shared_dir, case.file))).deviations()
+            cells = ["—" if error is None else f"{error:.0e}" for error in found]
+            rows.append((f"`{case.model}`", f"`{case.file}.npz`", *cells))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    print(table(pathlib.Path(os.environ.get("DEMETAR_SHARED", "../shared"))))

@@ -20,9 +20,10 @@ PACKAGES = ("demetar", "experiments", "tools")
 
 # What each part of `demetar` may import of the rest of it, beside `errors`. A part that
 # is not named here may import nothing and be imported by nobody.
-_BASE = {"types", "geometry", "graphs"}
+_BASE = {"types", "geometry", "graphs", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
+    "elements": set(),
     "integrators": set(),
     "graphs": {"types"},
     "geometry": {"types", "graphs"},

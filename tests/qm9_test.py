@@ -452,6 +452,17 @@ def test_graphs(connectivity, bond_features):
     assert samples.edges.shape[1] == len(dataset.task.edge_features)
 
 
+@pytest.mark.parametrize(
+    "target, quantity", [("mu", "dipole"), ("r2", "spatial_extent"), ("gap", "")]
+)
+@pytest.mark.parametrize("source", ["qm9", "own"])
+def test_the_head_names_what_models_have_heads_for(target, quantity, source):
+    """Of QM9's own targets; what others name so may be anything."""
+    known = dataclasses.replace(make_molecules(names=(target,)), source=source)
+    (head,) = qm9.load(known, dataclasses.replace(SETTINGS, target=target)).task.heads
+    assert head.quantity == (quantity if source == "qm9" else "")
+
+
 def test_statistics_are_those_of_the_training_molecules():
     known = make_molecules()
     dataset = qm9.load(known, dataclasses.replace(SETTINGS, num_train=20, num_valid=3))

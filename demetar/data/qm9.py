@@ -43,20 +43,22 @@ class Target(NamedTuple):
       unit: of the tables.
       factor: what one unit of QM9 is in it.
       extensive: whether it grows with the molecule.
+      quantity: of `types.Head`.
     """
 
     unit: str
     factor: float = 1.0
     extensive: bool = True
+    quantity: str = ""
 
 
 TARGETS: Mapping[str, Target] = {
-    "mu": Target("D", extensive=False),
+    "mu": Target("D", extensive=False, quantity="dipole"),
     "alpha": Target("bohr^3"),
     "homo": Target("meV", MEV_PER_HARTREE, extensive=False),
     "lumo": Target("meV", MEV_PER_HARTREE, extensive=False),
     "gap": Target("meV", MEV_PER_HARTREE, extensive=False),
-    "r2": Target("bohr^2"),
+    "r2": Target("bohr^2", quantity="spatial_extent"),
     "zpve": Target("meV", MEV_PER_HARTREE),
     "U0": Target("meV", MEV_PER_HARTREE),
     "U": Target("meV", MEV_PER_HARTREE),
@@ -195,6 +197,7 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         mean=float(train.mean()),
         scale=deviation or 1.0,
         loss="absolute",
+        quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
     )
     task = _task(known, settings, head, samples, len(train))
     packing = base.make_packing(samples, task, settings.batch_size)
