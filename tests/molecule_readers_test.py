@@ -4,6 +4,7 @@ import bz2
 import io
 import pathlib
 import tarfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_elements_are_known_by_all_their_names():
 
 
 def test_any_number_type_gives_the_same_molecules(tmp_path):
-    expected = {
+    expected: dict[str, Any] = {
         "numbers": np.array([8, 1, 17]),
         "positions": np.eye(3),
         "n_atoms": np.array([2, 1]),
