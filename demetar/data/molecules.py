@@ -290,6 +290,8 @@ def read(path: pathlib.Path, origin: str | None = None) -> Molecules:
       UserError: the file is missing, damaged (by its CRC-32 or its fingerprint), of
         another format or of another origin.
     """
+    if not os.path.exists(path):
+        raise UserError(f"expected molecules in {path}, found no such file")
     arrays = files.read_npz(path, _ANEW, mapped=True)
     if "header" not in arrays:
         raise UserError(f"{path} is no file of molecules: it has no header; {_ANEW}")
