@@ -30,6 +30,7 @@ MOST_JSON_BYTES = 2**28
 # taken for a bomb.
 MOST_RATIO = 50
 FREE_BYTES = 2**28
+MOST_CHARACTERS = 300  # of what an error of a library says
 MOST_HEADER_BYTES = 10_000  # of one array; NumPy's own bound
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -45,8 +46,10 @@ _BYTE_ORDER_MARKS = {
 
 
 def one_line(error: object) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; long ones are cut."""
     text = " ".join(str(error).split())
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]}..."
     return text or type(error).__name__
 
 
@@ -318,6 +321,8 @@ def whole_numbers(
             f"expected whole numbers {_shown(shape)} in {name!r} of {place}, "
             f"found {describe(array)}"
         )
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64)  # in which the bounds can be told
     with np.errstate(invalid="ignore"):
         bad = ~((array >= least) & (array <= most) & (np.floor(array) == array))
     if bad.any():
