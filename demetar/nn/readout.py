@@ -278,8 +278,7 @@ def dipole(
 
     Args:
       task: names the elements.
-      head: a graph scalar. The length is in multiples of its scale, and its mean is
-        not added to it.
+      head: a graph scalar, whose prediction is the length itself.
       charges: [N, T].
       moments: [3, N, T] polar vectors, or None.
       graph, bucket: the batch.
@@ -294,7 +293,7 @@ def dipole(
     rows = jnp.moveaxis(vectors, 0, -1)  # [N, T, 3]
     total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph, bucket)
     lengths = geometry.safe_norm(total.reshape(-1, *rows.shape[1:]))
-    return lengths - head.mean / head.scale
+    return (lengths - head.mean) / head.scale
 
 
 def spatial_extent(
@@ -306,8 +305,7 @@ def spatial_extent(
 
     Args:
       task: names the elements.
-      head: a graph scalar. The extent is in multiples of its scale, and its mean is
-        not added to it.
+      head: a graph scalar, whose prediction is the extent itself.
       values: q [N, T].
       graph, bucket: the batch.
 
@@ -316,7 +314,7 @@ def spatial_extent(
     """
     squares = jnp.square(_from_centre_of_mass(task, graph, bucket)).sum(-1)  # [N]
     total = graphs.pool_sum(squares[:, None] * values, graph, bucket)
-    return total - head.mean / head.scale
+    return (total - head.mean) / head.scale
 
 
 def _from_centre_of_mass(
