@@ -22,4 +22,4 @@ def test_output_and_gradient_are_the_authors(case, shared_dir):
                 assert gradient < (case.gradient_tolerance or case.tolerance)
         # Negative control: weights that are a little off are noticed.
         changed = jax.tree.map(lambda leaf: leaf * (1 + 1e-6), loaded.params)
-        assert comparison.deviations(changed).output > case.tolerance
+        assert comparison.output_deviation(changed) > case.tolerance
