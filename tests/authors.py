@@ -109,7 +109,7 @@ class Comparison:
         by_position = by_weight = None
         if own.difference_step is not None:
             by_position = relative_error(
-                self._differences(own.difference_step), own.gradient
+                self.differences(own.difference_step), own.gradient
             )
         elif own.gradient is not None:
             by_position = relative_error(gradients[0], own.gradient)
@@ -135,7 +135,7 @@ class Comparison:
         assert output.dtype == "float64" and output.shape == expected.shape
         return relative_error(output, expected)
 
-    def _differences(self, step: float) -> np.ndarray:
+    def differences(self, step: float) -> np.ndarray:
         """The gradient of the loss by positions, in differences of fourth order."""
         positions = self._loaded.positions
         gradient = np.zeros_like(positions)
