@@ -330,6 +330,27 @@ def test_fewer_training_samples_leave_the_other_splits_alone(tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
+def test_identity_is_of_everything_that_decides_the_numbers(tmp_path):
+    nbody_folder.write(tmp_path / "set", forces=True)
+
+    def identity(**changes):
+        settings = dataclasses.replace(SETTINGS, **changes)
+        return nbody.load(tmp_path / "set", settings).identity
+
+    assert identity() == identity(batch_size=3) == identity(num_train=11)
+    changes = [
+        *({}, {"start_frame": 20}, {"target_frame": 20}, {"target": "both"}),
+        *({"cues": "force"}, {"connectivity": "knn", "num_neighbors": 2}),
+        *({"connectivity": "knn", "num_neighbors": 3}, {"num_train": 10}),
+        {"dtype": "float64"},
+    ]
+    assert len({identity(**change) for change in changes}) == len(changes)
+    rows = {"train": np.arange(3), "test": np.array([4, 3])}
+    known = base.identify("", {}, rows)
+    assert known == base.identify("", {}, {name: list(rows[name]) for name in rows})
+    assert known != base.identify("", {}, rows | {"test": np.array([3, 4])})
+
+
 def positions_of(dataset, split):
     """Positions of each sample of a split."""
     samples = stored(dataset)

@@ -21,7 +21,7 @@ import scipy.integrate
 from absl import flags
 
 from demetar import integrators
-from demetar.data import nbody
+from demetar.data import base
 from demetar.errors import UserError
 from tools import folders, generate_nbody, simulation, systems
 
@@ -485,8 +485,8 @@ def test_hashes_are_those_that_the_reader_computes(written):
     lines = []
     for split in ("train", "valid"):
         for name, array in load(folder, split).items():
-            assert metadata["arrays"][split][name] == nbody.array_hash(array)
-            lines.append(f"{split}/{name}:{nbody.array_hash(array)}")
+            assert metadata["arrays"][split][name] == base.array_hash(array)
+            lines.append(f"{split}/{name}:{base.array_hash(array)}")
     text = "\n".join(sorted(lines)).encode()
     assert metadata["fingerprint"] == hashlib.sha256(text).hexdigest()
 
@@ -549,7 +549,7 @@ def test_chunks_and_threads_do_not_change_the_result(tmp_path, monkeypatch):
     generate(fewer, tmp_path / "fewer")
     first = load(tmp_path / "1")["positions"][:11]
     np.testing.assert_array_equal(load(tmp_path / "fewer")["positions"], first)
-    assert once["arrays"]["train"]["charges"] == nbody.array_hash(
+    assert once["arrays"]["train"]["charges"] == base.array_hash(
         load(tmp_path / "1")["charges"]
     )
 

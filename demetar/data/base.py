@@ -11,7 +11,9 @@ function of (seed, epoch).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -363,12 +365,14 @@ class Dataset:
       packing: how samples become batches.
       splits: {'train' | 'valid' | 'test': [D'] sample numbers}.
       fingerprint: SHA-256 of the data as they were read.
+      identity: of `identify`, of everything that decides the numbers.
     """
 
     task: TaskSpec
     packing: Packing
     splits: Mapping[str, np.ndarray]
     fingerprint: str
+    identity: str = ""
 
     def train_plan(self, seed: int, epoch: int) -> Plan:
         """The training samples in the order of (seed, epoch)."""
@@ -392,6 +396,41 @@ class Dataset:
             else 0.0
             for name, size in room.items()
         }
+
+
+def identify(
+    fingerprint: str, settings: Mapping[str, Any], splits: Mapping[str, np.ndarray]
+) -> str:
+    """SHA-256 of everything that decides the numbers of a data set.
+
+    Two data sets of one identity have the same samples, targets and splits.
+
+    Args:
+      fingerprint: SHA-256 of the source as it was read.
+      settings: how it was read, as JSON can hold it: target, frames, units, graphs,
+        names, dtype. The size of a batch is not among them.
+      splits: {'train' | 'valid' | 'test': [D'] rows of the source}.
+    """
+    content = {
+        "fingerprint": fingerprint,
+        "settings": settings,
+        "splits": {name: array_hash(rows, "<i8") for name, rows in splits.items()},
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def array_hash(array: np.ndarray, dtype: str | None = None) -> str:
+    """SHA-256 of an array's type, shape and bytes in C order.
+
+    Args:
+      array: of numbers.
+      dtype: that it is cast to first; None for its own.
+    """
+    array = np.ascontiguousarray(array, dtype)
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
 
 
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:

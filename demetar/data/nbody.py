@@ -129,7 +129,22 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
     samples = base.to_dtype(_samples(merged, settings), settings.dtype)
     task = _task(metadata, kind, settings, parts["train"], samples)
     packing = base.make_packing(samples, task, settings.batch_size)
-    return base.Dataset(task, packing, splits, metadata["fingerprint"])
+    identity = base.identify(
+        metadata["fingerprint"], _described(metadata, settings), splits
+    )
+    return base.Dataset(task, packing, splits, metadata["fingerprint"], identity)
+
+
+def _described(metadata: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """What decides the numbers beside the arrays and the splits."""
+    ignored = ("batch_size", "num_train")  # which the splits tell
+    read = dataclasses.asdict(settings)
+    return {
+        **{name: value for name, value in read.items() if name not in ignored},
+        "frames": metadata["frames"],
+        "units": metadata["units"],
+        "made": metadata["settings"],
+    }
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
@@ -179,14 +194,6 @@ def _fingerprint(arrays: Mapping[str, Mapping[str, str]]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def array_hash(array: np.ndarray) -> str:
-    """SHA-256 of an array's type, shape and C-order bytes, as the generator writes."""
-    array = np.ascontiguousarray(array)
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
-
-
 def _read_split(
     folder: pathlib.Path, split: str, metadata: dict[str, Any]
 ) -> dict[str, np.ndarray]:
@@ -202,7 +209,7 @@ def _read_split(
         ) from None
     expected = metadata["arrays"][split]
     for name in sorted({*arrays, *expected}):
-        found = array_hash(arrays[name]) if name in arrays else "nothing"
+        found = base.array_hash(arrays[name]) if name in arrays else "nothing"
         if found != expected.get(name):
             raise UserError(
                 f"{path} was altered: the checksum of {name!r} is {found[:12]}, its "

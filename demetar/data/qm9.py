@@ -21,7 +21,7 @@ import hashlib
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -188,7 +188,29 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
     )
     task = _task(known, settings, head, samples, len(train))
     packing = base.make_packing(samples, task, settings.batch_size)
-    return base.Dataset(task, packing, splits, known.fingerprint)
+    identity = base.identify(known.fingerprint, _described(known, settings, unit), rows)
+    return base.Dataset(task, packing, splits, known.fingerprint, identity)
+
+
+def _described(
+    known: molecules.Molecules, settings: Settings, unit: str
+) -> dict[str, Any]:
+    """What decides the numbers beside the molecules and the rows of the splits."""
+    ignored = ("split", "num_train", "num_valid", "batch_size")
+    read = dataclasses.asdict(settings)
+    return {
+        **{name: value for name, value in read.items() if name not in ignored},
+        "source": known.source,
+        "names": known.names,
+        "unit": unit,
+        "references": {
+            str(number): energy
+            for number, energy in ATOMIC_REFERENCES.get(settings.target, {}).items()
+            if known.source == "qm9"
+        },
+        "bonds": base.array_hash(known.bonds),
+        "n_bonds": base.array_hash(known.n_bonds),
+    }
 
 
 def _check(settings: Settings) -> None:
