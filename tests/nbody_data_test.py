@@ -12,6 +12,7 @@ from absl import flags
 
 from demetar import models
 from demetar.data import nbody as nbody_folders
+from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.types import VectorInput
 from experiments import nbody, nbody_data, protocols
@@ -125,7 +126,7 @@ def test_gravity_starts_with_what_it_needs(tmp_path, commands, capsys):
     assert dataset.packing.bucket.neighbors_per_node == 6
     filled = ("start_frame", "target_frame", "connectivity", "num_neighbors")
     assert [settings[name] for name in filled] == [30, 40, "knn", 6]
-    assert nbody_folders.read_metadata(folder)["frames"] == [30, 40]
+    assert nbody_files.read_metadata(folder)["frames"] == [30, 40]
     # The forces are there for whoever asks, and nothing is generated twice.
     again = OPEN | {"dataset": "gravity", "cues": "force", "connectivity": "complete"}
     dataset, _ = nbody_data.load(again, tmp_path)

@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"data"},
-    "train": _BASE | {"data", "nn", "models", "train"},
+    "files": set(),
+    "data": _BASE | {"files", "data"},
+    "train": _BASE | {"files", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

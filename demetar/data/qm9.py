@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import graphs
+from demetar import files, graphs
 from demetar.data import base, bonds, molecule_files, molecules
 from demetar.errors import UserError
 from demetar.types import Head, Nodes, TaskSpec
@@ -174,8 +174,7 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         part: np.arange(stop - len(rows[part]), stop)
         for part, stop in zip(PARTS, stops, strict=True)
     }
-    samples = _samples(known, chosen, values[chosen], settings)
-    samples = base.to_dtype(samples, settings.dtype)
+    samples = base.centred(_samples(known, chosen, values[chosen], settings), ())
     train = values[rows["train"]]
     deviation = float(np.abs(train - train.mean()).mean())
     head = Head(
@@ -187,6 +186,7 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         loss="absolute",
     )
     task = _task(known, settings, head, samples, len(train))
+    samples = base.to_dtype(samples, settings.dtype)
     packing = base.make_packing(samples, task, settings.batch_size)
     identity = base.identify(known.fingerprint, _described(known, settings, unit), rows)
     return base.Dataset(task, packing, splits, known.fingerprint, identity)
@@ -208,8 +208,8 @@ def _described(
             for number, energy in ATOMIC_REFERENCES.get(settings.target, {}).items()
             if known.source == "qm9"
         },
-        "bonds": base.array_hash(known.bonds),
-        "n_bonds": base.array_hash(known.n_bonds),
+        "bonds": files.array_hash(known.bonds),
+        "n_bonds": files.array_hash(known.n_bonds),
     }
 
 
@@ -438,7 +438,7 @@ def _task(
         length_unit="Å",
         connectivity=connectivity,
         radial_extent=extent,
-        average_neighbors=edges / int(samples.n_node[:num_train].sum()),
+        average_neighbors=edges / int(samples.n_node[:num_train].sum()) or 1.0,
     )
 
 
@@ -459,4 +459,4 @@ def _extent(samples: base.Samples, count: int) -> float:
     everything = np.concatenate(lengths)
     if not len(everything):
         return 1.0
-    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE)))
+    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE))) or 1.0
