@@ -232,9 +232,13 @@ def test_other_frames_are_named_too(tmp_path, commands):
     )
     assert (earlier.fingerprint, len(commands)) == (dataset.fingerprint, 2)
     # They end at frame 30, where ours begin.
-    ends = earlier.packing.arrays()[-1]["position"][earlier.splits["test"]]
-    starts = dataset.packing.arrays()[0].positions[dataset.splits["test"]]
-    np.testing.assert_array_equal(ends[:, :, 0], starts)
+    ends = earlier.packing.arrays()[-1]["position"][:, :, 0]
+    starts = dataset.packing.arrays()[0].positions
+    ends, starts = (
+        (found + each.packing.samples.centers[:, None])[each.splits["test"]]
+        for found, each in ((ends, earlier), (starts, dataset))
+    )
+    np.testing.assert_allclose(ends, starts, rtol=1e-6, atol=1e-6)
     assert larger.packing.bucket.nodes_per_graph == 7
     assert "--save_frames=20,30" in commands[1]
     with pytest.raises(UserError, match="frames20-31 looks 1.1 ahead"):

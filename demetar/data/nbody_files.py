@@ -196,7 +196,11 @@ def _has_hash(array: np.ndarray, expected: str | None) -> bool:
 
 
 def checked(
-    arrays: Mapping[str, np.ndarray], kind: str, num_frames: int | None, place: str
+    arrays: Mapping[str, np.ndarray],
+    kind: str,
+    num_frames: int | None,
+    place: str,
+    hint: str = _ANEW,
 ) -> dict[str, np.ndarray]:
     """The arrays of a split as finite float64 numbers, padding as 0.
 
@@ -207,6 +211,7 @@ def checked(
       kind: of `sources`.
       num_frames: F; None for any number.
       place: where they were read, for errors.
+      hint: ends errors of arrays that are missing or of another shape.
 
     Raises:
       UserError: one is missing, of another type or shape or not finite, which is told
@@ -216,7 +221,7 @@ def checked(
     if not {*needed} <= {*arrays}:
         raise UserError(
             f"expected positions, velocities and {kind} in {place}, found "
-            f"{', '.join(arrays) or 'nothing'}; {_ANEW}"
+            f"{', '.join(arrays) or 'nothing'}; {hint}"
         )
     shape = (None, num_frames, None, 3)
     found = arrays["positions"].shape
@@ -225,7 +230,7 @@ def checked(
         raise UserError(
             f"expected at least one system in {place}, with 'positions' "
             f"{files.shown(('S', num_frames or 'F', 'n', 3))}, "
-            f"found {files.describe(arrays['positions'])}; {_ANEW}"
+            f"found {files.describe(arrays['positions'])}; {hint}"
         )
     num_systems, num_frames, most, _ = found
     sizes = arrays.get("num_bodies", np.full(num_systems, most))
@@ -248,7 +253,7 @@ def checked(
         if (np.diff(steps) <= 0).any():
             raise UserError(
                 f"expected steps in ascending order in {place}, found "
-                f"{_listed(steps.tolist())}; {_ANEW}"
+                f"{_listed(steps.tolist())}; {hint}"
             )
         result["steps"] = steps
     return result
@@ -257,15 +262,20 @@ def checked(
 def _check_frames(steps: np.ndarray, metadata: Mapping[str, Any], place: str) -> None:
     """Refuse frames that are not those of the steps.
 
-    Frame k is step k times a number of steps, or as often one more of them.
+    Frame k comes after k times a number of steps, of a charged system after k + 1
+    times. A folder that does not tell the number may have either.
     """
     frames = np.array(metadata["frames"])
-    every = metadata["settings"].get("sample_every")
-    if every is None and len(frames) > 1:
+    settings = metadata["settings"]
+    every = settings.get("sample_every")
+    firsts: tuple[int, ...] = (0, 1)
+    if every is not None:
+        firsts = (int(settings["system"] == CHARGED),)
+    elif len(frames) > 1:
         every = (steps[-1] - steps[0]) / (frames[-1] - frames[0])
-    if every is None:
+    else:
         return
-    if not any((steps == every * (frames + first)).all() for first in (0, 1)):
+    if not any((steps == every * (frames + first)).all() for first in firsts):
         raise UserError(
             f"the frames {_listed(frames.tolist())} in {METADATA} are not those of the "
             f"steps {_listed(steps.tolist())} in {place}: one was altered; {_ANEW}"
