@@ -32,9 +32,15 @@ QUANTITIES = ("", "dipole", "spatial_extent")
 class Nodes(NamedTuple):
     """What a model may know about each node. Geometry is made inside the model."""
 
-    positions: Array  # [N, 3] in the length unit of the task
+    positions: Array  # [N, 3] in the length unit, relative to the graph's centre
     scalars: Array  # [N, S] invariants in the order of `TaskSpec.scalars`
     vectors: Array  # [N, V, 3] in the order of `TaskSpec.vectors`
+
+
+class Globals(NamedTuple):
+    """What is known about each graph as a whole."""
+
+    centers: Array  # [G, 3] that were subtracted from its positions; 0 for padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +205,8 @@ class Batch:
 
     Attributes:
       graph: padded `jraph.GraphsTuple` with `Nodes`, edges [E, F], senders, receivers
-        (sorted), n_node and n_edge [G].
+        (sorted), n_node and n_edge [G], and as its globals `Globals`, or None where
+        nothing was subtracted from the positions.
       bucket: the static sizes of `graph`.
       targets: {head: [N, K, 3] | [N, T] | [G, T]}.
       weights: [G] 1 for a graph that counts, 0 for padding.

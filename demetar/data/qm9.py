@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import graphs
+from demetar import files, graphs
 from demetar.data import base, bonds, molecule_files, molecules
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.readers import text
@@ -186,8 +186,7 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         part: np.arange(stop - len(rows[part]), stop)
         for part, stop in zip(PARTS, stops, strict=True)
     }
-    samples = _samples(known, chosen, values[chosen], settings)
-    samples = base.to_dtype(samples, settings.dtype)
+    samples = base.centred(_samples(known, chosen, values[chosen], settings), ())
     train = values[rows["train"]]
     deviation = float(np.abs(train - train.mean()).mean())
     head = Head(
@@ -200,8 +199,31 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
     )
     task = _task(known, settings, head, samples, len(train))
+    samples = base.to_dtype(samples, settings.dtype)
     packing = base.make_packing(samples, task, settings.batch_size)
-    return base.Dataset(task, packing, splits, known.fingerprint)
+    identity = base.identify(known.fingerprint, _described(known, settings, unit), rows)
+    return base.Dataset(task, packing, splits, known.fingerprint, identity)
+
+
+def _described(
+    known: molecules.Molecules, settings: Settings, unit: str
+) -> dict[str, Any]:
+    """What decides the numbers beside the molecules and the rows of the splits."""
+    ignored = ("split", "num_train", "num_valid", "batch_size")
+    read = dataclasses.asdict(settings)
+    return {
+        **{name: value for name, value in read.items() if name not in ignored},
+        "source": known.source,
+        "names": known.names,
+        "unit": unit,
+        "references": {
+            str(number): energy
+            for number, energy in ATOMIC_REFERENCES.get(settings.target, {}).items()
+            if known.source == "qm9"
+        },
+        "bonds": files.array_hash(known.bonds),
+        "n_bonds": files.array_hash(known.n_bonds),
+    }
 
 
 def _check(settings: Settings) -> None:
@@ -359,7 +381,7 @@ def _task(
         length_unit="Å",
         connectivity=connectivity,
         radial_extent=extent,
-        average_neighbors=edges / int(samples.n_node[:num_train].sum()),
+        average_neighbors=edges / int(samples.n_node[:num_train].sum()) or 1.0,
     )
 
 
@@ -380,4 +402,4 @@ def _extent(samples: base.Samples, count: int) -> float:
     everything = np.concatenate(lengths)
     if not len(everything):
         return 1.0
-    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE)))
+    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE))) or 1.0
