@@ -110,7 +110,7 @@ def main(_: list[str]) -> int:
         }
 
     others = training.load(load_others)
-    described = protocols.describe(FLAGS.protocol, protocol, changed)
+    described = protocols.describe(protocol, changed)
     return training.run(
         training.Job(
             "experiments.nbody",

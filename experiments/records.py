@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pathlib
 import shlex
@@ -14,7 +15,7 @@ import numpy as np
 
 from demetar.train import checkpoint
 from demetar.train.run import Run
-from demetar.types import Head
+from demetar.types import Head, TaskSpec
 from experiments import common, processes, statistics, transfer
 
 # Flags that change nothing but where files lie and what computes.
@@ -45,12 +46,13 @@ def run_record(run: Run) -> dict[str, Any]:
 
 
 def test_record(
-    heads: Sequence[Head], by_head: Mapping[str, np.ndarray], errors: np.ndarray
+    task: TaskSpec, by_head: Mapping[str, np.ndarray], errors: np.ndarray
 ) -> dict[str, Any]:
-    """What the record says of the errors [R, D] of the test samples."""
+    """What the record says of the heads and the errors [R, D] of the test samples."""
     losses = errors.mean(axis=1)
     spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
     return {
+        "heads": [describe_head(head, task) for head in task.heads],
         "test_loss": losses.tolist(),
         "test_loss_by_head": {
             name: value.mean(axis=1, dtype=np.float64).tolist()
@@ -59,18 +61,52 @@ def test_record(
         "test_loss_interval": list(statistics.bootstrap_mean(errors)),
         "test_loss_mean": float(losses.mean()),
         "test_loss_std": spread,
-        "unit": " and ".join(error_unit(head) for head in heads),
+        "unit": " and ".join(error_unit(head) for head in task.heads),
     }
+
+
+def describe_head(head: Head, task: TaskSpec) -> dict[str, Any]:
+    """What the record says of a head; its offsets by species."""
+    told = dataclasses.asdict(head)
+    if head.offsets:
+        told["offsets"] = dict(zip(task.species, head.offsets, strict=True))
+    return told
+
+
+def describe_targets(task: TaskSpec) -> str:
+    """One line on what the graph scalars of a task are, and what is known of them."""
+    return "; ".join(
+        _describe_target(head, task)
+        for head in task.heads
+        if head.kind == "graph_scalar"
+    )
+
+
+def _describe_target(head: Head, task: TaskSpec) -> str:
+    kind = "extensive, a sum over atoms" if head.extensive else "intensive"
+    least = 1e-6 * head.scale  # what is smaller is the rounding of a fit
+    by_species = zip(task.species, head.offsets, strict=bool(head.offsets))
+    known = [
+        f"{value:.6g} per {name}" for name, value in by_species if abs(value) > least
+    ]
+    if abs(head.mean) > least:
+        known.append(f"the mean {head.mean:.6g}")
+    unit = f" {head.unit}" if head.unit else ""
+    per_atom = " per atom" if head.offsets else ""
+    return (
+        f"{head.name}, {kind}; subtracted: {', '.join(known) or 0}{unit}; "
+        f"the rest varies by {head.scale:.3g}{unit}{per_atom}"
+    )
 
 
 def error_unit(head: Head) -> str:
     """The unit of a head's errors."""
-    return head.unit if head.loss == "absolute" else f"({head.unit})^2"
+    return head.unit if head.error == "absolute" else f"({head.unit})^2"
 
 
 def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
     """Errors [R, D] of the test samples, named by their kind, atomically."""
-    kinds = {head.loss for head in heads}
+    kinds = {head.error for head in heads}
     name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: errors}
@@ -97,11 +133,12 @@ def command(module: str) -> str:
 def describe(record: dict[str, Any]) -> str:
     """One line with the result, and one for each other data set."""
     low, high = record["test_loss_interval"]
-    spread = record["test_loss_std"]
-    over_seeds = "" if spread is None else f" ± {spread:.5f} over seeds"
+    mean, spread = record["test_loss_mean"], record["test_loss_std"]
+    digits = ".5f" if mean is None or mean >= 1e-3 else ".3g"
+    over_seeds = "" if spread is None else f" ± {spread:{digits}} over seeds"
     line = (
-        f"{record['model']}: test error {record['test_loss_mean']:.5f}{over_seeds} "
-        f"{record['unit']}, 95 % interval {low:.5f} to {high:.5f}"
+        f"{record['model']}: test error {mean:{digits}}{over_seeds} "
+        f"{record['unit']}, 95 % interval {low:{digits}} to {high:{digits}}"
     )
     elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
     return "\n".join([line, *elsewhere])

@@ -152,6 +152,9 @@ def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
         f"protocol  {job.protocol}",
         f"workdir   {workdir}",
     ]
+    target = records.describe_targets(dataset.task)
+    if target:
+        lines.insert(2, f"target    {target}")
     if run.trainer.placement.num_devices > 1:
         lines.append(f"devices   {common.device()}; they share each batch")
     return "\n".join(lines)
@@ -220,7 +223,7 @@ def finish(
     record = {
         **job_record(job, config),
         **records.run_record(run),
-        **records.test_record(dataset.task.heads, by_head, errors),
+        **records.test_record(dataset.task, by_head, errors),
         "num_params": records.num_params(run),
     }
     delta = equivariance.rotation_errors(model, dataset, best)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,8 +47,9 @@ def add(
 def _evaluate(
     model: hk.Transformed, params: Params, task: TaskSpec, dataset: data.Dataset
 ) -> dict[str, Any]:
-    # What the model knows of its task, as the extent of its radial basis, stays.
-    dataset = dataclasses.replace(dataset, task=task)
+    # What the model knows of its task, as the extent of its radial basis and what was
+    # subtracted from its targets, stays.
+    dataset = dataset.under(task)
     seeds = tuple(range(len(jax.tree.leaves(params)[0])))
     settings = loop.Settings(epochs=1, seeds=seeds)
     devices = jax.local_devices()  # the main process alone evaluates

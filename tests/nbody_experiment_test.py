@@ -288,7 +288,7 @@ def test_phases_and_the_loss_reach_the_training(run, tmp_path, dataset):
     """A phase ends with an evaluation; an empty text stands for none."""
     args = ("--model=newton", "--epochs=4", "--eval_every=3", dataset)
     small = [f"--set={field}=3" for field in ("hidden_size", "eval_substeps")]
-    own = ("--loss=log", "--loss_floor=0.01", "--clip_each=1")
+    own = ("--loss_transform=log", "--loss_floor=0.01", "--clip_each=1")
     phase = "2:num_substeps=2,eta=0.5,loss_floor=10"
     run(*args, *small, *own, f"--phase={phase}", "--workdir=run").succeeded()
     record = json.loads((tmp_path / "run" / "record.json").read_text())
@@ -595,7 +595,11 @@ BAD_FLAGS = {
     "no assignment": (["--model=egnn", "--set=big"], "expected field=value"),
     "unknown protocol": (
         ["--model=egnn", "--protocol=best"],
-        "egnn has no protocol 'best'; expected one of paper",
+        "egnn has no protocol 'best'; expected one of default, paper",
+    ),
+    "no protocol of a paper": (
+        ["--model=nequip", "--protocol=paper"],
+        "nequip has no protocol 'paper'; expected one of default",
     ),
     "not a flag": (["egnn"], "expected flags as --name=value, found 'egnn'"),
     "unknown flag": (["--modle=egnn"], "Unknown command line flag 'modle'"),
@@ -629,7 +633,8 @@ BAD_FLAGS = {
     ),
     "no folder": (
         ["--model=egnn", "--dataset=nbody_smal"],
-        "expected --dataset to be nbody_small, nbody, gravity or an existing folder",
+        "expected --dataset to be nbody_small, nbody, nbody_blog, gravity or an "
+        "existing folder",
     ),
 }
 

@@ -26,11 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "elements": set(),
     "integrators": set(),
     "graphs": {"types"},
+    "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "data"},
-    "train": _BASE | {"files", "data", "nn", "models", "train"},
+    "data": _BASE | {"files", "heads", "data"},
+    "train": _BASE | {"files", "heads", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

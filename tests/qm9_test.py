@@ -464,6 +464,16 @@ def test_the_head_names_what_models_have_heads_for(target, quantity, source):
     assert head.quantity == (quantity if source == "qm9" else "")
 
 
+def test_a_radius_graph_has_the_cutoff_of_its_task():
+    for cutoff, expected in ((3.0, 3.0), (None, qm9.CUTOFF)):
+        settings = dataclasses.replace(SETTINGS, connectivity="radius", cutoff=cutoff)
+        task = qm9.load(make_molecules(), settings).task
+        assert task.cutoff == task.radial_extent == expected
+        assert task.connectivity == f"radius {expected:g}"
+    settings = dataclasses.replace(SETTINGS, cutoff=3.0)
+    assert qm9.load(make_molecules(), settings).task.cutoff is None
+
+
 def test_statistics_are_those_of_the_training_molecules():
     known = make_molecules()
     dataset = qm9.load(known, dataclasses.replace(SETTINGS, num_train=20, num_valid=3))
@@ -472,7 +482,7 @@ def test_statistics_are_those_of_the_training_molecules():
     (head,) = dataset.task.heads
     np.testing.assert_allclose(head.mean, values.mean())
     np.testing.assert_allclose(head.scale, np.abs(values - values.mean()).mean())
-    assert (head.kind, head.loss, head.unit) == ("graph_scalar", "absolute", "eV")
+    assert (head.kind, head.error, head.unit) == ("graph_scalar", "absolute", "eV")
     sizes = known.n_atoms[rows["train"][:20]].astype(float)
     average = (sizes * (sizes - 1)).sum() / sizes.sum()
     np.testing.assert_allclose(dataset.task.average_neighbors, average)
@@ -481,7 +491,7 @@ def test_statistics_are_those_of_the_training_molecules():
     expected = known.column("gap")[
         np.concatenate([rows["train"][:20], rows["valid"][:3], rows["test"]])
     ]
-    np.testing.assert_array_equal(targets, expected.astype("f4"))
+    np.testing.assert_array_equal(targets, (expected - head.mean).astype("f4"))
 
 
 @pytest.mark.parametrize(
@@ -491,8 +501,11 @@ def test_statistics_are_those_of_the_training_molecules():
         ({"num_train": 33}, "--num_train between 1 and the 32 molecules"),
         ({"num_valid": 0}, "--num_valid between 1 and the 4"),
         ({"connectivity": "knn"}, "--connectivity of complete, radius, bonds"),
+        ({"target_kind": "sum"}, "--target_kind of auto, extensive, intensive"),
+        ({"offsets": "none"}, "--offsets of species, mean"),
         ({"node_features": "all"}, "--node_features of species, egnn"),
         ({"cutoff": 0.0}, "--cutoff above 0"),
+        ({"cutoff": float("nan")}, "--cutoff above 0"),
         ({"batch_size": 0}, "batch size of at least 1"),
     ],
 )

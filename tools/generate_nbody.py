@@ -10,8 +10,9 @@ saved step; `num_bodies` (S,) where systems differ in size, the rest of a row be
 S counts simulations, F saved frames, n bodies; units are dimensionless.
 
 Presets are the published sets: nbody_small and nbody of Satorras et al. 2021 (arXiv
-2102.09844), gravity of Brandstetter et al. 2022 (arXiv 2110.02905). A flag that is
-given overrides the preset's value.
+2102.09844), gravity of Brandstetter et al. 2022 (arXiv 2110.02905), and nbody_blog,
+what the JAX EGNN blog post made of the first. A flag that is given overrides the
+preset's value.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ function of (seed, epoch).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import files, graphs
+from demetar import files, graphs, heads
 from demetar.errors import UserError
 from demetar.types import Array, Batch, Bucket, Globals, Head, Nodes, TaskSpec
 
@@ -43,7 +44,8 @@ class Samples:
         integer type; None where all graphs are complete, in the order of
         `graphs.complete_edges`.
       n_node, n_edge: [D].
-      targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}.
+      targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}, less what is
+        known of them beforehand (`heads.residual`).
       centers: [D, 3] what `centred` subtracted from the positions; None for nothing.
     """
 
@@ -381,6 +383,32 @@ class Dataset:
     splits: Mapping[str, np.ndarray]
     fingerprint: str
     identity: str = ""
+
+    def composition(self) -> np.ndarray:
+        """Number of nodes of each species in each sample, [D, Z] float64."""
+        samples = self.packing.samples
+        return heads.composition(self.task, samples.nodes.scalars, samples.n_node)
+
+    def under(self, task: TaskSpec) -> Dataset:
+        """The same samples with targets less what another task knows of them.
+
+        Args:
+          task: of the same inputs and targets; that of a trained model.
+        """
+        counts = self.composition()
+        samples = self.packing.samples
+        own = heads.absolute_all(self.task, samples.targets, counts)
+        targets = {
+            head.name: heads.residual(head, own[head.name], counts).astype(
+                samples.targets[head.name].dtype
+            )
+            if heads.knows(head)
+            else np.asarray(own[head.name], samples.targets[head.name].dtype)
+            for head in task.heads
+        }
+        packing = copy.copy(self.packing)
+        packing.samples = dataclasses.replace(samples, targets=targets)
+        return dataclasses.replace(self, task=task, packing=packing)
 
     def train_plan(self, seed: int, epoch: int) -> Plan:
         """The training samples in the order of (seed, epoch)."""

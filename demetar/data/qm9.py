@@ -2,8 +2,9 @@
 
 The twelve targets stand in the units of the papers' tables. U0, U, H and G are energies
 of atomisation: QM9's reference energies of the free atoms are subtracted. Energies are
-converted with 1 Ha = 27.211386 eV. Mean and mean absolute deviation, with which models
-predict, are those of the training molecules alone.
+converted with 1 Ha = 27.211386 eV. What else is known of a target, and the scale of
+what remains, follow from the training molecules alone (`heads.fit`); it is subtracted
+in float64, before anything is rounded.
 
 Splits are those of `demetar.data.splits`.
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import files, graphs
+from demetar import files, graphs, heads
 from demetar.data import base, bonds, molecule_files, molecules
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.readers import text
@@ -34,6 +36,17 @@ EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial e
 RADIAL_PERCENTILE = 99.9
 
 CONNECTIVITY = ("complete", "radius", "bonds")
+CUTOFF = 5.0  # in Å, where a radius graph is asked for without one
+
+
+# Properties of own molecules that grow with the molecule, in lower case.
+EXTENSIVE_NAMES = frozenset(
+    {
+        *("energy", "total_energy", "free_energy", "e", "u0", "u", "h", "g"),
+        *("zpve", "alpha", "cv", "r2"),
+    }
+)
+TARGET_KINDS = ("auto", "extensive", "intensive")
 
 
 class Target(NamedTuple):
@@ -82,10 +95,15 @@ class Settings:
 
     Attributes:
       target: a key of `TARGETS`, or a property of own molecules.
+      target_kind: 'extensive' for a sum over atoms, 'intensive' for a mean over them,
+        'auto' for the former where the target is known to be extensive, or is named as
+        such a one.
+      offsets: of an extensive target, a member of `heads.OFFSETS`.
       split: a member of `splits.SPLITS`, or the path of a file of row numbers.
       num_train, num_valid: the first so many of the split's; None for all.
       connectivity: 'complete', 'radius' or 'bonds'.
-      cutoff: in Å, of the radius graph.
+      cutoff: in Å, of radius graphs, envelopes and bases; None for `CUTOFF`. Other
+        graphs have none.
       node_features: 'species' (one-hot), or 'egnn' (each times 1, Z/9 and (Z/9)^2).
       bond_features: whether edges know their bond: one-hot of `bonds.TYPES`, zero
         where there is none.
@@ -94,11 +112,13 @@ class Settings:
     """
 
     target: str = "homo"
+    target_kind: str = "auto"
+    offsets: str = "species"
     split: str = "egnn"
     num_train: int | None = None
     num_valid: int | None = None
     connectivity: str = "complete"
-    cutoff: float = 5.0
+    cutoff: float | None = None
     node_features: str = "species"
     bond_features: bool = False
     batch_size: int = 96
@@ -186,19 +206,15 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         part: np.arange(stop - len(rows[part]), stop)
         for part, stop in zip(PARTS, stops, strict=True)
     }
-    samples = base.centred(_samples(known, chosen, values[chosen], settings), ())
-    train = values[rows["train"]]
-    deviation = float(np.abs(train - train.mean()).mean())
-    head = Head(
-        settings.target,
-        "graph_scalar",
-        unit=unit,
-        mean=float(train.mean()),
-        scale=deviation or 1.0,
-        loss="absolute",
-        quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
-    )
-    task = _task(known, settings, head, samples, len(train))
+    samples = base.centred(_samples(known, chosen, settings), ())
+    task = _task(known, settings, unit, samples, len(rows["train"]))
+    counts = heads.composition(task, samples.nodes.scalars, samples.n_node)
+    (head,) = task.heads
+    train = splits["train"]
+    head = heads.fit(head, values[chosen][train], counts[train], settings.offsets)
+    task = dataclasses.replace(task, heads=(head,))
+    targets = {head.name: heads.residual(head, values[chosen][:, None], counts)}
+    samples = dataclasses.replace(samples, targets=targets)
     samples = base.to_dtype(samples, settings.dtype)
     packing = base.make_packing(samples, task, settings.batch_size)
     identity = base.identify(known.fingerprint, _described(known, settings, unit), rows)
@@ -230,13 +246,15 @@ def _check(settings: Settings) -> None:
     for name, options in (
         ("connectivity", CONNECTIVITY),
         ("node_features", NODE_FEATURES),
+        ("target_kind", TARGET_KINDS),
+        ("offsets", heads.OFFSETS),
     ):
         found = getattr(settings, name)
         if found not in options:
             raise UserError(
                 f"expected --{name} of {', '.join(options)}, found {found!r}"
             )
-    if not settings.cutoff > 0:
+    if settings.cutoff is not None and not 0 < settings.cutoff < math.inf:
         raise UserError(f"expected a --cutoff above 0 Å, found {settings.cutoff}")
 
 
@@ -264,16 +282,24 @@ def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, 
     return values * TARGETS[target].factor, TARGETS[target].unit
 
 
+def is_extensive(known: molecules.Molecules, settings: Settings) -> bool:
+    """Whether the target is a sum over the atoms."""
+    if settings.target_kind != "auto":
+        return settings.target_kind == "extensive"
+    if known.source == "qm9":
+        return TARGETS[settings.target].extensive
+    return settings.target.lower() in EXTENSIVE_NAMES
+
+
 # --- Graphs -------------------------------------------------------------------------
 
 
 def _samples(
     known: molecules.Molecules,
     rows: np.ndarray,
-    values: np.ndarray,
     settings: Settings,
 ) -> base.Samples:
-    """The molecules of some rows, in that order."""
+    """The molecules of some rows, in that order, without targets."""
     n_node = known.n_atoms[rows]
     atoms = _ranges((np.cumsum(known.n_atoms) - known.n_atoms)[rows], n_node)
     numbers, positions = known.numbers[atoms], known.positions[atoms]
@@ -286,7 +312,7 @@ def _samples(
         receivers=ends[1] if ends else None,
         n_node=n_node.astype(np.int32),
         n_edge=n_edge.astype(np.int32),
-        targets={settings.target: values[:, None]},
+        targets={},
     )
 
 
@@ -323,7 +349,7 @@ def _edges(
         elif not complete:
             own = positions[node_starts[members][:, None] + np.arange(size)]
             distances = np.linalg.norm(own[:, receivers] - own[:, senders], axis=-1)
-            kept = distances < settings.cutoff
+            kept = distances < (settings.cutoff or CUTOFF)
         n_edge[members] = kept.sum(axis=1)
         _, pairs = np.nonzero(kept)
         chunks.append((members, senders[pairs], receivers[pairs], types[kept]))
@@ -358,21 +384,31 @@ def _bond_matrix(known: molecules.Molecules, rows: np.ndarray, size: int) -> np.
 def _task(
     known: molecules.Molecules,
     settings: Settings,
-    head: Head,
+    unit: str,
     samples: base.Samples,
     num_train: int,
 ) -> TaskSpec:
+    """The task, of whose target nothing is known yet."""
     edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
     connectivity = settings.connectivity
-    extent = settings.cutoff
+    cutoff = None
     if connectivity == "radius":
-        connectivity = f"radius {settings.cutoff:g}"
+        extent = cutoff = settings.cutoff or CUTOFF
+        connectivity = f"radius {cutoff:g}"
     else:
         extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
     _, names = node_features(
         np.zeros(0, int), settings.node_features, species_of(known)
     )
     source = "QM9" if known.source == "qm9" else "molecules"
+    head = Head(
+        settings.target,
+        "graph_scalar",
+        unit=unit,
+        error="absolute",
+        extensive=is_extensive(known, settings),
+        quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
+    )
     return TaskSpec(
         name=f"{source} {settings.target}",
         heads=(head,),
@@ -382,6 +418,8 @@ def _task(
         connectivity=connectivity,
         radial_extent=extent,
         average_neighbors=edges / int(samples.n_node[:num_train].sum()) or 1.0,
+        species=tuple(name for name in names if "*" not in name),
+        cutoff=cutoff,
     )
 
 

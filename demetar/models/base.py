@@ -88,6 +88,30 @@ def absolute(
     return without_base(values, head, task, graph.nodes)
 
 
+def shared_cutoff(task: TaskSpec, own: float | None, model: str) -> float | None:
+    """The cutoff of a model that has a field of that name: envelope and basis.
+
+    It is that of the task, so that graphs, envelope and basis have one. A model on a
+    task without a cutoff may have its own.
+
+    Args:
+      task: what the model is built for.
+      own: value of the model's field; None for the task's.
+      model: named in the error.
+
+    Raises:
+      UserError: both have one, and they differ.
+    """
+    if own is None or task.cutoff is None:
+        return task.cutoff if own is None else own
+    if own != task.cutoff:
+        raise UserError(
+            f"{model}.cutoff is {own:g} where that of the graphs is {task.cutoff:g}; "
+            "leave it out of --set, and choose --cutoff for both"
+        )
+    return own
+
+
 def vector_heads(task: TaskSpec) -> list[Head]:
     """The heads that are vectors per node."""
     return [head for head in task.heads if head.kind == "node_vector"]

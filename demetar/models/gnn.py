@@ -4,7 +4,8 @@ Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 5.1 and app
 C.1; the messages are those of Gilmer et al. 2017, arXiv 1704.01212.
 
 Differs from the paper: nothing on N-body. It has no GNN of molecules; here one reads
-the coordinates beside the scalars, and averages a decoder of the nodes.
+the coordinates beside the scalars, and pools a decoder of the nodes by the kind of the
+target: the sum for an extensive one, the mean for any other.
 """
 
 from __future__ import annotations
