@@ -1,11 +1,10 @@
-"""What the commands share: one-line errors, signals, versions, the work directory."""
+"""What the commands share: one-line errors, signals, versions."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import pathlib
@@ -24,27 +23,11 @@ from matplotlib.figure import Figure
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from demetar.types import Head, TaskSpec, VectorInput
 from experiments import processes
 
 USER_ERROR = 2  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
-CONFIG_FILE = "config.json"
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
-
-_ANOTHER = "choose another --workdir"
-
-# What a data set must share with the task of a checkpoint. Sizes and statistics are its
-# own: a model that was trained on 5 bodies is at home on 20.
-_TASK_FIELDS: Mapping[str, str] = {
-    "scalars": "the node inputs",
-    "vectors": "the vectors",
-    "edge_features": "the edge features",
-    "heads": "the targets",
-    "length_unit": "the length unit",
-    "connectivity": "the connectivity",
-    "num_neighbors": "the number of neighbours",
-}
 
 
 def run(main: Callable[[list[str]], int | None], positional: bool = False) -> None:
@@ -208,103 +191,3 @@ def device() -> str:
     several = f"{count} x " if count > 1 else ""
     hosts = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{several}{first.platform} {kind}{hosts}, {cores} CPU cores"
-
-
-def check_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Make sure that a work directory is free or that of a run.
-
-    Args:
-      workdir: it need not exist.
-      config: settings of the run.
-
-    Raises:
-      UserError: it belongs to another run, or is no directory that can be read.
-    """
-    path = workdir / CONFIG_FILE
-    try:
-        content = path.read_text() if path.exists() else None
-        others = [] if content or not workdir.exists() else list(workdir.iterdir())
-        found = json.loads(content) if content else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); {_ANOTHER}") from None
-    if any(not checkpoint.is_temporary(other) for other in others):
-        raise UserError(
-            f"{workdir} holds files but no {CONFIG_FILE} of a run; {_ANOTHER}"
-        )
-    if found is None:
-        return
-    config = json.loads(json.dumps(config))
-    changed = [
-        f"{name} was {found.get(name)!r} and is now {config.get(name)!r}"
-        for name in sorted({*found, *config})
-        if found.get(name) != config.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"{workdir} belongs to another run: {'; '.join(changed)}; {_ANOTHER}, or "
-            "give the command of that run to continue it"
-        )
-
-
-def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Mark a work directory that `check_workdir` has let pass as that of a run.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the work directory {workdir}: {error.strerror}; {_ANOTHER}"
-        ) from None
-    checkpoint.write_json(path, config)
-
-
-def check_task(path: pathlib.Path, task: TaskSpec) -> None:
-    """Make sure that the model at `path`, if there is one, fits a data set.
-
-    Raises:
-      UserError: the data set has other inputs or targets than the model was trained
-        with, or the checkpoint is damaged.
-    """
-    if not os.path.exists(path):  # also where it may not be looked at
-        return
-    changed = task_differences(task, checkpoint.load_model(path).task, str(path))
-    if changed:
-        raise UserError(
-            f"the data set {task.name!r} does not fit the trained model: it has "
-            f"{changed}; give the data set of that model, or {_ANOTHER}"
-        )
-
-
-def task_differences(task: TaskSpec, known: TaskSpec, knower: str) -> str:
-    """What a data set has that `knower`, of the task `known`, does not; '' if nothing.
-
-    Sizes and statistics may differ.
-    """
-    changed = [
-        f"{what} {_listed(getattr(task, field))} where {knower} knows "
-        f"{_listed(getattr(known, field))}"
-        for field, what in _TASK_FIELDS.items()
-        if _listed(getattr(task, field)) != _listed(getattr(known, field))
-    ]
-    return "; ".join(changed)
-
-
-def _listed(values: Any) -> str:
-    """Names, vectors or heads of a task as one text, without their statistics."""
-    if values is None or isinstance(values, (str, int)):
-        return repr(values)
-    texts = [
-        f"{value.name} ({value.size} {value.kind} from {value.base or 'zero'})"
-        if isinstance(value, Head)
-        else f"{value.name} (parity {value.parity:+d})"
-        if isinstance(value, VectorInput)
-        else value
-        for value in values
-    ]
-    return ", ".join(texts) or "none"

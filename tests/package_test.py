@@ -22,12 +22,14 @@ PACKAGES = ("demetar", "experiments", "tools")
 _BASE = {"types", "geometry", "graphs"}
 MAY_IMPORT: dict[str, set[str]] = {
     "integrators": set(),
+    "files": set(),
+    "locks": {"files"},
     "graphs": {"types"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"nn"},
     "models": _BASE | {"integrators", "nn", "models"},
     "data": _BASE | {"data"},
-    "train": _BASE | {"data", "nn", "models", "train"},
+    "train": _BASE | {"files", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

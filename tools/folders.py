@@ -6,7 +6,6 @@ array. `tools.generate_nbody` describes the arrays.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import io
@@ -20,6 +19,7 @@ from typing import IO
 
 import numpy as np
 
+from demetar import locks
 from demetar.errors import UserError
 from tools import simulation
 
@@ -105,7 +105,7 @@ class OutputFolder:
         self.partial = path.parent / (prefix + secrets.token_hex(4))
         self.partial.mkdir()
         self._lock = os.open(self.partial, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        locks.try_lock(self._lock)  # nobody else knows the folder yet
 
     def _check(self, overwrite: bool) -> None:
         if not self.path.exists():
@@ -127,9 +127,8 @@ class OutputFolder:
     def _remove_if_dead(leftover: pathlib.Path) -> None:
         handle = os.open(leftover, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
+            if not locks.try_lock(handle):
+                return
         finally:
             os.close(handle)
         shutil.rmtree(leftover)
