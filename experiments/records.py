@@ -80,15 +80,20 @@ def same_unit(unit: str) -> str:
 
 
 def save_errors(
-    folder: pathlib.Path, heads: Sequence[Head], errors: np.ndarray, run_id: str
+    path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray, run_id: str = ""
 ) -> None:
-    """Errors [R, D] of the test samples, named by their kind, atomically."""
+    """Errors [R, D] of the test samples, named by their kind, with the id of the run.
+
+    The file is written atomically.
+    """
     kinds = {head.loss for head in heads}
     name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
     content = io.BytesIO()
-    arrays: dict[str, Any] = {name: errors, run_files.RUN_ID: np.array(run_id)}
+    arrays: dict[str, Any] = {name: errors}
+    if run_id:
+        arrays[run_files.RUN_ID] = np.array(run_id)
     np.savez(content, **arrays)
-    checkpoint.write_bytes(folder / run_files.ERRORS_FILE, content.getvalue())
+    checkpoint.write_bytes(path, content.getvalue())
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -282,7 +282,8 @@ def finish(
     earlier = workdir.check(folder, config, dataset.task).earlier
     if earlier is not None:
         record["history"] = records.history(earlier)
-    records.save_errors(folder, dataset.task.heads, errors, run.run_id)
+    errors_path = folder / run_files.ERRORS_FILE
+    records.save_errors(errors_path, dataset.task.heads, errors, run.run_id)
     records.write(folder / run_files.RECORD_FILE, record)
     return f"{records.describe(record)}\nrecord: {folder / run_files.RECORD_FILE}"
 
