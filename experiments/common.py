@@ -10,10 +10,12 @@ import os
 import pathlib
 import platform
 import signal
+import stat
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import tqdm
@@ -21,9 +23,12 @@ from absl import app, flags
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from demetar import files
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments import processes
+from experiments import processes, screen
+
+T = TypeVar("T")
 
 USER_ERROR = 2  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
@@ -54,29 +59,63 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
             sys.exit(USER_ERROR)
 
     def guarded(argv: list[str]) -> None:
-        try:
-            if argv[1:] and not positional:
-                raise UserError(
-                    f"expected flags as --name=value, found {argv[1]!r}; see --help"
-                )
-            code = main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            processes.leave(USER_ERROR)
-        except Exception as error:
-            if not jax.distributed.is_initialized():
-                raise
-            if processes.tells_of_a_loss(error):
-                processes.leave(processes.PEER_LOST)
-            traceback.print_exc()
-            processes.leave(1)
-        except KeyboardInterrupt as interrupt:
-            number = interrupt.args[0] if interrupt.args else signal.SIGINT
-            print("error: interrupted; the same command continues", file=sys.stderr)
-            processes.leave(SIGNALLED + number)
-        sys.exit(code or 0)
+        if argv[1:] and not positional:
+            print(
+                f"error: expected flags as --name=value, found {argv[1]!r}; see --help",
+                file=sys.stderr,
+            )
+            sys.exit(USER_ERROR)
+        sys.exit(_guarded(lambda: main(argv)))
 
-    app.run(guarded, flags_parser=parse)
+    out, _ = screen.install()
+    try:
+        app.run(guarded, flags_parser=parse)
+    except SystemExit as leaving:
+        code = (
+            leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        )
+        sys.exit(screen.exit_code(code, out))
+
+
+def _guarded(main: Callable[[], int | None]) -> int:
+    """The exit code of a command; what a person can mend is one line on stderr."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(USER_ERROR)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        print("error: interrupted; the same command continues", file=sys.stderr)
+        processes.leave(SIGNALLED + number)
+    except Exception as error:
+        if processes.tells_of_a_loss(error):
+            processes.leave(processes.PEER_LOST)
+        surroundings = _of_surroundings(error)
+        if surroundings:
+            print(f"error: {surroundings}", file=sys.stderr)
+            processes.leave(USER_ERROR)
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        processes.leave(1)
+
+
+def _of_surroundings(error: Exception) -> str:
+    """What a machine lacks, of which an error tells; '' for any other error."""
+    reason = files.one_line(error)[:200]
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and "backend" in reason and "nitialize" in reason:
+        return (
+            f"JAX_PLATFORMS={platforms} names what is not there ({reason}); unset it, "
+            "or name cpu"
+        )
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
+        return (
+            f"the memory does not suffice ({reason}); try a smaller --batch_size, "
+            "fewer seeds, or a smaller model"
+        )
+    return ""
 
 
 def _interrupt(number: int, _: Any) -> None:
@@ -85,8 +124,35 @@ def _interrupt(number: int, _: Any) -> None:
 
 def cache_dir() -> pathlib.Path:
     """Where generated data and compiled programs are kept between runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "demetar"
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root:
+        return pathlib.Path(root) / "demetar"
+    try:
+        return pathlib.Path.home() / ".cache" / "demetar"
+    except RuntimeError:  # no HOME, and no such user
+        return _homeless_cache()
+
+
+def _homeless_cache() -> pathlib.Path:
+    """A folder that nobody else can write to, for programs are run from it.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = pathlib.Path(tempfile.gettempdir()) / f"demetar-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        if is_own and not found.st_mode & 0o077:
+            return folder
+        reason = "it is not this user's alone"
+    except OSError as error:
+        reason = error.strerror or files.one_line(error)
+    raise UserError(
+        f"expected a home directory, or {folder} for what is kept between runs "
+        f"({reason}); set HOME or XDG_CACHE_HOME"
+    )
 
 
 class StopSignal:
@@ -113,7 +179,8 @@ class StopSignal:
             for each in numbers:
                 signal.signal(each, earlier[each])
             # Not with print: the signal may have come within one.
-            os.write(1, b"\nsaving and leaving; once more to leave at once\n")
+            with contextlib.suppress(OSError):
+                os.write(1, b"\nsaving and leaving; once more to leave at once\n")
 
         for number in numbers:
             signal.signal(number, remember)
@@ -124,10 +191,14 @@ class StopSignal:
                 signal.signal(number, earlier[number])
 
 
-def progress(items: Iterable, description: str, total: int | None) -> Iterable:
-    """The items, with a progress bar on stderr."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm.tqdm(items, description, total, mininterval=interval, unit=" molecules")
+def progress(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+    """The items, with a progress bar on stderr, or without one where nobody looks."""
+    hidden = not sys.stderr.isatty()
+    if hidden:
+        print(f"{description} ...", file=sys.stderr)
+    return tqdm.tqdm(
+        items, description, total, mininterval=0.2, unit=" molecules", disable=hidden
+    )
 
 
 def positive_integers(flag: str, items: Iterable[str]) -> tuple[int, ...]:

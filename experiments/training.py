@@ -30,6 +30,7 @@ from experiments import (
     processes,
     records,
     run_files,
+    sizes,
     transfer,
     workdir,
 )
@@ -129,6 +130,8 @@ def train(
         cache=program_cache(config, dataset.task) if FLAGS.compile_cache else None,
     )
     trainer.telling = progress.compiling if hosts.is_main() else contextlib.nullcontext
+    if FLAGS.set:
+        sizes.check_model(trainer.first_params, settings["num_seeds"], FLAGS.set)
     run = Run.start(trainer, folder / workdir.LAST, run_files.run_id(config))
     print(introduce(job, run, folder), flush=True)
     hosts.from_main(lambda: workdir.claim(folder, config))

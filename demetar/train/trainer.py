@@ -89,13 +89,9 @@ class Trainer:
 
     def init(self) -> TrainState:
         """The state before the first update, one replica per seed."""
-        packing, arrays = self._whole, self.placement.here(self._arrays)
-        row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
 
         def init_one(key: Array) -> TrainState:
-            batch = packing.assemble(arrays, row)
-            init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
-            params = self._model.init(init_key, batch.graph, batch.bucket, True)
+            params = self.first_params(key)
             average = params if self.settings.average_decay else {}
             opt_state = self._optimizer.init(params)
             return TrainState(params, opt_state, jnp.int32(0), key, average)
@@ -109,6 +105,20 @@ class Trainer:
                 lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile(),
             )
         return self.placement.everywhere(start(keys))
+
+    def first_params(self, key: Array | None = None) -> Params:
+        """The parameters of a replica before the first update.
+
+        Args:
+          key: of the replica; None for that of the first one.
+        """
+        if key is None:
+            key = jax.random.key(self.settings.seeds[0])
+        packing, arrays = self._whole, self.placement.here(self._arrays)
+        row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
+        batch = packing.assemble(arrays, row)
+        init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+        return self._model.init(init_key, batch.graph, batch.bucket, True)
 
     def evaluated_params(self, state: TrainState) -> Params:
         """The parameters that are evaluated and kept, [R, ...]."""
