@@ -114,11 +114,26 @@ def run(job: Job) -> int:
         return 0
     with workdir.locked(folder):
         # Again: the process that held it may have come to the end.
-        return 0 if hosts.from_main(tell) else train(job, model, folder, config)
+        if hosts.from_main(tell):
+            return 0
+        cache = program_cache(config, dataset.task) if FLAGS.compile_cache else None
+        try:
+            return train(job, model, folder, config, cache)
+        except jax.errors.JaxRuntimeError as error:
+            if cache is None or not cache.discard_loaded():
+                raise
+            raise UserError(
+                f"a compiled program that was kept does not run ({str(error)[:90]!r}); "
+                "it is removed, and the same command compiles it anew"
+            ) from None
 
 
 def train(
-    job: Job, model: hk.Transformed, folder: pathlib.Path, config: dict[str, Any]
+    job: Job,
+    model: hk.Transformed,
+    folder: pathlib.Path,
+    config: dict[str, Any],
+    cache: ProgramCache | None,
 ) -> int:
     """Begin or continue the run of a work directory that this process holds."""
     settings, dataset = job.settings, job.dataset
@@ -127,7 +142,7 @@ def train(
         dataset,
         *options.training_settings(settings, dataset),
         options.make_phases(settings, dataset),
-        cache=program_cache(config, dataset.task) if FLAGS.compile_cache else None,
+        cache=cache,
     )
     trainer.telling = progress.compiling if hosts.is_main() else contextlib.nullcontext
     if FLAGS.set:
