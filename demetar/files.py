@@ -17,7 +17,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -57,32 +57,39 @@ def one_line(error: object) -> str:
 # --- JSON ---------------------------------------------------------------------------
 
 
-def read_json(path: PathLike, hint: str = "") -> dict[str, Any]:
+def read_json(
+    path: PathLike, hint: str = "", non_finite: str = "refuse"
+) -> dict[str, Any]:
     """The JSON object of a file.
 
     Args:
       path: file to read, in UTF-8, with or without a byte order mark.
       hint: ends the error: what to do.
+      non_finite: what becomes of NaN and infinities: 'refuse', 'keep', or 'null'.
 
     Raises:
       UserError: the file is missing, cannot be read, is larger than `MOST_JSON_BYTES`,
-        or holds anything but one JSON object of finite numbers with each key once.
+        or holds anything but one JSON object with each key once.
     """
-    return parse_json(_bytes_of(path, MOST_JSON_BYTES, hint), path, hint)
+    content = _bytes_of(path, MOST_JSON_BYTES, hint)
+    return parse_json(content, path, hint, non_finite)
 
 
-def parse_json(content: bytes, path: PathLike, hint: str = "") -> dict[str, Any]:
+def parse_json(
+    content: bytes, path: PathLike, hint: str = "", non_finite: str = "refuse"
+) -> dict[str, Any]:
     """As `read_json`, of bytes that were read from `path`.
 
     Raises:
       UserError: as `read_json`.
     """
+    number = _NUMBERS[non_finite]
     try:
         found = json.loads(
             content.decode("utf-8-sig"),
             object_pairs_hook=_once,
-            parse_constant=_finite,
-            parse_float=_finite,
+            parse_constant=number,
+            parse_float=number,
         )
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"as JSON ({one_line(error)})", hint) from None
@@ -122,6 +129,19 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no finite number")
     return value
+
+
+def _finite_or_none(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+# How a number is read that may not be finite.
+_NUMBERS: dict[str, Callable[[str], float | None]] = {
+    "refuse": _finite,
+    "keep": float,
+    "null": _finite_or_none,
+}
 
 
 # --- .npz ---------------------------------------------------------------------------

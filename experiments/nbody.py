@@ -22,7 +22,7 @@ from absl import flags
 from demetar import graphs, models
 from demetar.data import base as data
 from demetar.data import nbody
-from demetar.train import writers
+from demetar.train import pictures, writers
 from demetar.types import Array, Batch, TaskSpec
 from experiments import common, nbody_data, options, protocols, training
 
@@ -162,7 +162,7 @@ def draw_motion(
     centers = np.asarray(graphs.centers_of_nodes(batch.graph, batch.bucket))
     for index, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
         body = slice(stop - size, stop)
-        figure = writers.motion_figure(
+        figure = pictures.motion_figure(
             batch.graph.nodes.positions[body] + centers[body],
             batch.targets[head.name][body, 0] + centers[body],
             predictions[head.name][body, 0] + centers[body],

@@ -15,7 +15,7 @@ from demetar.data import base as data
 from demetar.data import nbody, nbody_files
 from demetar.errors import UserError
 from demetar.types import TaskSpec
-from experiments import common, protocols
+from experiments import protocols, workdir
 
 # What a generated set, and no folder, can be asked for.
 _OF_NAMED_SETS = {
@@ -206,7 +206,7 @@ def load_other(
     except UserError as error:
         raise UserError(f"--eval_dataset={name}: {error}") from None
     task, own_folder = trained_on
-    differences = common.task_differences(dataset.task, task, "the model")
+    differences = workdir.task_differences(dataset.task, task, "the model")
     if differences:
         raise UserError(f"--eval_dataset={name} does not fit: it has {differences}")
     found, expected = horizon(folder, other), horizon(own_folder, settings)

@@ -6,7 +6,6 @@ array. `demetar.data.nbody_files` describes the format.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import io
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import files
+from demetar import files, locks
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from tools import simulation
@@ -95,7 +94,7 @@ class OutputFolder:
         self.partial = path.parent / (prefix + secrets.token_hex(4))
         self.partial.mkdir()
         self._lock = os.open(self.partial, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        locks.try_lock(self._lock)  # nobody else knows the folder yet
 
     def _check(self, overwrite: bool) -> None:
         if not self.path.exists():
@@ -117,9 +116,8 @@ class OutputFolder:
     def _remove_if_dead(leftover: pathlib.Path) -> None:
         handle = os.open(leftover, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
+            if not locks.try_lock(handle):
+                return
         finally:
             os.close(handle)
         shutil.rmtree(leftover)
