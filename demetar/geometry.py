@@ -47,37 +47,53 @@ def edge_vectors(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
     return edge_differences(graph.nodes.positions, graph, bucket)
 
 
-def centred_positions(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def centred_positions(
+    graph: graphs.Graph, bucket: Bucket, masses: Array | None = None
+) -> jax.Array:
     """Positions relative to the centroid of the particles of each graph: [N, 3].
 
     The mean runs over the particles, for each of x, y and z: a mean over the three
     coordinates of a particle would depend on the axes.
+
+    Args:
+      graph, bucket: the batch.
+      masses: [N, 1]; where given, the positions are relative to the centre of mass.
     """
     positions = graph.nodes.positions
     centroids = graphs.pool_mean(positions, graph, bucket)  # [G, 3]
-    return positions - graphs.broadcast_to_nodes(centroids, graph, bucket)
+    centred = positions - graphs.broadcast_to_nodes(centroids, graph, bucket)
+    if masses is None:
+        return centred
+    totals = graphs.pool_sum(masses, graph, bucket)  # [G, 1]; 0 of padding
+    moments = graphs.pool_sum(jnp.multiply(masses, centred), graph, bucket)
+    centres = moments / jnp.where(totals > 0, totals, 1.0)
+    return centred - graphs.broadcast_to_nodes(centres, graph, bucket)
 
 
-def spherical_harmonics(vectors: Array, lmax: int) -> dict[int, jax.Array]:
+def spherical_harmonics(
+    vectors: Array, lmax: int, solid: bool = False
+) -> dict[int, jax.Array]:
     """Real spherical harmonics of the directions of vectors, up to degree lmax.
 
     The normalisation is e3nn's 'integral' one (the mean square over the sphere is
     1 / 4 pi), the component order e3nn-jax's. A zero vector has zero harmonics for
-    every degree above 0, with zero gradient.
+    every degree above 0, with zero gradient unless they are solid.
 
     Args:
       vectors: [X, 3].
       lmax: highest degree.
+      solid: multiply by the length to the power of the degree, which makes polynomials
+        of them.
 
     Returns:
       {degree l: [2l + 1, X]}, component-major.
     """
-    units = unit_vectors(vectors)  # [X, 3]
+    arguments = jnp.asarray(vectors) if solid else unit_vectors(vectors)  # [X, 3]
     harmonics = {}
     for degree in range(lmax + 1):
         values = e3nn.spherical_harmonics(
             e3nn.Irreps([(1, (degree, (-1) ** degree))]),
-            units,
+            arguments,
             normalize=False,
             normalization="integral",
         ).array  # [X, 2l + 1]

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import jax
 import tqdm
-from absl import app, flags
+from absl import app
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -27,6 +27,7 @@ from demetar import files
 from demetar.errors import UserError
 from demetar.train import checkpoint
 from experiments import processes, screen
+from tools import cli
 
 T = TypeVar("T")
 
@@ -50,14 +51,6 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            reason = " ".join(str(error).split())
-            print(f"error: {reason}; see --help", file=sys.stderr)
-            sys.exit(USER_ERROR)
-
     def guarded(argv: list[str]) -> None:
         if argv[1:] and not positional:
             print(
@@ -69,7 +62,7 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
 
     out, _ = screen.install()
     try:
-        app.run(guarded, flags_parser=parse)
+        app.run(guarded, flags_parser=cli.parse)
     except SystemExit as leaving:
         code = (
             leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from demetar.data import base as data
-from demetar.data import nbody
+from demetar.data import nbody, nbody_files
 from demetar.errors import UserError
 from demetar.types import TaskSpec
 from experiments import protocols, workdir
@@ -64,7 +64,7 @@ def load(
         folder = generated(settings, root)
     else:
         folder = _folder(name, settings)
-        frames = nbody.read_metadata(folder)["frames"]
+        frames = nbody_files.read_metadata(folder)["frames"]
         _fill(settings, protocols.folder_protocol(frames))
     dataset = nbody.load(folder, reading(settings))
     settings["num_train"] = len(dataset.splits["train"])
@@ -242,7 +242,7 @@ def horizon(folder: pathlib.Path, settings: Mapping[str, Any]) -> float | None:
       folder: of the data set.
       settings: of a run, with both frames filled in.
     """
-    made = nbody.read_metadata(folder)["settings"]
+    made = nbody_files.read_metadata(folder)["settings"]
     if not {"dt", "sample_every"} <= made.keys():
         return None
     frames = settings["target_frame"] - settings["start_frame"]

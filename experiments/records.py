@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pathlib
 import re
@@ -15,7 +16,7 @@ import numpy as np
 
 from demetar.train import checkpoint
 from demetar.train.run import Run
-from demetar.types import Head
+from demetar.types import Head, TaskSpec
 from experiments import common, processes, run_files, statistics, transfer
 
 # Flags that change nothing but where files lie and what computes.
@@ -49,12 +50,13 @@ def run_record(run: Run) -> dict[str, Any]:
 
 
 def test_record(
-    heads: Sequence[Head], by_head: Mapping[str, np.ndarray], errors: np.ndarray
+    task: TaskSpec, by_head: Mapping[str, np.ndarray], errors: np.ndarray
 ) -> dict[str, Any]:
-    """What the record says of the errors [R, D] of the test samples."""
+    """What the record says of the heads and the errors [R, D] of the test samples."""
     losses = errors.mean(axis=1)
     spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
     return {
+        "heads": [describe_head(head, task) for head in task.heads],
         "test_loss": losses.tolist(),
         "test_loss_by_head": {
             name: value.mean(axis=1, dtype=np.float64).tolist()
@@ -63,13 +65,47 @@ def test_record(
         "test_loss_interval": list(statistics.bootstrap_mean(errors)),
         "test_loss_mean": float(losses.mean()),
         "test_loss_std": spread,
-        "unit": " and ".join(filter(None, map(error_unit, heads))),
+        "unit": " and ".join(filter(None, map(error_unit, task.heads))),
     }
+
+
+def describe_head(head: Head, task: TaskSpec) -> dict[str, Any]:
+    """What the record says of a head; its offsets by species."""
+    told = dataclasses.asdict(head)
+    if head.offsets:
+        told["offsets"] = dict(zip(task.species, head.offsets, strict=True))
+    return told
+
+
+def describe_targets(task: TaskSpec) -> str:
+    """One line on what the graph scalars of a task are, and what is known of them."""
+    return "; ".join(
+        _describe_target(head, task)
+        for head in task.heads
+        if head.kind == "graph_scalar"
+    )
+
+
+def _describe_target(head: Head, task: TaskSpec) -> str:
+    kind = "extensive, a sum over atoms" if head.extensive else "intensive"
+    least = 1e-6 * head.scale  # what is smaller is the rounding of a fit
+    by_species = zip(task.species, head.offsets, strict=bool(head.offsets))
+    known = [
+        f"{value:.6g} per {name}" for name, value in by_species if abs(value) > least
+    ]
+    if abs(head.mean) > least:
+        known.append(f"the mean {head.mean:.6g}")
+    unit = f" {head.unit}" if head.unit else ""
+    per_atom = " per atom" if head.offsets else ""
+    return (
+        f"{head.name}, {kind}; subtracted: {', '.join(known) or 0}{unit}; "
+        f"the rest varies by {head.scale:.3g}{unit}{per_atom}"
+    )
 
 
 def error_unit(head: Head) -> str:
     """The unit of a head's errors; '' where the head has none."""
-    if head.loss == "absolute" or not head.unit:
+    if head.error == "absolute" or not head.unit:
         return head.unit
     return f"{head.unit}^2" if _ONE_UNIT.match(head.unit) else f"({head.unit})^2"
 
@@ -86,7 +122,7 @@ def save_errors(
 
     The file is written atomically.
     """
-    kinds = {head.loss for head in heads}
+    kinds = {head.error for head in heads}
     name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: errors}

@@ -58,6 +58,9 @@ PUBLISHED = {
         f"{_SEGNN_PAPER} centres positions over x, y, z instead of the particles and "
         "so is not equivariant",
     ),
+    ("nbody_blog", "position", "egnn"): Published(
+        0.0025, "the JAX EGNN blog post, 200 steps ahead and not 1,000"
+    ),
     ("gravity", "position", "segnn"): Published(
         0.265, f"{_SEGNN_PAPER} predicts absolute positions"
     ),

@@ -200,6 +200,9 @@ def introduce(job: Job, run: Run, folder: pathlib.Path) -> str:
         f"workdir   {folder}, run {run.run_id[: checkpoint.ID_DIGITS]}",
         f"start     {beginning(run, folder)}",
     ]
+    target = records.describe_targets(dataset.task)
+    if target:
+        lines.insert(2, f"target    {target}")
     if run.trainer.placement.num_devices > 1:
         lines.append(f"devices   {common.device()}; they share each batch")
     return "\n".join(lines)
@@ -284,7 +287,7 @@ def finish(
     record = {
         **job_record(job, config),
         **records.run_record(run),
-        **records.test_record(dataset.task.heads, by_head, errors),
+        **records.test_record(dataset.task, by_head, errors),
         "num_params": records.num_params(run),
         run_files.RUN_ID: run.run_id,
     }

@@ -48,6 +48,7 @@ SMALL: Mapping[str, Any] = {
     "kernel_rank": 5,
     "num_frequencies": 2,
     "num_powers": 2,
+    "hard_cutoff": 3.0,
     "soft_cutoff": 3.0,
     "soft_width": 1.0,
     "decoder_size": 13,
@@ -252,6 +253,29 @@ def quick_params(model: hk.Transformed, batch: Batch) -> Any:
         return values.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def initializers(
+    name: str, fields: Mapping[str, Any], task: TaskSpec = TASK
+) -> dict[str, Any]:
+    """What each parameter of a model is drawn by, without drawing it."""
+    found: dict[str, Any] = {}
+
+    def note(
+        create: Any, shape: Any, dtype: Any, init: Any, context: hk.GetterContext
+    ) -> Any:
+        found[context.full_name.partition("/")[2]] = init
+        return create(shape, dtype, init)
+
+    batch = make_batch(systems((2,)), task=task)
+
+    def run() -> None:
+        with hk.custom_creator(note):
+            model = models.model_class(name)(task, **fields)
+            model(batch.graph, batch.bucket, True)
+
+    jax.eval_shape(hk.transform(run).init, jax.random.key(0))
+    return found
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""EGNN and GNN where heads ask for scalars; `golden_test` has the authors' outputs."""
+"""EGNN and GNN where heads ask for scalars; `authors_test` has the authors' outputs."""
 
 import dataclasses
 import functools

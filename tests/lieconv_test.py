@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from demetar import geometry
+from demetar.errors import UserError
 from demetar.models import lieconv
 from tests import contract, plain, plain_molecules
 from tests.models_test import num_params
@@ -21,12 +22,19 @@ FIELDS = {
 }
 
 
-def activate(params, name, x):
-    return plain.silu(plain.layer_norm(params, name, x))
+def affine(params, name, x):
+    return params[name]["scale"] * x + params[name]["offset"]
+
+
+NORMS = {"layer": plain.layer_norm, "affine": affine}
+
+
+def activate(case, name, x):
+    return plain.silu(NORMS[case.norm](case.params, name, x))
 
 
 def convolution(case, layer, f, i):
-    """Mean over j, i itself included, of W (k(x_i - x_j) outer f_j)."""
+    """Mean over j, i itself included, of W (k(x_i - x_j) outer f_j), and b / count."""
     name = f"kernel_{layer}"
     total = np.zeros(RANK * NARROW)
     neighborhood = [(i, np.zeros(4))]
@@ -35,41 +43,44 @@ def convolution(case, layer, f, i):
     for j, displacement in neighborhood:
         kernel = plain.silu(plain.mlp(case.params, name, displacement))
         total += np.array([k * c for k in kernel for c in f[j]])
-    mean = total / len(neighborhood)
-    return plain.linear(case.params, f"convolution_{layer}", mean)
+    values = plain.linear(case.params, f"convolution_{layer}", total)
+    return values / len(neighborhood)
 
 
 def block(case, layer, x):
     """A residual bottleneck: norm, swish, linear; ..., convolution; ..., linear."""
     f = {}
     for i in case.nodes:
-        values = activate(case.params, f"norm_{layer}_0", x[i])
+        values = activate(case, f"norm_{layer}_0", x[i])
         values = plain.linear(case.params, f"narrow_{layer}", values)
-        f[i] = activate(case.params, f"norm_{layer}_1", values)
+        f[i] = activate(case, f"norm_{layer}_1", values)
     outputs = {}
     for i in case.nodes:
         values = convolution(case, layer, f, i)
-        values = activate(case.params, f"norm_{layer}_2", values)
+        values = activate(case, f"norm_{layer}_2", values)
         outputs[i] = x[i] + plain.linear(case.params, f"widen_{layer}", values)
     return outputs
 
 
-def test_the_network_is_the_papers():
+@pytest.mark.parametrize("norm, pooling", [("layer", "target"), ("affine", "sum")])
+def test_the_network_is_the_papers(norm, pooling):
+    fields = {**FIELDS, "norm": norm, "pooling": pooling}
     with jax.enable_x64(True):
-        case = plain_molecules.Case("lieconv", FIELDS)
+        case = plain_molecules.Case("lieconv", fields)
+    case.norm = norm
     x = {i: plain.linear(case.params, "embedding", case.scalars[i]) for i in case.nodes}
     for layer in range(2):
         x = block(case, layer, x)
         for i in case.nodes:
             plain_molecules.assert_close(case.recorded[f"features_{layer}"][i], x[i])
-    last = {i: activate(case.params, "norm", x[i]) for i in case.nodes}
+    last = {i: activate(case, "norm", x[i]) for i in case.nodes}
     for i in case.nodes:
         charge = plain.linear(case.params, "readout_charge", last[i])
         plain_molecules.assert_close(case.outputs["charge"][i], charge)
     for graph, nodes in enumerate(case.members()):
         energies = [plain.linear(case.params, "readout_energy", last[i]) for i in nodes]
-        mean = sum(energies) / len(energies)
-        plain_molecules.assert_close(case.outputs["energy"][graph], mean)
+        expected = sum(energies) / (1 if pooling == "sum" else len(energies))
+        plain_molecules.assert_close(case.outputs["energy"][graph], expected)
 
 
 @functools.cache
@@ -115,6 +126,13 @@ def test_every_layer_is_read():
     plain_molecules.assert_layers_read(
         subject(), "embedding", "narrow_0", "kernel_0", "convolution_1", "widen_1"
     )
+
+
+def test_unknown_norms_are_refused():
+    with pytest.raises(
+        UserError, match="lieconv has the norms layer, affine, found 'b"
+    ):
+        num_params("lieconv", contract.MOLECULES, norm="batch")
 
 
 def test_sizes():

@@ -147,7 +147,7 @@ def test_errors_of_both_kinds_of_loss_are_read_and_their_units_named(tmp_path):
     """A run whose heads have squared and absolute losses, as a training saves it."""
     heads = (
         Head("forces", "node_vector", unit="eV/Å"),
-        Head("energy", "graph_scalar", unit="meV", loss="absolute"),
+        Head("energy", "graph_scalar", unit="meV", error="absolute"),
     )
     unit = " and ".join(map(records.error_unit, heads))
     for name, shift in (("a", 0.0), ("b", 4e-4)):

@@ -54,14 +54,17 @@ def concatenate(*parts):
 class Loops:
     """The equations for one batch: features[i] are {irrep: [C, 2l + 1]}."""
 
-    def __init__(self, case):
+    def __init__(self, case, fields):
         self.case = case
+        self.fields = fields
         self.params = case.params
         self.node_attribute = {i: self.mean_harmonics(i) for i in case.nodes}
 
     def harmonics(self, vector):
-        """From receiver to sender; the mean square over the sphere is 1 / 4 pi."""
+        """From receiver to sender; by default the mean square of all is 1 / 4 pi."""
         values = plain_steerable.harmonics(-vector, LMAX_ATTRIBUTES)
+        if self.fields.get("component_harmonics"):
+            return values
         return {irrep: value / np.sqrt(4 * np.pi) for irrep, value in values.items()}
 
     def mean_harmonics(self, i):
@@ -85,7 +88,9 @@ class Loops:
         for j, edge in self.case.neighbors[i]:
             vector, own = self.case.edge(i, j, edge)
             attribute = self.harmonics(vector)
-            given = {SCALAR: np.array([np.linalg.norm(vector), *own])[:, None]}
+            power = 2 if self.fields.get("squared_lengths") else 1
+            length = np.linalg.norm(vector) ** power
+            given = {SCALAR: np.array([length, *own])[:, None]}
             message = concatenate(features[i], features[j], given)
             for step in range(2):
                 message = plain_steerable.gate(
@@ -117,21 +122,26 @@ class Loops:
         return outputs
 
     def readout(self, features, i, head):
-        """Before the nodes are averaged."""
+        """Before the nodes are pooled."""
         attribute = self.node_attribute[i]
         hidden = product(self.params, "readout_0", features[i], attribute)
         hidden = plain_steerable.gate(hidden)
         return product(self.params, f"readout_{head}", hidden, attribute)[SCALAR][:, 0]
 
 
-def test_the_network_is_the_papers():
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"component_harmonics": True, "squared_lengths": True, "pooling": "sum"}],
+)
+def test_the_network_is_the_papers(changed):
+    fields = {**FIELDS, **changed}
     with jax.enable_x64(True):
         # The loops too: the scales of activations are e3nn's, in float64.
-        compare(plain_molecules.Case("segnn", FIELDS))
+        compare(plain_molecules.Case("segnn", fields), fields)
 
 
-def compare(case):
-    loops = Loops(case)
+def compare(case, fields):
+    loops = Loops(case, fields)
     features = {i: loops.embedding(i) for i in case.nodes}
     for layer in range(2):
         features = loops.instance_norm(layer, loops.layer(layer, features))
@@ -142,13 +152,12 @@ def compare(case):
     for i in case.nodes:
         charge = loops.readout(features, i, "charge")
         plain_molecules.assert_close(case.outputs["charge"][i], charge)
-    activation = plain_steerable.scaled(jax.nn.silu)
     for graph, members in enumerate(case.members()):
         rows = [loops.readout(features, i, "energy") for i in members]
         # As many scalars as channels of all degrees, for each of two outputs.
         assert len(rows[0]) == 2 * sum(len(values) for values in features[0].values())
-        mean = sum(rows) / len(rows)
-        energy = plain.mlp(case.params, "readout_energy_graph", mean, activation)
+        pooled = sum(rows) / (1 if fields.get("pooling") == "sum" else len(rows))
+        energy = plain.mlp(case.params, "readout_energy_graph", pooled)
         plain_molecules.assert_close(case.outputs["energy"][graph], energy)
 
 
@@ -234,6 +243,8 @@ def test_the_size_on_molecules_follows_from_the_paper():
         "node_inputs": ("all",),
         "read_positions": False,
         "instance_norm": True,
+        "component_harmonics": True,
+        "squared_lengths": True,
     }
     expected = weights({0: 5}, hidden) + 7 * layer + readout
     found = num_params("segnn", contract.MOLECULES, **fields)

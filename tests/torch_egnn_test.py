@@ -1,6 +1,5 @@
 """The EGNN in PyTorch that the benchmark compares with computes what ours does."""
 
-import dataclasses
 import importlib.util
 
 import jax
@@ -9,12 +8,12 @@ import pytest
 
 from demetar import models
 from demetar.types import Batch
-from tests import contract, golden
+from tests import authors, contract
+from tests.author_cases import egnn
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
 )
-MOLECULES = {"attention": True, "node_attributes": True, "node_inputs": ("all",)}
 
 
 def theirs(params, batch, task, fields, names):
@@ -51,23 +50,22 @@ def test_random_weights_move_particles_alike(regular):
 @needs_torch
 def test_it_is_the_authors_network(shared_dir):
     with jax.enable_x64(True):
-        data = golden._read(shared_dir, "egnn_nbody.npz")
-        graph, bucket = golden._graph(data)
-        case = golden.load("egnn", shared_dir)
+        data = authors.read(shared_dir, "egnn_nbody")
+        graph, bucket = egnn.bodies(data)
+        params = egnn.load_bodies(data, "egnn").params
         batch = Batch(graph, bucket, {}, np.ones(bucket.num_graphs))
-        found = theirs(case.params, batch, golden.TASK, {}, ("|velocity|",))
+        found = theirs(params, batch, egnn.BODIES, {}, ("|velocity|",))
         np.testing.assert_allclose(found, data["prediction"], rtol=1e-10)
 
 
 @needs_torch
 def test_it_is_the_authors_network_of_molecules(shared_dir):
     with jax.enable_x64(True):
-        data = golden._read(shared_dir, "egnn_qm9.npz")
-        graph, bucket = golden._molecules(data)
-        case = golden.load_molecules(shared_dir)
+        data = authors.read(shared_dir, "egnn_qm9")
+        graph, bucket = egnn.molecules(data)
+        params = egnn.load_molecules(data).params
         batch = Batch(graph, bucket, {}, np.ones(bucket.num_graphs))
-        task = dataclasses.replace(golden.MOLECULE_TASK)
-        found = theirs(case.params, batch, task, MOLECULES, ("all",))
+        found = theirs(params, batch, egnn.MOLECULES, egnn.MOLECULE_FIELDS, ("all",))
         np.testing.assert_allclose(found, data["prediction"], rtol=1e-9)
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from demetar import heads
 from demetar.data import base as data
 from demetar.data import shares
 from demetar.train import flat, loop, losses, optim
@@ -72,6 +73,7 @@ class Trainer:
         self._model = model
         self._cache = cache if jax.process_count() == 1 else None
         self._phases = tuple(phases)
+        self._composition = dataset.composition()  # [D, Z]
         self._arrays = self.placement.everywhere(dataset.packing.arrays())
         self._valid_plan = dataset.plan("valid")
         per_epoch = len(dataset.train_plan(settings.seeds[0], 0)["weight"])
@@ -191,8 +193,9 @@ class Trainer:
           plan: of `self.dataset.plan`.
 
         Returns:
-          {head: [R, D']} in the order of the plan, and {head: [R, B, ...]} as the
-          batches hold them; the shares of several devices one after the other.
+          {head: [R, D']} in the order of the plan, and {head: [R, B, ...]}, the values
+          themselves and not their residuals, as the batches hold them; the shares of
+          several devices one after the other.
         """
         params = self.placement.everywhere(params)
         steps = len(self._valid_plan["weight"])
@@ -217,7 +220,8 @@ class Trainer:
         ordered = {
             name: data.in_sample_order(value, padded) for name, value in errors.items()
         }
-        return ordered, predictions
+        counts = self._composition[padded["sample"]]  # [B, G, Z]
+        return ordered, heads.absolute_all(self.dataset.task, predictions, counts)
 
     def validate(self, params: Params) -> np.ndarray:
         """Validation loss of each replica, [R]: mean over heads and samples."""
@@ -230,7 +234,8 @@ class Trainer:
     ) -> tuple[Batch, dict[str, Array]]:
         """The first batch of a plan with its predictions, of the first replica.
 
-        With several devices, the share of the first one.
+        Its targets are the values themselves, as the predictions are. With several
+        devices, the share of the first one.
 
         Args:
           plan, predictions: of `evaluate`.
@@ -242,7 +247,11 @@ class Trainer:
             name: value[0, 0, : value.shape[2] // self.placement.num_devices]
             for name, value in predictions.items()
         }
-        return packing.assemble(packing.arrays(), row), first
+        batch = packing.assemble(packing.arrays(), row)
+        task, counts = self.dataset.task, self._composition[plan["sample"][0]]
+        share = counts[: len(batch.weights)]
+        targets: dict[str, Array] = {**heads.absolute_all(task, batch.targets, share)}
+        return dataclasses.replace(batch, targets=targets), first
 
     def _program(
         self,

@@ -1,0 +1,1 @@
+"""Golden files of the authors' own code, a module for each model."""
