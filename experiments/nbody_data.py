@@ -23,6 +23,11 @@ _OF_NAMED_SETS = {
     "num_bodies": "another size",
     "full_data": "all of a large set",
 }
+# What the settings of a run say of its data.
+READ = (
+    *("num_train", *_OF_NAMED_SETS),
+    *(field.name for field in dataclasses.fields(nbody.Settings)),
+)
 # Of --eval_dataset: a named set with another size, other frames, or both.
 _VARIANT = re.compile(r"(\w+?)(?:-(\d+)bodies)?(?:-frames(\d+)-(\d+))?")
 

@@ -211,3 +211,32 @@ def test_errors_of_a_model_that_nobody_changed_are_not_hidden():
     with pytest.raises(UserError, match="cannot be built with --set=a=1"):
         sizes.check_model(fail, 1, ["a=1"])
     assert sizes.memory() > 2**28 and "jax" in sys.modules
+
+
+# --- Kept programs ------------------------------------------------------------------
+
+# A program that was kept, and fails when it runs.
+FAILS = """
+import jax
+from demetar.train import trainer
+from demetar.train.program_cache import ProgramCache
+
+def train(self, *args):
+    raise jax.errors.JaxRuntimeError("INTERNAL: Function kernel not found")
+
+trainer.Trainer.train = train
+"""
+
+
+def test_a_kept_program_that_fails_is_removed(run, tmp_path):
+    cache = f"import os; os.environ['XDG_CACHE_HOME'] = {str(tmp_path / 'cache')!r}\n"
+    programs = tmp_path / "cache" / "demetar" / "programs"
+    run(*HERE, "--compile_cache", setup=cache).succeeded()
+    assert len(list(programs.iterdir())) == 3
+    again = (*TINY, "--compile_cache", "--workdir=again")
+    # In another process the keys are the same, for the sources are.
+    run(*again, setup=cache + FAILS).refused(
+        "a compiled program that was kept does not run", "the same command"
+    )
+    assert len(list(programs.iterdir())) < 3
+    run(*again, setup=cache).succeeded()
