@@ -40,15 +40,16 @@ def composition(task: TaskSpec, scalars: Array, n_node: Array) -> np.ndarray:
     return sums[stops] - sums[stops - np.asarray(n_node)]
 
 
-def known_values(head: Head, counts: np.ndarray) -> np.ndarray:
-    """What is known of each value of a head, float64, in its unit.
+def known_values(head: Head, counts: Array) -> Array:
+    """What is known of each value of a head, in its unit.
 
     Args:
       head: of any kind; only graph scalars have offsets.
       counts: [G, Z] of `composition`.
 
     Returns:
-      [G, 1], or [1, 1] without offsets, where it is the same for all.
+      [G, 1], or [1, 1] without offsets, where it is the same for all; float64 for
+      counts that are NumPy's.
     """
     if not head.offsets:
         return np.full((1, 1), head.mean, np.float64)
@@ -57,12 +58,12 @@ def known_values(head: Head, counts: np.ndarray) -> np.ndarray:
 
 def residual(head: Head, values: Array, counts: np.ndarray) -> np.ndarray:
     """Values [G, T] less what is known of them, in float64."""
-    return np.asarray(values, np.float64) - known_values(head, counts)
+    return np.asarray(values, np.float64) - np.asarray(known_values(head, counts))
 
 
 def absolute(head: Head, residuals: Array, counts: np.ndarray) -> np.ndarray:
     """Values of residuals [..., G, T], in float64."""
-    return np.asarray(residuals, np.float64) + known_values(head, counts)
+    return np.asarray(residuals, np.float64) + np.asarray(known_values(head, counts))
 
 
 def knows(head: Head) -> bool:
@@ -97,8 +98,9 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     the offsets only where they alone explain less than a mean alone would, as with
     totals that were shifted. Otherwise the head gets the mean of the values, and as
     its scale their mean absolute deviation, as in the protocol of Satorras,
-    Hoogeboom, Welling 2021, arXiv 2102.09844, appendix C.3. Values that do not vary
-    have a scale of 1.
+    Hoogeboom, Welling 2021, arXiv 2102.09844, appendix C.3; so does a dipole moment or
+    a spatial extent, which some models compute from charges and places. Values that do
+    not vary have a scale of 1.
 
     Args:
       head: a graph scalar of size 1.
@@ -109,7 +111,12 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     values = np.asarray(values, np.float64)
     mean, weights = values.mean(), np.ones(len(values))
     fitted: tuple[float, ...] = ()
-    if head.extensive and offsets == "species" and counts.shape[1]:
+    if (
+        head.extensive
+        and not head.quantity
+        and offsets == "species"
+        and counts.shape[1]
+    ):
         weights = counts.sum(axis=1)
         found = _least_squares(counts, values)
         spread = values - mean
