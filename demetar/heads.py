@@ -98,9 +98,8 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     the offsets only where they alone explain less than a mean alone would, as with
     totals that were shifted. Otherwise the head gets the mean of the values, and as
     its scale their mean absolute deviation, as in the protocol of Satorras,
-    Hoogeboom, Welling 2021, arXiv 2102.09844, appendix C.3; so does a dipole moment or
-    a spatial extent, which some models compute from charges and places. Values that do
-    not vary have a scale of 1.
+    Hoogeboom, Welling 2021, arXiv 2102.09844, appendix C.3. Values that do not vary
+    have a scale of 1.
 
     Args:
       head: a graph scalar of size 1.
@@ -111,12 +110,7 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     values = np.asarray(values, np.float64)
     mean, weights = values.mean(), np.ones(len(values))
     fitted: tuple[float, ...] = ()
-    if (
-        head.extensive
-        and not head.quantity
-        and offsets == "species"
-        and counts.shape[1]
-    ):
+    if head.extensive and offsets == "species" and counts.shape[1]:
         weights = counts.sum(axis=1)
         found = _least_squares(counts, values)
         spread = values - mean

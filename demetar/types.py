@@ -110,19 +110,16 @@ class Head:
         in multiples of the scale.
       extensive: whether a graph scalar grows with the graph, as an energy does. Such a
         scalar is a sum over the nodes, any other one their mean.
-<<<<<<< HEAD
       quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
         its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
         anything else. Some models compute these two from charges and places.
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
-=======
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
       quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
         its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
         anything else. Some models compute these two from charges and places.
->>>>>>> heads
     """
 
     name: str
@@ -155,11 +152,8 @@ class Head:
             raise ValueError(f"head {self.name!r}: only a vector head has a base")
         if self.kind != "graph_scalar" and self.extensive:
             raise ValueError(f"head {self.name!r}: only a graph scalar is extensive")
-<<<<<<< HEAD
         if self.kind != "graph_scalar" and self.quantity:
             raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
-=======
->>>>>>> heads
         if self.offsets and not self.extensive:
             raise ValueError(
                 f"head {self.name!r}: only an extensive head has offsets of species"
