@@ -4,9 +4,14 @@ Importing the package stops with one line under the releases of jax in `FAULTY_J
 under `python -OO`, which takes away the docstrings that dm-haiku reads.
 """
 
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
 import sys
-from types import TracebackType
+from collections.abc import Sequence
+from types import CodeType, ModuleType, TracebackType
 
 __version__ = "0.1.0"
 
@@ -70,6 +75,31 @@ def _jax_versions() -> set[str]:
     return versions
 
 
+class _WithDocstrings(importlib.machinery.SourceFileLoader):
+    """Loads a module as it is without -OO."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        source = self.get_data(self.path)  # what is cached has no docstrings
+        return compile(source, self.path, "exec", dont_inherit=True, optimize=1)
+
+
+class _KeepDocstrings(importlib.abc.MetaPathFinder):
+    """Finds the modules of haiku, which reads its own docstrings, for python -OO."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] != "haiku":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _WithDocstrings(spec.loader.name, spec.loader.path)
+        return spec
+
+
 def _print_without_traceback() -> None:
     """Let an uncaught `UnsupportedError` end the program with its message alone."""
     previous = sys.excepthook
@@ -84,6 +114,9 @@ def _print_without_traceback() -> None:
 
     sys.excepthook = hook
 
+
+if sys.flags.optimize > 1:
+    sys.meta_path.insert(0, _KeepDocstrings())
 
 try:
     check_docstrings(sys.flags.optimize)

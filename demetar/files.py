@@ -8,6 +8,7 @@ code that reads JSON or `.npz` reads it here.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import io
 import json
 import math
@@ -16,7 +17,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,6 +31,7 @@ MOST_JSON_BYTES = 2**28
 # taken for a bomb.
 MOST_RATIO = 50
 FREE_BYTES = 2**28
+MOST_CHARACTERS = 300  # of what an error of a library says
 MOST_HEADER_BYTES = 10_000  # of one array; NumPy's own bound
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -45,40 +47,49 @@ _BYTE_ORDER_MARKS = {
 
 
 def one_line(error: object) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; long ones are cut."""
     text = " ".join(str(error).split())
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]}..."
     return text or type(error).__name__
 
 
 # --- JSON ---------------------------------------------------------------------------
 
 
-def read_json(path: PathLike, hint: str = "") -> dict[str, Any]:
+def read_json(
+    path: PathLike, hint: str = "", non_finite: str = "refuse"
+) -> dict[str, Any]:
     """The JSON object of a file.
 
     Args:
       path: file to read, in UTF-8, with or without a byte order mark.
       hint: ends the error: what to do.
+      non_finite: what becomes of NaN and infinities: 'refuse', 'keep', or 'null'.
 
     Raises:
       UserError: the file is missing, cannot be read, is larger than `MOST_JSON_BYTES`,
-        or holds anything but one JSON object of finite numbers with each key once.
+        or holds anything but one JSON object with each key once.
     """
-    return parse_json(_bytes_of(path, MOST_JSON_BYTES, hint), path, hint)
+    content = _bytes_of(path, MOST_JSON_BYTES, hint)
+    return parse_json(content, path, hint, non_finite)
 
 
-def parse_json(content: bytes, path: PathLike, hint: str = "") -> dict[str, Any]:
+def parse_json(
+    content: bytes, path: PathLike, hint: str = "", non_finite: str = "refuse"
+) -> dict[str, Any]:
     """As `read_json`, of bytes that were read from `path`.
 
     Raises:
       UserError: as `read_json`.
     """
+    number = _NUMBERS[non_finite]
     try:
         found = json.loads(
             content.decode("utf-8-sig"),
             object_pairs_hook=_once,
-            parse_constant=_finite,
-            parse_float=_finite,
+            parse_constant=number,
+            parse_float=number,
         )
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"as JSON ({one_line(error)})", hint) from None
@@ -120,11 +131,24 @@ def _finite(text: str) -> float:
     return value
 
 
+def _finite_or_none(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+# How a number is read that may not be finite.
+_NUMBERS: dict[str, Callable[[str], float | None]] = {
+    "refuse": _finite,
+    "keep": float,
+    "null": _finite_or_none,
+}
+
+
 # --- .npz ---------------------------------------------------------------------------
 
 
 def read_npz(
-    path: PathLike, hint: str = "", mapped: bool = False
+    path: PathLike, hint: str = "", mapped: bool | None = False
 ) -> dict[str, np.ndarray]:
     """All arrays of a `.npz` file, each checked against its CRC-32.
 
@@ -132,7 +156,7 @@ def read_npz(
       path: file to read.
       hint: ends the error: what to do.
       mapped: whether arrays stay on the disk until they are read; they cannot be
-        written then, and must be stored without compression.
+        written then, and must be stored without compression. None: as many as are.
 
     Returns:
       {name: array} in native byte order.
@@ -146,8 +170,10 @@ def read_npz(
         with open(path, "rb") as file:
             length = os.fstat(file.fileno()).st_size
             # An empty file cannot be mapped, and is no archive.
-            whole = np.memmap(path, np.uint8, "r") if mapped and length else None
-            return dict(_members(file, length, whole))
+            whole = None
+            if mapped is not False and length:
+                whole = np.memmap(path, np.uint8, "r")
+            return dict(_members(file, length, whole, mapped is None))
     except OSError as error:
         raise _unopened(path, error, hint) from None
     except Exception as error:
@@ -170,9 +196,12 @@ def parse_npz(content: bytes, path: PathLike, hint: str = "") -> dict[str, np.nd
 
 
 def _members(
-    file: BinaryIO, length: int, whole: np.ndarray | None
+    file: BinaryIO, length: int, whole: np.ndarray | None, may_read: bool = False
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and array of each member of an archive of so many bytes."""
+    """Name and array of each member of an archive of so many bytes.
+
+    A compressed member is read although `whole` is given if `may_read` says so.
+    """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         _check_members(members, length)
@@ -187,7 +216,8 @@ def _members(
                         f"{name!r} claims {size} bytes, {member.file_size - start} "
                         "are there"
                     )
-                if whole is None:
+                is_stored = member.compress_type == zipfile.ZIP_STORED
+                if whole is None or (may_read and not is_stored):
                     data: Any = stream.read()  # checks the CRC-32 at its end
                     if len(data) != size:
                         raise ValueError(f"{name!r} ends early")
@@ -262,7 +292,11 @@ def describe(array: np.ndarray) -> str:
 
 
 def real_numbers(
-    array: np.ndarray, name: str, place: object, shape: Sequence[int | None]
+    array: np.ndarray,
+    name: str,
+    place: object,
+    shape: Sequence[int | None],
+    axes: Sequence[str] = (),
 ) -> np.ndarray:
     """The array as finite float64 numbers.
 
@@ -273,23 +307,28 @@ def real_numbers(
       name: of the array, for the error.
       place: where it was read: a file, or a file and its part.
       shape: that it must have; None: any size.
+      axes: what the axes count, for the error.
 
     Raises:
       UserError: it is of another type or shape, or has a NaN or an infinity, whose
         index is named.
     """
-    if array.dtype.kind not in "iuf" or not _fits(array.shape, shape):
+    if array.dtype.kind not in "iuf" or not fits(array.shape, shape):
         raise UserError(
-            f"expected real numbers {_shown(shape)} in {name!r} of {place}, "
+            f"expected real numbers {shown(shape)} in {name!r} of {place}, "
             f"found {describe(array)}"
         )
     values = array.astype(np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
         index = tuple(map(int, np.argwhere(bad)[0]))
+        where = ", ".join(
+            f"{axis} {row}" for axis, row in zip(axes, index, strict=bool(axes))
+        )
         raise UserError(
             f"expected finite numbers in {name!r} of {place}, found "
-            f"{values[index]} at {list(index)} (from 0), {int(bad.sum())} in all; "
+            f"{values[index]} at {where or list(index)} (from 0), "
+            f"{int(bad.sum())} in all; "
             "leave that sample out or mend it"
         )
     return values
@@ -313,11 +352,13 @@ def whole_numbers(
       UserError: it is of another type or shape, or a number is not whole or out of
         bounds; its index is named.
     """
-    if array.dtype.kind not in "iuf" or not _fits(array.shape, shape):
+    if array.dtype.kind not in "iuf" or not fits(array.shape, shape):
         raise UserError(
-            f"expected whole numbers {_shown(shape)} in {name!r} of {place}, "
+            f"expected whole numbers {shown(shape)} in {name!r} of {place}, "
             f"found {describe(array)}"
         )
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64)  # in which the bounds can be told
     with np.errstate(invalid="ignore"):
         bad = ~((array >= least) & (array <= most) & (np.floor(array) == array))
     if bad.any():
@@ -329,14 +370,35 @@ def whole_numbers(
     return array.astype(np.int64)
 
 
-def _fits(found: Sequence[int], expected: Sequence[int | None]) -> bool:
+def fits(found: Sequence[int], expected: Sequence[int | None]) -> bool:
+    """Whether a shape is as expected; None: any size."""
     return len(found) == len(expected) and all(
         size in (None, own) for own, size in zip(found, expected, strict=True)
     )
 
 
-def _shown(shape: Sequence[int | None]) -> str:
+def shown(shape: Sequence[int | str | None]) -> str:
+    """A shape as errors name it."""
     return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+
+
+def array_hash(array: np.ndarray, dtype: str | None = None) -> str:
+    """SHA-256 of an array's type, shape and bytes in C order.
+
+    Args:
+      array: of numbers.
+      dtype: that it is cast to first; None for its own.
+    """
+    array = np.asarray(array, dtype, order="C")
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.reshape(-1).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def json_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what JSON can hold, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # --- Text ---------------------------------------------------------------------------

@@ -70,26 +70,30 @@ def centred_positions(
     return centred - graphs.broadcast_to_nodes(centres, graph, bucket)
 
 
-def spherical_harmonics(vectors: Array, lmax: int) -> dict[int, jax.Array]:
+def spherical_harmonics(
+    vectors: Array, lmax: int, solid: bool = False
+) -> dict[int, jax.Array]:
     """Real spherical harmonics of the directions of vectors, up to degree lmax.
 
     The normalisation is e3nn's 'integral' one (the mean square over the sphere is
     1 / 4 pi), the component order e3nn-jax's. A zero vector has zero harmonics for
-    every degree above 0, with zero gradient.
+    every degree above 0, with zero gradient unless they are solid.
 
     Args:
       vectors: [X, 3].
       lmax: highest degree.
+      solid: multiply by the length to the power of the degree, which makes polynomials
+        of them.
 
     Returns:
       {degree l: [2l + 1, X]}, component-major.
     """
-    units = unit_vectors(vectors)  # [X, 3]
+    arguments = jnp.asarray(vectors) if solid else unit_vectors(vectors)  # [X, 3]
     harmonics = {}
     for degree in range(lmax + 1):
         values = e3nn.spherical_harmonics(
             e3nn.Irreps([(1, (degree, (-1) ** degree))]),
-            units,
+            arguments,
             normalize=False,
             normalization="integral",
         ).array  # [X, 2l + 1]

@@ -32,9 +32,15 @@ QUANTITIES = ("", "dipole", "spatial_extent")
 class Nodes(NamedTuple):
     """What a model may know about each node. Geometry is made inside the model."""
 
-    positions: Array  # [N, 3] in the length unit of the task
+    positions: Array  # [N, 3] in the length unit, relative to the graph's centre
     scalars: Array  # [N, S] invariants in the order of `TaskSpec.scalars`
     vectors: Array  # [N, V, 3] in the order of `TaskSpec.vectors`
+
+
+class Globals(NamedTuple):
+    """What is known about each graph as a whole."""
+
+    centers: Array  # [G, 3] that were subtracted from its positions; 0 for padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,11 @@ class Head:
         in multiples of the scale.
       extensive: whether a graph scalar grows with the graph, as an energy does. Such a
         scalar is a sum over the nodes, any other one their mean.
+      quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
+        its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
+        anything else. Some models compute these two from charges and places.
+      offsets: of an extensive scalar, what is known of each node by its species, in the
+        unit and in the order of `TaskSpec.species`; none where only the mean is known.
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
       quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
@@ -141,6 +152,8 @@ class Head:
             raise ValueError(f"head {self.name!r}: only a vector head has a base")
         if self.kind != "graph_scalar" and self.extensive:
             raise ValueError(f"head {self.name!r}: only a graph scalar is extensive")
+        if self.kind != "graph_scalar" and self.quantity:
+            raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
         if self.offsets and not self.extensive:
             raise ValueError(
                 f"head {self.name!r}: only an extensive head has offsets of species"
@@ -231,7 +244,8 @@ class Batch:
 
     Attributes:
       graph: padded `jraph.GraphsTuple` with `Nodes`, edges [E, F], senders, receivers
-        (sorted), n_node and n_edge [G].
+        (sorted), n_node and n_edge [G], and as its globals `Globals`, or None where
+        nothing was subtracted from the positions.
       bucket: the static sizes of `graph`.
       targets: {head: [N, K, 3] | [N, T] | [G, T]}, less what is known of them
         beforehand (`heads.residual`).

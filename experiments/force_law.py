@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from demetar import graphs, models
 from demetar.data import base as data
-from demetar.data import nbody
+from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.nn import capture
 from demetar.train import checkpoint
@@ -87,21 +87,32 @@ def main(argv: Sequence[str]) -> None:
     training: dict[str, np.ndarray] = {}
     for folder in map(pathlib.Path, argv[1:]):
         trained = checkpoint.load_model(folder / "best.npz")
-        _check(folder, trained)
-        dataset, metadata = _training_data(trained.metadata["settings"])
-        name = trained.metadata["settings"]["dataset"]
+        settings = _settings(folder, trained)
+        dataset, metadata = _training_data(settings)
+        name = settings["dataset"]
         training[name] = pair_distances(dataset)
         laws += learned_laws(folder.name, trained, metadata, training[name])
     print(table(laws))
     write(laws, training, pathlib.Path(FLAGS.out))
 
 
-def _check(folder: pathlib.Path, trained: checkpoint.ModelCheckpoint) -> None:
+def _settings(
+    folder: pathlib.Path, trained: checkpoint.ModelCheckpoint
+) -> dict[str, Any]:
+    """The settings of a trained model that has a law of force."""
     if "acceleration" not in models.fields(trained.model):
         raise UserError(
             f"{folder / 'best.npz'} holds a trained {trained.model}, which has no law "
             "of force; give the work directory of newton or newton_octahedral"
         )
+    settings = trained.metadata.get("settings")
+    expected = {"dataset", *nbody_data.READ}
+    if not isinstance(settings, dict) or expected - settings.keys():
+        raise UserError(
+            f"{folder / 'best.npz'} does not say on which data it was trained; give "
+            "the work directory of a run of experiments.nbody"
+        )
+    return settings
 
 
 def _training_data(
@@ -110,7 +121,7 @@ def _training_data(
     """What the model was trained on, and how it was simulated."""
     root = pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
     dataset, folder = nbody_data.load(dict(settings), root)
-    return dataset, nbody.read_metadata(folder)["settings"]
+    return dataset, nbody_files.read_metadata(folder)["settings"]
 
 
 def pair_distances(dataset: data.Dataset) -> np.ndarray:

@@ -14,7 +14,7 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import loop, optim
-from experiments import processes, protocols
+from experiments import processes, protocols, sizes
 
 # The least value of each number that has one.
 LEAST = {
@@ -143,6 +143,7 @@ def resolve(
             changed[name] = settings[name] = value
     fields = models.parse_fields(FLAGS.model, FLAGS.set)
     fields = models.check_fields(FLAGS.model, fields)
+    sizes.check_fields(FLAGS.model, fields)
     changed |= fields
     settings["fields"] = {**protocol.fields, **fields}
     for name in (*own_flags, *RUN_FLAGS):

@@ -20,7 +20,7 @@ from absl import flags
 
 from demetar import heads, models
 from demetar.data import base as data
-from demetar.data import qm9
+from demetar.data import qm9, splits
 from demetar.errors import UserError
 from experiments import common, molecule_protocols, options, protocols, training
 
@@ -36,14 +36,15 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "split",
-    "egnn",
-    f"{', '.join(qm9.SPLITS)}, or a .npz of the row numbers train, valid and test.",
+    None,
+    f"{', '.join(splits.SPLITS)}, or a .npz of the row numbers train, valid and test. "
+    "Default: egnn of QM9, random of own molecules.",
 )
 flags.DEFINE_string(
     "data_dir",
     None,
-    "The figshare archive, gdb9.sdf, a .npz of tools.prepare_qm9, own .npz or .xyz, or "
-    "the folder of one. Default: the installed qm9pack.",
+    "The figshare archive or its single files, gdb9.sdf, a .npz of tools.prepare_qm9, "
+    "own .npz or .xyz, or the folder of one. Default: the installed qm9pack.",
     allow_override=True,
 )
 flags.DEFINE_enum(
@@ -124,14 +125,19 @@ def settle_cutoff(settings: dict[str, Any], changed: dict[str, Any]) -> None:
 
 
 def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
-    """The data set; the number of samples that is left open is filled in."""
+    """The data set; the split and the numbers of samples left open are filled in."""
     place = FLAGS.data_dir
     settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem
     known, path = qm9.cached(
         None if place is None else pathlib.Path(place),
         common.cache_dir(),
         common.progress,
+        qm9.needs_bonds(settings),
     )
+    for note in known.notes:
+        print(note)
+    if settings["split"] is None:
+        settings["split"] = splits.default_split(known)
     reading = {
         field.name: settings[field.name] for field in dataclasses.fields(qm9.Settings)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,12 @@ import numpy as np
 from demetar.train import checkpoint
 from demetar.train.run import Run
 from demetar.types import Head, TaskSpec
-from experiments import common, processes, statistics, transfer
+from experiments import common, processes, run_files, statistics, transfer
 
 # Flags that change nothing but where files lie and what computes.
+_ONE_UNIT = re.compile(r"\w+$")  # that needs no brackets when it is squared
+_BRACKETED = re.compile(r"\((\w+)\)\^2")
+
 PLACES = ("workdir", "data_dir", "out", "cpu_devices", *processes.FLAGS)
 
 
@@ -61,7 +65,7 @@ def test_record(
         "test_loss_interval": list(statistics.bootstrap_mean(errors)),
         "test_loss_mean": float(losses.mean()),
         "test_loss_std": spread,
-        "unit": " and ".join(error_unit(head) for head in task.heads),
+        "unit": " and ".join(filter(None, map(error_unit, task.heads))),
     }
 
 
@@ -100,18 +104,54 @@ def _describe_target(head: Head, task: TaskSpec) -> str:
 
 
 def error_unit(head: Head) -> str:
-    """The unit of a head's errors."""
-    return head.unit if head.error == "absolute" else f"({head.unit})^2"
+    """The unit of a head's errors; '' where the head has none."""
+    if head.error == "absolute" or not head.unit:
+        return head.unit
+    return f"{head.unit}^2" if _ONE_UNIT.match(head.unit) else f"({head.unit})^2"
 
 
-def save_errors(path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray) -> None:
-    """Errors [R, D] of the test samples, named by their kind, atomically."""
+def same_unit(unit: str) -> str:
+    """A unit as this release writes it: earlier ones wrote '(m)^2' and '()^2'."""
+    return _BRACKETED.sub(r"\1^2", unit).replace("()^2", "")
+
+
+def save_errors(
+    path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray, run_id: str = ""
+) -> None:
+    """Errors [R, D] of the test samples, named by their kind, with the id of the run.
+
+    The file is written atomically.
+    """
     kinds = {head.error for head in heads}
     name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: errors}
+    if run_id:
+        arrays[run_files.RUN_ID] = np.array(run_id)
     np.savez(content, **arrays)
     checkpoint.write_bytes(path, content.getvalue())
+
+
+def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """A record as JSON, atomically; it names its entries that are not finite."""
+    content = {name: value for name, value in record.items() if name != "not_finite"}
+    bad = run_files.not_finite(content) or list(record.get("not_finite", []))
+    if bad:
+        content["not_finite"] = bad  # they are null
+    checkpoint.write_json(path, content)
+
+
+# What a longer run keeps of the record that it replaces.
+_KEPT = (
+    *("epochs", "best_epoch", "valid_loss", "test_loss", "test_loss_mean"),
+    *("test_loss_interval", "test_loss_std", "wall_seconds", "steps_per_second"),
+)
+
+
+def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the record of a longer run says of the shorter ones before it."""
+    own = {name: record[name] for name in _KEPT if name in record}
+    return [*record.get("history", []), own]
 
 
 def command(module: str) -> str:
@@ -130,18 +170,20 @@ def command(module: str) -> str:
     return shlex.join(["python", "-m", module, *arguments])
 
 
-def describe(record: dict[str, Any]) -> str:
+def describe(record: Mapping[str, Any]) -> str:
     """One line with the result, and one for each other data set."""
-    low, high = record["test_loss_interval"]
-    mean, spread = record["test_loss_mean"], record["test_loss_std"]
-    digits = ".5f" if mean is None or mean >= 1e-3 else ".3g"
-    over_seeds = "" if spread is None else f" ± {spread:{digits}} over seeds"
+    low, high = map(transfer.number, record["test_loss_interval"])
+    spread = record["test_loss_std"]
+    over_seeds = "" if spread is None else f" ± {transfer.number(spread)} over seeds"
+    unit = same_unit(record["unit"])
     line = (
-        f"{record['model']}: test error {mean:{digits}}{over_seeds} "
-        f"{record['unit']}, 95 % interval {low:{digits}} to {high:{digits}}"
+        f"{record['model']}: test error {transfer.number(record['test_loss_mean'])}"
+        f"{over_seeds}{unit and f' {unit}'}, 95 % interval {low} to {high}"
     )
     elsewhere = [transfer.describe(entry) for entry in record.get("eval", [])]
-    return "\n".join([line, *elsewhere])
+    bad = run_files.not_finite(record) or record.get("not_finite", [])
+    warning = [f"not finite: {', '.join(map(str, bad))}"] if bad else []
+    return "\n".join([line, *elsewhere, *warning])
 
 
 def num_params(run: Run) -> int:

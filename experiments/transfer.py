@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,8 +69,15 @@ def _evaluate(
 
 def describe(entry: Mapping[str, Any]) -> str:
     """One line with the result of an evaluation."""
-    low, high = entry["interval"]
+    low, high = map(number, entry["interval"])
     return (
-        f"on {entry['dataset']}: test error {entry['loss_mean']:.5f}, "
-        f"95 % interval {low:.5f} to {high:.5f}"
+        f"on {entry['dataset']}: test error {number(entry['loss_mean'])}, "
+        f"95 % interval {low} to {high}"
     )
+
+
+def number(value: float | None) -> str:
+    """A number of a record, whose JSON has None for one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.5f}" if value >= 1e-3 else f"{value:.3g}"

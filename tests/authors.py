@@ -41,6 +41,9 @@ class Loaded:
       loss: of the output, what the gradients are of.
       weight_gradient: the authors' gradient of the loss by the weights, a tree as
         `params`; None if the file has none.
+      difference_step: of the positions, if the authors' gradient is made of differences
+        of fourth order; so is ours then, since a kink of an activation within a step
+        moves both alike.
     """
 
     params: Any
@@ -50,6 +53,7 @@ class Loaded:
     gradient: np.ndarray | None = None
     loss: Callable[[jax.Array], jax.Array] = jnp.sum
     weight_gradient: Any = None
+    difference_step: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +102,50 @@ class Comparison:
         by = (0,) if loaded.weight_gradient is None else (0, 1)
         self._function = jax.jit(jax.value_and_grad(loss, by, has_aux=True))
 
-    def deviations(self, params: Any = None) -> Deviations:
-        """With the weights of the file, unless others are given."""
+    def deviations(self) -> Deviations:
+        """With the weights of the file."""
         own = self._loaded
-        (_, found), gradients = self._function(
-            jnp.asarray(own.positions), own.params if params is None else params
-        )
-        assert found.dtype == "float64" and found.shape == own.expected.shape
+        (_, found), gradients = self._at(own.positions, own.params)
         by_position = by_weight = None
-        if own.gradient is not None:
+        if own.difference_step is not None:
+            by_position = relative_error(
+                self.differences(own.difference_step), own.gradient
+            )
+        elif own.gradient is not None:
             by_position = relative_error(gradients[0], own.gradient)
         if own.weight_gradient is not None:
             errors = jax.tree.map(relative_error, gradients[1], own.weight_gradient)
             by_weight = max(jax.tree.leaves(errors))
-        return Deviations(relative_error(found, own.expected), by_position, by_weight)
+        return Deviations(self._error(found), by_position, by_weight)
+
+    def output_deviation(self, params: Any) -> float:
+        """Of the output alone, with other weights."""
+        return self._error(self._at(self._loaded.positions, params)[0][1])
+
+    def gradient(self) -> jax.Array:
+        """Of the loss by positions, not made of differences."""
+        return self._at(self._loaded.positions, self._loaded.params)[1][0]
+
+    def _at(self, positions: np.ndarray, params: Any) -> Any:
+        """((loss, output), gradients)."""
+        return self._function(jnp.asarray(positions), params)
+
+    def _error(self, output: jax.Array) -> float:
+        expected = self._loaded.expected
+        assert output.dtype == "float64" and output.shape == expected.shape
+        return relative_error(output, expected)
+
+    def differences(self, step: float) -> np.ndarray:
+        """The gradient of the loss by positions, in differences of fourth order."""
+        positions = self._loaded.positions
+        gradient = np.zeros_like(positions)
+        for index in np.ndindex(positions.shape):
+            for steps, weight in ((-2, 1), (-1, -8), (1, 8), (2, -1)):
+                moved = positions.copy()
+                moved[index] += steps * step
+                (loss, _), _ = self._at(moved, self._loaded.params)
+                gradient[index] += weight * float(loss) / (12 * step)
+        return gradient
 
 
 def all_cases() -> list[Case]:

@@ -48,6 +48,7 @@ SMALL: Mapping[str, Any] = {
     "kernel_rank": 5,
     "num_frequencies": 2,
     "num_powers": 2,
+    "hard_cutoff": 3.0,
     "soft_cutoff": 3.0,
     "soft_width": 1.0,
     "decoder_size": 13,

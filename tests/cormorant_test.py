@@ -1,4 +1,7 @@
-"""Cormorant: its layers against the equations of the paper in loops."""
+"""Cormorant: its layers against the equations of the paper in loops.
+
+That the real form holds the complex one is tested in `author_cases/cormorant.py`.
+"""
 
 import functools
 
@@ -11,11 +14,10 @@ import pytest
 from demetar import models
 from demetar.errors import UserError
 from demetar.models import cormorant
-from demetar.nn import depthwise
 from tests import contract, plain, plain_molecules, plain_steerable
 from tests.models_test import num_params
 
-SIZE, LMAX = 3, 2
+SIZE, LMAX, HARD_CUTOFF = 3, 2, 2.5
 IRREPS = [e3nn.Irrep(degree, (-1) ** degree) for degree in range(LMAX + 1)]
 FIELDS = {
     "hidden_size": SIZE,
@@ -23,6 +25,7 @@ FIELDS = {
     "num_layers": 2,
     "num_frequencies": 2,
     "num_powers": 2,
+    "hard_cutoff": HARD_CUTOFF,
     "soft_cutoff": 3.0,
     "soft_width": 1.0,
     "decoder_size": 5,
@@ -34,8 +37,12 @@ def leaky(x):
     return np.where(x > 0, x, 0.01 * x)
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 class Loops:
-    """For one batch: features[i] are {irrep: [C, 2l + 1]}, network[edge] is
+    """For one batch: features[i] are {irrep: [C, 2l + 1]}, network[pair] is
     {irrep: [C]}.
     """
 
@@ -45,16 +52,18 @@ class Loops:
         scope = case.subject.params["cormorant"]
         self.own = {name: np.asarray(value) for name, value in scope.items()}
 
-    def edges(self, i):
+    def pairs(self, i):
+        """Neighbours of i, and i itself, under a key of their own."""
         for j, edge in self.case.neighbors[i]:
             vector, features = self.case.edge(i, j, edge)
             yield j, edge, vector, np.linalg.norm(vector), features
+        yield i, f"self {i}", np.zeros(3), 0.0, np.zeros(1)
 
-    def radial(self, length, features):
-        """sin(2 pi k r + phase) / (1 + r)^n for all k and n."""
-        frequencies, phases = self.own["waves"]
+    def radial(self, name, length, features):
+        """sin(2 pi k r + phase) / r^n for all k and n, and 0 of a node with itself."""
+        frequencies, phases = self.own[f"waves_{name}"]
         values = [
-            np.sin(2 * np.pi * k * length + phase) / (1 + length) ** n
+            np.sin(2 * np.pi * k * length + phase) / length**n if length else 0.0
             for k, phase in zip(frequencies, phases, strict=True)
             for n in range(2)
         ]
@@ -63,38 +72,39 @@ class Loops:
     def mask(self, name, length):
         radius = 3.0 * self.own[f"scale_radius_{name}"]
         width = 1.0 * self.own[f"scale_width_{name}"]
-        return 1 / (1 + np.exp(-(radius - length) / width))
+        return sigmoid((abs(radius) - length) / abs(width))
 
     def input(self, i):
-        total = np.zeros(SIZE)
-        for j, _, _, length, features in self.edges(i):
-            filters = plain.linear(
-                self.params, "input_filters", self.radial(length, features)
-            )
-            sent = plain.linear(self.params, "input_senders", self.case.scalars[j])
-            total += sent * filters * self.mask("input", length)
-        values = np.concatenate([self.case.scalars[i], total])
+        total = np.zeros(len(self.case.scalars[i]))
+        for j, _, _, length, features in self.pairs(i):
+            if length < HARD_CUTOFF:
+                values = self.radial("input", length, features)
+                filters = plain.linear(self.params, "input_filters", values)
+                total += self.case.scalars[j] * filters * sigmoid((3.0 - length) / 1.0)
+        values = np.concatenate([total, self.case.scalars[i]])
         return {IRREPS[0]: plain.mlp(self.params, "input", values, leaky)[:, None]}
 
-    def edge_network(self, layer, before, features):
+    def pair_network(self, layer, before, features):
         """Mask (g, F_i . F_j, eta(r)) W for each degree."""
         outputs: dict = {}
         for i in self.case.nodes:
-            for j, edge, _, length, own in self.edges(i):
+            for j, pair, _, length, own in self.pairs(i):
                 products = [
                     (features[i][irrep] * features[j][irrep]).sum(axis=1)
                     for irrep in sorted(features[i])
                 ]
-                shared = [*products, self.radial(length, own)]
-                outputs[edge] = {}
+                radial = self.radial(str(layer), length, own)
+                outputs[pair] = {}
                 for irrep in IRREPS:
-                    old = [before[edge][irrep]] if before else []
+                    given = [before[pair][irrep]] if before else []
+                    if irrep in features[i]:
+                        given.extend(products)
                     mixed = plain.linear(
                         self.params,
                         f"edges_{layer}_{irrep}",
-                        np.concatenate([*old, *shared]),
+                        np.concatenate([*given, radial]),
                     )
-                    outputs[edge][irrep] = self.mask(str(layer), length) * mixed
+                    outputs[pair][irrep] = self.mask(str(layer), length) * mixed
         return outputs
 
     def layer(self, layer, features, network):
@@ -102,11 +112,11 @@ class Loops:
         outputs = {}
         for i in self.case.nodes:
             received: dict = {}
-            for j, edge, vector, _, _ in self.edges(i):
-                harmonics = plain_steerable.harmonics(vector, LMAX)
+            for j, pair, vector, length, _ in self.pairs(i):
+                harmonics = solid_harmonics(vector, length)
                 for a, b, out in paths(features[j], IRREPS):
                     rows = [
-                        network[edge][b][c]
+                        network[pair][b][c]
                         * plain_steerable.couple(x, harmonics[b], a, b, out)
                         for c, x in enumerate(features[j][a])
                     ]
@@ -118,13 +128,22 @@ class Loops:
                 parts[irrep].append(rows)
             for a, b, out in paths(features[i], features[i]):
                 if a.l < b.l or (a == b and out.l % 2 == 0):
-                    pairs = zip(features[i][a], features[i][b], strict=True)
+                    both = zip(features[i][a], features[i][b], strict=True)
                     parts[out].append(
-                        [plain_steerable.couple(x, y, a, b, out) for x, y in pairs]
+                        [plain_steerable.couple(x, y, a, b, out) for x, y in both]
                     )
             joined = {ir: np.concatenate(rows) for ir, rows in parts.items() if rows}
             outputs[i] = plain_steerable.mix(self.params, f"mix_{layer}", joined)
         return outputs
+
+
+def solid_harmonics(vector, length):
+    """Harmonics times r^l, the sum of whose squares over components is r^(2 l)."""
+    values = plain_steerable.harmonics(vector, LMAX)
+    return {
+        irrep: value * length**irrep.l / np.sqrt(irrep.dim)
+        for irrep, value in values.items()
+    }
 
 
 def paths(first, second):
@@ -144,7 +163,7 @@ def test_the_network_is_the_papers():
     network: dict = {}
     invariants: dict = {i: [] for i in case.nodes}
     for layer in range(2):
-        network = loops.edge_network(layer, network, features)
+        network = loops.pair_network(layer, network, features)
         features = loops.layer(layer, features, network)
         for i in case.nodes:
             found = plain_steerable.node_features(case.recorded, f"features_{layer}", i)
@@ -190,8 +209,9 @@ def subject():
     return contract.Subject("cormorant", task=contract.MOLECULES)
 
 
-def no_waves(self, lengths):
-    return jnp.zeros((len(lengths), 2 * self.num_frequencies * self.num_powers))
+def no_waves(self, name, pairs):
+    size = 2 * self.num_frequencies * self.num_powers + pairs.features.shape[1]
+    return jnp.zeros((len(pairs.lengths), size))
 
 
 def no_mask(self, name, lengths):
@@ -201,9 +221,9 @@ def no_mask(self, name, lengths):
 @pytest.mark.parametrize(
     "module, part, replacement",
     [
-        (depthwise, "harmonics", plain_steerable.without_directions),
+        (cormorant, "solid_harmonics", plain_steerable.without_directions),
         (cormorant, "is_new_square", lambda path: path[0].l < 0),
-        (cormorant.Cormorant, "_radial_basis", no_waves),
+        (cormorant.Cormorant, "_radial", no_waves),
         (cormorant.Cormorant, "_mask", no_mask),
     ],
 )
@@ -222,7 +242,7 @@ def test_no_part_is_idle(monkeypatch, module, part, replacement):
 
 def test_every_layer_is_read():
     plain_molecules.assert_layers_read(
-        subject(), "input_senders", "input_filters", "edges_0_1o", "edges_1_0e", "mix_0"
+        subject(), "input_filters", "input/", "edges_0_1o", "edges_1_0e", "mix_0"
     )
 
 

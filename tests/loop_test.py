@@ -612,7 +612,8 @@ def test_on_save_comes_before_the_checkpoint(tmp_path):
     run = Run.start(trainer, tmp_path / "last.npz")
     seen = []
     run.fit(lambda _: None, lambda: seen.append(run.path.exists()), lambda: False)
-    assert seen == [False] and run.path.exists()
+    # With the first evaluation, and at the end.
+    assert seen == [False, True] and run.path.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

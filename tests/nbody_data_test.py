@@ -12,6 +12,7 @@ from absl import flags
 
 from demetar import models
 from demetar.data import nbody as nbody_folders
+from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.types import VectorInput
 from experiments import nbody, nbody_data, protocols
@@ -125,7 +126,7 @@ def test_gravity_starts_with_what_it_needs(tmp_path, commands, capsys):
     assert dataset.packing.bucket.neighbors_per_node == 6
     filled = ("start_frame", "target_frame", "connectivity", "num_neighbors")
     assert [settings[name] for name in filled] == [30, 40, "knn", 6]
-    assert nbody_folders.read_metadata(folder)["frames"] == [30, 40]
+    assert nbody_files.read_metadata(folder)["frames"] == [30, 40]
     # The forces are there for whoever asks, and nothing is generated twice.
     again = OPEN | {"dataset": "gravity", "cues": "force", "connectivity": "complete"}
     dataset, _ = nbody_data.load(again, tmp_path)
@@ -232,9 +233,13 @@ def test_other_frames_are_named_too(tmp_path, commands):
     )
     assert (earlier.fingerprint, len(commands)) == (dataset.fingerprint, 2)
     # They end at frame 30, where ours begin.
-    ends = earlier.packing.arrays()[-1]["position"][earlier.splits["test"]]
-    starts = dataset.packing.arrays()[0].positions[dataset.splits["test"]]
-    np.testing.assert_array_equal(ends[:, :, 0], starts)
+    ends = earlier.packing.arrays()[-1]["position"][:, :, 0]
+    starts = dataset.packing.arrays()[0].positions
+    ends, starts = (
+        (found + each.packing.samples.centers[:, None])[each.splits["test"]]
+        for found, each in ((ends, earlier), (starts, dataset))
+    )
+    np.testing.assert_allclose(ends, starts, rtol=1e-6, atol=1e-6)
     assert larger.packing.bucket.nodes_per_graph == 7
     assert "--save_frames=20,30" in commands[1]
     with pytest.raises(UserError, match="frames20-31 looks 1.1 ahead"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from demetar import models
-from demetar.data import nbody
+from demetar.data import nbody, nbody_files
 from demetar.train import checkpoint, loop, optim
 from demetar.train.trainer import Trainer
 from tests import nbody_folder
@@ -258,7 +258,7 @@ def test_a_model_is_evaluated_on_another_size_during_and_after_its_run(
     run(*SHORT, dataset, "--eval_dataset=bodies9").refused("--eval_dataset=bodies9")
     for entry in entries:
         folder = tmp_path / entry["dataset"]
-        assert entry["fingerprint"] == nbody.read_metadata(folder)["fingerprint"]
+        assert entry["fingerprint"] == nbody_files.read_metadata(folder)["fingerprint"]
         assert_is_the_error(tmp_path / "run" / "best.npz", folder, entry)
 
 
@@ -338,7 +338,7 @@ def test_data_is_generated_once_and_every_seed_gives_another_set(run, tmp_path):
     other = run(*small, "--num_train=31", "--data_seed=7", setup=FEWER)
     assert other.code == 2 and "generating nbody_small" in other.output
     fingerprints = {
-        path.name: nbody.read_metadata(path)["fingerprint"]
+        path.name: nbody_files.read_metadata(path)["fingerprint"]
         for path in data_dir.iterdir()
     }
     assert set(fingerprints) == {"nbody_small", "nbody_small-seed7"}
@@ -473,7 +473,6 @@ def kill_before_the_first_checkpoint(
     os.kill(command.process, signal.SIGKILL)
     command.wait()
     workdir = command.cwd / "run"
-    assert not (workdir / "last.npz").exists()
     (workdir / "config.json").rename(workdir / ".config.json.tmp")
     for path in workdir.iterdir():
         if not path.name.startswith("."):

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "elements": set(),
     "integrators": set(),
+    "locks": {"files"},
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},

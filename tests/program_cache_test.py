@@ -145,3 +145,55 @@ def test_code_that_is_no_installed_package_is_in_the_key(tmp_path, monkeypatch):
         assert program_cache._surroundings() != before
     finally:
         del sys.modules["somebodys_model"]
+
+
+def test_a_program_under_another_name_is_not_believed(tmp_path):
+    expected = train(make_trainer(tmp_path / "programs"), tmp_path)
+    (tmp_path / "last.npz").unlink()
+    first, second, third = sorted((tmp_path / "programs").glob("*.program"))
+    content = first.read_bytes()
+    for other in (second, third):
+        other.write_bytes(content)
+    trainer = make_trainer(tmp_path / "programs")
+    loop_test.assert_equal_trees(train(trainer, tmp_path), expected)
+    assert second.read_bytes() != content != third.read_bytes()
+
+
+def test_a_program_that_cannot_be_loaded_is_not_kept(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise KeyError("whatever")
+
+    monkeypatch.setattr(
+        program_cache.serialize_executable, "deserialize_and_load", refuse
+    )
+    train(make_trainer(tmp_path / "programs"), tmp_path)
+    assert list((tmp_path / "programs").iterdir()) == []
+
+
+def test_what_jax_has_cached_is_compiled_anew_to_be_kept(tmp_path):
+    """What comes from its cache runs, but fails when it is kept and loaded."""
+    values = {
+        "jax_compilation_cache_dir": str(tmp_path / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: jax.config.values[name] for name in values}
+    found = []
+    try:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        program_cache.compilation_cache.reset_cache()
+        make_trainer(tmp_path / "other").init()  # not through a loaded program
+        assert jax.config.values["jax_enable_compilation_cache"]
+        for programs in ("first", "second", "second"):
+            program_cache._surroundings.cache_clear()
+            folder = tmp_path / f"run{len(found)}"
+            folder.mkdir()
+            found.append(train(make_trainer(tmp_path / programs), folder))
+        assert not list((tmp_path / "jax").glob("*train_call*"))
+    finally:
+        for name, old in before.items():
+            jax.config.update(name, old)
+        program_cache.compilation_cache.reset_cache()
+    loop_test.assert_equal_trees(found[1], found[0])
+    loop_test.assert_equal_trees(found[2], found[0])

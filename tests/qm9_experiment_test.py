@@ -55,7 +55,7 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     assert "experiments.qm9" in record["command"] and str(place) not in json.dumps(
         record
     )
-    assert record["fields"]["node_inputs"] == list(molecules.ELEMENTS)
+    assert record["fields"]["node_inputs"] == ["H", "C", "N", "O"]
     assert record["fields"]["bond_tokens"]
     assert record["num_compiles"] == 2  # of at most 4: training and evaluation
     assert 0 < record["padding"]["nodes"] < 0.5 and 0 < record["data_share"] < 1
@@ -67,6 +67,8 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     assert list(workdir.glob("events*"))
     assert_reproduces(workdir / "best.npz", place, errors)
 
+    assert "already finished" in train(*args).succeeded().output
+    args.remove("--split=random")  # which is the default of own molecules
     assert "already finished" in train(*args).succeeded().output
     train(*args, "--split=egnn").refused("pass --split=random")
 

@@ -329,6 +329,20 @@ def test_every_kind_of_head():
         assert ("w_1o" in made) == (heads == HEADS)  # nothing is made in vain
 
 
+def test_vector_heads_are_the_channels_of_the_last_layer():
+    heads = (HEADS[1], HEADS[0])
+    task = dataclasses.replace(contract.TASK, heads=heads)
+    assert kernels.output_channels(task, 5) == {steerable.VECTOR: 4}
+    vectors = np.random.default_rng(0).normal(size=(3, 2, 4))
+    batch = contract.regular_batch(contract.systems((2,)))
+    found = kernels.output_heads(
+        task, {steerable.VECTOR: jnp.asarray(vectors)}, batch.graph, batch.bucket
+    )
+    expected = vectors.transpose(1, 2, 0).astype(np.float32)
+    assert (found["modes"] == expected[:, :3]).all()
+    assert (found["position"] == expected[:, 3:]).all()
+
+
 def test_a_task_without_vectors():
     """Scalars in, vectors out."""
     task = dataclasses.replace(contract.TASK, vectors=())

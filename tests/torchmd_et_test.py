@@ -319,8 +319,8 @@ def test_mu_and_r2_have_heads_of_their_own():
     for name, values in expected.items():
         assert contract.relative_error(moved[name], values) < TOLERANCE
         assert contract.relative_error(larger[name], values) > 1e-3
-    # The length of a moment is not added to the mean of the head.
-    lengths = expected["mu"] + 2.7 / 1.5
+    # The prediction is the length of a moment itself.
+    lengths = 2.7 + 1.5 * expected["mu"]
     assert lengths.shape == (2, 2) and (lengths > 0).all()
     # An extent is made of scalars alone, unless the field has it otherwise.
     assert f"{NAME}/readout_r2/norms" not in params

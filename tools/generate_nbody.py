@@ -22,7 +22,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -139,8 +138,7 @@ def _fill(
                 drifts.setdefault(split, []).append(drift)
                 bar.update(_count(drift))
             arrays[split] = writer.finish()
-    metadata = {
-        "format": folders.FORMAT,
+    content = {
         "settings": _describe(settings),
         "frames": list(settings.frames),
         "units": UNITS,
@@ -150,12 +148,9 @@ def _fill(
             **{name: importlib.metadata.version(name) for name in VERSIONED},
         },
         "arrays": arrays,
-        "fingerprint": folders.fingerprint(arrays),
         "conserved": {split: _summarise(parts) for split, parts in drifts.items()},
     }
-    text = json.dumps(metadata, indent=2) + "\n"
-    (folder / folders.METADATA).write_text(text)
-    return json.loads(text)
+    return folders.write_metadata(folder, content)
 
 
 def _count(drift: dict[str, np.ndarray]) -> int:

@@ -3,12 +3,23 @@
 Source: Anderson, Hy, Kondor 2019, arXiv 1906.04015, section 4; the networks before and
 after the layers, and their sizes, from the authors' code.
 
-Differs from the paper: features and weights are real, where the paper's are complex.
+Differs from the authors' code: features and weights are real, where theirs are complex.
+The class of functions is the same: a complex channel a + ib is three real ones, a, b
+and a + b, of whose products the complex product is a linear map, and a linear map
+follows every product. A network of theirs with C channels is so one of ours with 3 C,
+and their weights placed like that give their outputs to 1e-15 and the differences that
+their gradient was made of to 2e-11; a network of ours is one of theirs without
+imaginary parts. By width they are not the same: C real channels are half the numbers of
+C complex ones.
+
 Products of a feature with itself are taken once where both orders are the same, and not
-at all where they vanish. The radial functions are shared by all degrees before they are
-mixed, and of inverse powers of the distance (r + 1) takes the place of r, so that
-coincident points are harmless. Edge features, where a task has them, stand beside the
-radial functions.
+at all where they vanish. Harmonics point from the sender, theirs are the conjugate
+ones, which is the same up to signs of weights. A node and itself are a pair without a
+direction, N rows behind those of the edges; the gradient is finite there, where theirs
+is not a number. Weights start as in a linear layer of e3nn or PyTorch; theirs start
+uniform in +-10 / inputs, and normal with deviation 1 / inputs in the network of the
+pairs. The learned cutoffs are in units of where they start. Edge features, where a task
+has them, stand beside the radial functions.
 """
 
 from __future__ import annotations
@@ -16,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import e3nn_jax as e3nn
 import haiku as hk
@@ -27,9 +38,11 @@ import numpy as np
 from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.models import base
-from demetar.nn import capture, depthwise, inputs, mlp, readout, steerable
+from demetar.nn import capture, inputs, mlp, readout, steerable
 from demetar.nn.steerable import SCALAR, Attribute, Features, Irrep
 from demetar.types import Array, Bucket
+
+LEAST_WIDTH = 1e-8
 
 
 @dataclasses.dataclass
@@ -45,8 +58,10 @@ class Cormorant(base.Model):
       num_layers: Clebsch-Gordan layers.
       num_frequencies: sines and cosines in the radial functions.
       num_powers: inverse powers of the distance that multiply them.
-      soft_cutoff, soft_width: where and how steeply edges fade at the start; both are
-        learned. In the length unit of the data, the defaults in Angstrom.
+      hard_cutoff: the nodes start from neighbours that are closer.
+      soft_cutoff, soft_width: where and how steeply edges fade, in the layers at the
+        start, from which both are learned. All three in the length unit of the data,
+        the defaults in Angstrom.
       decoder_size: hidden layers of the perceptrons before and after the sum over the
         nodes.
       summed_size: channels of that sum.
@@ -61,6 +76,7 @@ class Cormorant(base.Model):
     num_layers: int = 4
     num_frequencies: int = 4
     num_powers: int = 4
+    hard_cutoff: float = 1.73
     soft_cutoff: float = 1.73
     soft_width: float = 0.2
     decoder_size: int = 256
@@ -73,17 +89,17 @@ class Cormorant(base.Model):
         if self.lmax < 0:
             raise UserError(f"cormorant needs lmax >= 0, found {self.lmax}")
         vectors = geometry.edge_vectors(graph, bucket)
-        lengths = geometry.safe_norm(vectors, keepdims=True)  # [E, 1]
-        attribute = depthwise.harmonics(vectors, self.lmax)
-        basis = jnp.concatenate([self._radial_basis(lengths), graph.edges], axis=-1)
-        nodes: Features = {SCALAR: self._input(lengths, basis, graph, bucket)[None]}
-        edges: dict[Irrep, jax.Array] = {}
+        attribute = solid_harmonics(vectors, self.lmax)
+        pairs = Pairs(
+            _with_selves(geometry.safe_norm(vectors, keepdims=True), bucket),
+            _with_selves(graph.edges, bucket),
+        )
+        nodes: Features = {SCALAR: self._input(pairs, graph, bucket)[None]}
+        network: dict[Irrep, jax.Array] = {}
         invariants = []
         for layer in range(self.num_layers):
-            edges = self._edge_network(
-                layer, edges, nodes, lengths, basis, graph, bucket
-            )
-            nodes = self._layer(layer, nodes, edges, attribute, graph, bucket)
+            network = self._pair_network(layer, network, nodes, pairs, graph, bucket)
+            nodes = self._layer(layer, nodes, network, attribute, graph, bucket)
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
             squares = [jnp.sum(jnp.square(values), axis=0) for values in nodes.values()]
@@ -99,84 +115,86 @@ class Cormorant(base.Model):
         )
 
     @hk.transparent
-    def _radial_basis(self, lengths: Array) -> jax.Array:
-        """sin(2 pi k r + phase) / (r + 1)^n, k and phase learned: [E, R]."""
-        count = self.num_frequencies
+    def _radial(self, name: str, pairs: Pairs) -> jax.Array:
+        """sin(2 pi k r + phase) / r^n, and the features: [P, R].
 
-        # Sines of k = 1, 2, ... and cosines of k = 0, 1, ...
-        frequencies = [*range(1, count + 1), *range(count)]
-        phases = [0.0] * count + [math.pi / 2] * count
+        k and phase are learned; 0 where r is 0.
+        """
+        count = self.num_frequencies
+        frequencies = [*range(count), *range(count)]
+        phases = [0.0] * count + [math.pi / 2] * count  # sines, then cosines
+        phases[0] = math.pi / 2  # the sine of k = 0 vanishes
         start = hk.initializers.Constant(np.array([frequencies, phases]))
-        waves = hk.get_parameter("waves", (2, 2 * count), lengths.dtype, start)
-        sines = jnp.sin(2 * jnp.pi * waves[0] * lengths + waves[1])  # [E, 2K]
-        powers = jnp.arange(self.num_powers, dtype=lengths.dtype)
-        decays = (lengths + 1) ** -powers  # [E, P]
-        return (sines[:, :, None] * decays[:, None]).reshape(len(lengths), -1)
+        dtype = pairs.lengths.dtype
+        waves = hk.get_parameter(f"waves_{name}", (2, 2 * count), dtype, start)
+        apart = pairs.lengths > 0
+        lengths = jnp.where(apart, pairs.lengths, 1)  # [P, 1]
+        sines = jnp.sin(2 * jnp.pi * waves[0] * lengths + waves[1])  # [P, 2K]
+        decays = lengths ** -jnp.arange(self.num_powers, dtype=dtype)  # [P, n]
+        values = (sines[:, :, None] * decays[:, None]).reshape(len(lengths), -1)
+        return jnp.concatenate([jnp.where(apart, values, 0), pairs.features], axis=-1)
 
     @hk.transparent
     def _mask(self, name: str, lengths: Array) -> jax.Array:
-        """A learned smooth step of the distance for each channel: [E, C]."""
+        """A learned smooth step of the distance for each channel: [P, C]."""
         radius, width = (
             start
-            * hk.get_parameter(
-                f"scale_{part}_{name}", (self.hidden_size,), lengths.dtype, jnp.ones
+            * jnp.abs(
+                hk.get_parameter(
+                    f"scale_{part}_{name}", (self.hidden_size,), lengths.dtype, jnp.ones
+                )
             )
             for part, start in (
                 ("radius", self.soft_cutoff),
                 ("width", self.soft_width),
             )
         )
-        return jax.nn.sigmoid((radius - lengths) / width)
+        return jax.nn.sigmoid((radius - lengths) / jnp.maximum(width, LEAST_WIDTH))
 
     @hk.transparent
-    def _input(
-        self, lengths: Array, basis: Array, graph: graphs.Graph, bucket: Bucket
-    ) -> jax.Array:
+    def _input(self, pairs: Pairs, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
         """Invariants, and those of the neighbours by distance, mixed: [N, C]."""
-        size = self.hidden_size
-        scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
-        sent = mlp.Linear(size, with_bias=False, name="input_senders")(scalars)
-        filters = mlp.Linear(size, name="input_filters")(basis)
-        filters = filters * self._mask("input", lengths)
-        messages = graphs.gather_senders(sent, graph, bucket) * filters
+        scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)  # [N, S]
+        soft = jax.nn.sigmoid((self.soft_cutoff - pairs.lengths) / self.soft_width)
+        mask = jnp.where(pairs.lengths < self.hard_cutoff, soft, 0)  # [P, 1]
+        filters = mlp.Linear(scalars.shape[-1], name="input_filters")
+        filtered = jnp.multiply(filters(self._radial("input", pairs)), mask)
+        of_edges, of_selves = _split(filtered, bucket)
+        messages = graphs.gather_senders(scalars, graph, bucket) * of_edges
         received = graphs.sum_to_receivers(messages, graph, bucket)
-        network = mlp.MLP([self.decoder_size, size], jax.nn.leaky_relu, name="input")
-        return network(jnp.concatenate([scalars, received], axis=-1))
+        received = received + scalars * of_selves
+        sizes = [self.decoder_size, self.hidden_size]
+        network = mlp.MLP(sizes, jax.nn.leaky_relu, name="input")
+        return network(jnp.concatenate([received, scalars], axis=-1))
 
     @hk.transparent
-    def _edge_network(
+    def _pair_network(
         self,
         layer: int,
-        edges: dict[Irrep, jax.Array],
+        before: dict[Irrep, jax.Array],
         nodes: Features,
-        lengths: Array,
-        basis: Array,
+        pairs: Pairs,
         graph: graphs.Graph,
         bucket: Bucket,
     ) -> dict[Irrep, jax.Array]:
-        """One scalar per degree and channel, g of section 4: {irrep: [E, C]}.
+        """One scalar per degree and channel, g of section 4: {irrep: [P, C]}.
 
         Mixes those of the layer before, the inner products of both ends and the radial
         functions.
         """
-        products = [
-            jnp.sum(
-                graphs.gather_receivers(values, graph, bucket)
-                * graphs.gather_senders(values, graph, bucket),
-                axis=0,
-            )
-            for values in nodes.values()
-        ]  # [E, C] for each degree
-        mask = self._mask(str(layer), lengths)
-        shared = [*products, basis]
+        products = [_inner_products(values, graph, bucket) for values in nodes.values()]
+        radial = self._radial(str(layer), pairs)
+        mask = self._mask(str(layer), pairs.lengths)
         outputs = {}
         for degree in range(self.lmax + 1):
             irrep = steerable.natural_irrep(degree)
-            before = [edges[irrep]] if irrep in edges else []
+            given = [before[irrep]] if irrep in before else []
+            if irrep in nodes:
+                given.extend(products)
             mix = mlp.Linear(
                 self.hidden_size, with_bias=False, name=f"edges_{layer}_{irrep}"
             )
-            outputs[irrep] = mask * mix(jnp.concatenate([*before, *shared], axis=-1))
+            outputs[irrep] = mask * mix(jnp.concatenate([*given, radial], axis=-1))
         return outputs
 
     @hk.transparent
@@ -184,7 +202,7 @@ class Cormorant(base.Model):
         self,
         layer: int,
         nodes: Features,
-        edges: dict[Irrep, jax.Array],
+        network: dict[Irrep, jax.Array],
         attribute: Attribute,
         graph: graphs.Graph,
         bucket: Bucket,
@@ -197,9 +215,11 @@ class Cormorant(base.Model):
         }
         for path in couplings(senders, attribute, self.lmax):
             first, second, out = path
+            of_edges, of_selves = _split(network[second], bucket)
             messages = steerable.couple(senders[first], attribute[second], path)
-            messages = messages * edges[second]
-            received = graphs.sum_to_receivers(messages, graph, bucket)
+            received = graphs.sum_to_receivers(messages * of_edges, graph, bucket)
+            if second == SCALAR:  # the other harmonics of a node with itself are 0
+                received = received + nodes[first] * of_selves
             parts.setdefault(out, []).append(received)
         for irrep, values in nodes.items():
             parts.setdefault(irrep, []).append(values)
@@ -211,6 +231,41 @@ class Cormorant(base.Model):
         channels = {irrep: self.hidden_size for irrep in joined}
         mix = steerable.Linear(channels, with_bias=False, name=f"mix_{layer}")
         return mix(joined)
+
+
+class Pairs(NamedTuple):
+    """The edges and behind them every node with itself, P = E + N rows."""
+
+    lengths: jax.Array  # [P, 1]
+    features: jax.Array  # [P, F] of the edges, 0 for a node with itself
+
+
+def solid_harmonics(vectors: Array, lmax: int) -> Attribute:
+    """Harmonics of vectors [E, 3] times r^l, whose squares sum to r^(2 l)."""
+    harmonics = geometry.spherical_harmonics(vectors, lmax, solid=True)
+    return {
+        steerable.natural_irrep(l): value * math.sqrt(4 * math.pi / (2 * l + 1))
+        for l, value in harmonics.items()
+    }
+
+
+def _with_selves(edges: Array, bucket: Bucket) -> jax.Array:
+    """Values of edges [E, C], and zeros for the nodes with themselves: [P, C]."""
+    return jnp.pad(jnp.asarray(edges), ((0, bucket.max_nodes), (0, 0)))
+
+
+def _split(pairs: jax.Array, bucket: Bucket) -> tuple[jax.Array, jax.Array]:
+    """Values of pairs [P, C] as those of the edges [E, C] and of the nodes [N, C]."""
+    return pairs[: bucket.max_edges], pairs[bucket.max_edges :]
+
+
+def _inner_products(
+    values: jax.Array, graph: graphs.Graph, bucket: Bucket
+) -> jax.Array:
+    """Of both ends of each pair, channel by channel: [2l + 1, N, C] -> [P, C]."""
+    receivers = graphs.gather_receivers(values, graph, bucket)
+    products = receivers * graphs.gather_senders(values, graph, bucket)
+    return jnp.concatenate([products, jnp.square(values)], axis=-2).sum(axis=0)
 
 
 Path = tuple[Irrep, Irrep, Irrep]

@@ -163,7 +163,7 @@ class Demetar(base.Model):
         """Invariants, distance to the centroid and angles with it: [N, S + 1 + V]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         if self.equivariance == "none":
-            coordinates = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+            coordinates = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
             return jnp.concatenate([scalars, coordinates], axis=-1)
         inward = -geometry.centred_positions(graph, bucket)  # [N, 3]
         distances = geometry.safe_norm(inward, keepdims=True) / self.task.radial_extent

@@ -85,7 +85,10 @@ class Equiformer(base.Model):
             given = steerable.even_features(given)
         nodes = _add(
             self._degree_embedding(hidden, attribute, radial_inputs, graph, bucket),
-            steerable.Linear(hidden, name="embedding")(given),
+            # A species starts from a standard normal vector.
+            steerable.Linear(
+                hidden, w_init=hk.initializers.RandomNormal(), name="embedding"
+            )(given),
         )
         for layer in range(self.num_layers):
             normed = LayerNorm(name=f"norm_{layer}_0")(nodes)

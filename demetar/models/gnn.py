@@ -44,7 +44,7 @@ class GNN(base.Model):
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
         size = self.hidden_size
-        features = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+        features = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
         if self.node_inputs:
             scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
             features = jnp.concatenate([features, scalars], axis=-1)
@@ -60,6 +60,6 @@ class GNN(base.Model):
             update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
             nodes = nodes + update(jnp.concatenate([nodes, received], axis=-1))
         return {
-            **base.absolute_heads(self.task, nodes, graph.nodes),
+            **base.absolute_heads(self.task, nodes, graph, bucket),
             **readout.scalar_heads(self.task, nodes, graph, bucket),
         }

@@ -7,11 +7,12 @@ concatenate with the input of the layer, mix to any irreps. e3nn is Geiger and S
 PriceofFreedom; with the weights of that code the outputs are the same.
 
 Differs from the authors' code: nodes start from invariants and vectors by a linear map
-with a bias, which for the species of an atom alone is their table of embeddings; edge
-features stand beside the length. Couplings that the next linear map would not read are
-not made. A linear map holds the factor 1 / sqrt(inputs) that e3nn multiplies its
-weights by: the same function at the start, other steps of Adam. Vector heads are linear
-maps of the vectors, where the tutorial has scalars alone.
+with a bias, which for the species of an atom alone is their table of embeddings, but
+starts from variance 1 / inputs, theirs from 1 / channels. Edge features stand beside
+the length. Couplings that the next linear map would not read are not made. A linear map
+holds the factor 1 / sqrt(inputs) that e3nn multiplies its weights by: the same function
+at the start, other steps of Adam. Vector heads are linear maps of the vectors, where
+the tutorial has scalars alone.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class SimpleNetwork(base.Model):
       gate: 'e3nn', that of the tutorial: GELU on scalars, (1 - exp(-x^2)) x on
         pseudoscalars, and one more scalar for each irrep, scalars included; or 'silu':
         SiLU, tanh, and one more scalar for each irrep above degree 0.
-      mix_products: a linear map of each product before its radial weights, as in the
-        first version of the authors' code; on edges, so it costs a matrix product of
-        the channels of all couplings for each edge.
+      mix_products: a linear map of the products before their radial weights, as in an
+        earlier version of the authors' code. It costs every edge a matrix product of
+        the channels of all couplings.
       norm_epsilon: added to the variances of the layer norms.
       pooling: of the nodes for scalars of a graph: 'sum', 'mean', or 'target', the sum
         for extensive targets and the mean for others.

@@ -13,7 +13,7 @@ a cutoff the basis spans the distances of the task and no envelope silences a pa
 basis of another cutoff than 5 is that of 5 in scaled distances, while the code has its
 first centre at exp(-cutoff): at a cutoff of 10, 64 functions differ by up to 0.18. A
 node reads all its neighbours, not 32 at most. Mean and deviation of the training data
-belong to the head, in whose units dipoles and extents are too.
+belong to the head.
 """
 
 from __future__ import annotations

@@ -279,8 +279,12 @@ def dipole(
 
     Args:
       task: names the elements.
+<<<<<<< HEAD
+      head: a graph scalar, whose prediction is the length itself.
+=======
       head: a graph scalar. The length is in multiples of its scale, and what is
         known of it beforehand is not added to it.
+>>>>>>> heads
       charges: [N, T].
       moments: [3, N, T] polar vectors, or None.
       graph, bucket: the batch.
@@ -295,7 +299,11 @@ def dipole(
     rows = jnp.moveaxis(vectors, 0, -1)  # [N, T, 3]
     total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph, bucket)
     lengths = geometry.safe_norm(total.reshape(-1, *rows.shape[1:]))
+<<<<<<< HEAD
+    return (lengths - head.mean) / head.scale
+=======
     return lengths - _known(task, head, graph, bucket)
+>>>>>>> heads
 
 
 def spatial_extent(
@@ -307,8 +315,12 @@ def spatial_extent(
 
     Args:
       task: names the elements.
+<<<<<<< HEAD
+      head: a graph scalar, whose prediction is the extent itself.
+=======
       head: a graph scalar. The extent is in multiples of its scale, and what is
         known of it beforehand is not added to it.
+>>>>>>> heads
       values: q [N, T].
       graph, bucket: the batch.
 
@@ -317,6 +329,9 @@ def spatial_extent(
     """
     squares = jnp.square(_from_centre_of_mass(task, graph, bucket)).sum(-1)  # [N]
     total = graphs.pool_sum(squares[:, None] * values, graph, bucket)
+<<<<<<< HEAD
+    return (total - head.mean) / head.scale
+=======
     return total - _known(task, head, graph, bucket)
 
 
@@ -325,6 +340,7 @@ def _known(task: TaskSpec, head: Head, graph: graphs.Graph, bucket: Bucket) -> A
     columns = [task.scalars.index(name) for name in task.species]
     counts = graphs.pool_sum(graph.nodes.scalars[:, columns], graph, bucket)
     return jnp.asarray(known_values(head, counts) / head.scale, counts.dtype)
+>>>>>>> heads
 
 
 def _from_centre_of_mass(

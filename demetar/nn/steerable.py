@@ -145,20 +145,26 @@ def couple(
 class Linear(hk.Module):
     """Mixes the channels of each irrep, with a bias for the scalars alone.
 
-    Weights are drawn as e3nn draws them: normal, variance 1 / inputs. Irreps that the
-    inputs do not have are absent from the outputs.
+    Weights are drawn as e3nn draws them, normal with variance 1 / inputs, unless
+    another start is asked for. Irreps that the inputs do not have are absent from the
+    outputs.
     """
 
     def __init__(
-        self, channels: Channels, with_bias: bool = True, name: str | None = None
+        self,
+        channels: Channels,
+        with_bias: bool = True,
+        w_init: mlp.Initializer | None = None,
+        name: str | None = None,
     ):
         super().__init__(name=name)
         self.channels = channels
         self.with_bias = with_bias
+        self.w_init = w_init
 
     def __call__(self, features: Features) -> Features:
         """{irrep: [2l + 1, X, C]} -> {irrep: [2l + 1, X, channels[irrep]]}."""
-        init = hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
+        init = self.w_init or hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
         outputs = {}
         for irrep in sorted(set(features) & set(self.channels)):
             values = features[irrep]

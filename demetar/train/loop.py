@@ -145,14 +145,19 @@ def make_update(
             average = optax.incremental_update(params, average, 1 - decay)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": global_norm(gradients),
+            "update_norm": global_norm(updates),
         }
         return TrainState(params, opt_state, state.step + 1, state.key, average), (
             metrics
         )
 
     return update
+
+
+def global_norm(tree: Params) -> jax.Array:
+    """The Euclidean norm of all leaves together."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 GradientFn = Callable[[Params, Array, Batch], tuple[jax.Array, Params]]
@@ -168,7 +173,7 @@ def clipped_each(gradient_fn: GradientFn, bound: float) -> GradientFn:
     def clipped(params: Params, key: Array, batch: Batch) -> tuple[jax.Array, Params]:
         def one(single: Batch) -> tuple[jax.Array, Params]:
             loss, gradients = gradient_fn(params, key, single)
-            norm = optax.global_norm(gradients)
+            norm = global_norm(gradients)
             finite = jnp.isfinite(norm)
             factor = bound / jnp.maximum(jnp.where(finite, norm, 1), bound)
             return loss, jax.tree.map(
