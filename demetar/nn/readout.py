@@ -279,12 +279,7 @@ def dipole(
 
     Args:
       task: names the elements.
-<<<<<<< HEAD
       head: a graph scalar, whose prediction is the length itself.
-=======
-      head: a graph scalar. The length is in multiples of its scale, and what is
-        known of it beforehand is not added to it.
->>>>>>> heads
       charges: [N, T].
       moments: [3, N, T] polar vectors, or None.
       graph, bucket: the batch.
@@ -299,11 +294,7 @@ def dipole(
     rows = jnp.moveaxis(vectors, 0, -1)  # [N, T, 3]
     total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph, bucket)
     lengths = geometry.safe_norm(total.reshape(-1, *rows.shape[1:]))
-<<<<<<< HEAD
-    return (lengths - head.mean) / head.scale
-=======
-    return lengths - _known(task, head, graph, bucket)
->>>>>>> heads
+    return lengths / head.scale - _known(task, head, graph, bucket)
 
 
 def spatial_extent(
@@ -315,12 +306,7 @@ def spatial_extent(
 
     Args:
       task: names the elements.
-<<<<<<< HEAD
       head: a graph scalar, whose prediction is the extent itself.
-=======
-      head: a graph scalar. The extent is in multiples of its scale, and what is
-        known of it beforehand is not added to it.
->>>>>>> heads
       values: q [N, T].
       graph, bucket: the batch.
 
@@ -329,10 +315,7 @@ def spatial_extent(
     """
     squares = jnp.square(_from_centre_of_mass(task, graph, bucket)).sum(-1)  # [N]
     total = graphs.pool_sum(squares[:, None] * values, graph, bucket)
-<<<<<<< HEAD
-    return (total - head.mean) / head.scale
-=======
-    return total - _known(task, head, graph, bucket)
+    return total / head.scale - _known(task, head, graph, bucket)
 
 
 def _known(task: TaskSpec, head: Head, graph: graphs.Graph, bucket: Bucket) -> Array:
@@ -340,7 +323,6 @@ def _known(task: TaskSpec, head: Head, graph: graphs.Graph, bucket: Bucket) -> A
     columns = [task.scalars.index(name) for name in task.species]
     counts = graphs.pool_sum(graph.nodes.scalars[:, columns], graph, bucket)
     return jnp.asarray(known_values(head, counts) / head.scale, counts.dtype)
->>>>>>> heads
 
 
 def _from_centre_of_mass(
