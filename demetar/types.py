@@ -115,11 +115,6 @@ class Head:
         anything else. Some models compute these two from charges and places.
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
-      offsets: of an extensive scalar, what is known of each node by its species, in the
-        unit and in the order of `TaskSpec.species`; none where only the mean is known.
-      quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
-        its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
-        anything else. Some models compute these two from charges and places.
     """
 
     name: str
