@@ -9,7 +9,7 @@ import pytest
 
 from demetar import heads
 from demetar.data import molecules, qm9
-from demetar.train import loop, optim
+from demetar.train import equivariance, loop, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec
 from experiments import records, transfer
@@ -196,6 +196,10 @@ def test_another_data_set_is_read_under_the_trained_task():
             + 0 * hk.get_parameter("w", (), init=jnp.ones)
         }
     )
+    # An output of 0 is equal to its turned one.
+    found = equivariance.rotation_errors(model, under, {"~": {"w": jnp.ones(1)}})
+    assert found["energy"].tolist() == [0]
+
     record: dict = {}
     params = {"~": {"w": jnp.ones(1)}}
     transfer.add(record, model, params, trained.task, {"other": other})

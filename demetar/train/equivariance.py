@@ -32,7 +32,8 @@ def rotation_errors(
       split: whose samples.
 
     Returns:
-      {head: [R]}; scalar heads compare F(f) with F(R f).
+      {head: [R]}; scalar heads compare F(f) with F(R f). Two equal outputs have an
+      error of 0, also if they are 0.
     """
     packing, task = dataset.packing, dataset.task
     plan = dataset.plan(split)
@@ -75,7 +76,9 @@ def _batch_errors(
             _sum_per_graph(head.kind, value, batch)
             for value in (found[head.name] - expected, expected)
         ]
-        errors[head.name] = jnp.sqrt(squares[0] / squares[1])
+        same = squares[0] == 0  # an output of 0 too
+        ratios = squares[0] / jnp.where(same, 1, squares[1])
+        errors[head.name] = jnp.sqrt(ratios)
     return errors
 
 
