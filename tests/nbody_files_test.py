@@ -395,6 +395,8 @@ def test_frames_of_the_first_format_are_held_against_the_steps(generated, tmp_pa
         ({"settings": {"system": 3}}, "settings.system"),
         ({"settings": {"system": "charged", "dt": "1"}}, "a positive settings.dt"),
         ({"settings": {"system": "charged", "dt": -1}}, "a positive settings.dt"),
+        ({"frames": [0, 10**30, 10**400]}, "frames that are whole numbers"),
+        ({"arrays": {"\ud800": {"\ud800": "\ud800"}}}, "fingerprint is not that"),
         ({"settings": {"system": "charged", "sample_every": 0}}, "sample_every from 1"),
         ({"units": {"positions": "m", "velocities": 3}}, "units that are names"),
         ({"units": {"positions": "m"}}, "units of positions and velocities"),
