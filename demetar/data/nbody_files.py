@@ -13,7 +13,6 @@ The metadata name the system, units, saved frames and the SHA-256 of every array
 from __future__ import annotations
 
 import hashlib
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,9 +46,8 @@ def fingerprint(arrays: Mapping[str, Mapping[str, str]]) -> str:
         for split, digests in arrays.items()
         for name, digest in digests.items()
     ]
-    return hashlib.sha256(
-        "\n".join(sorted(lines)).encode(errors="surrogatepass")
-    ).hexdigest()
+    text = "\n".join(sorted(lines))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +136,7 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str:
 
 def _is_number(value: Any) -> bool:
     # An integer may be too large for a float.
-    return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -229,7 +227,8 @@ def checked(
     for name in (*VECTORS, kind):
         if name not in arrays:
             continue
-        own, mask, axes = arrays[name], real[:, None, :, None], _AXES
+        own, mask = arrays[name], real[:, None, :, None]
+        axes: tuple[str, ...] = _AXES
         shape: tuple[int, ...] = (num_systems, num_frames, most, 3)
         if name == kind:
             mask, axes, shape = real, _AXES[::2], real.shape
