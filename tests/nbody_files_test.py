@@ -395,6 +395,8 @@ def test_frames_of_the_first_format_are_held_against_the_steps(generated, tmp_pa
         ({"settings": {"system": 3}}, "settings.system"),
         ({"settings": {"system": "charged", "dt": "1"}}, "a positive settings.dt"),
         ({"settings": {"system": "charged", "dt": -1}}, "a positive settings.dt"),
+        ({"frames": [0, 10**30, 10**400]}, "frames that are whole numbers"),
+        ({"arrays": {"\ud800": {"\ud800": "\ud800"}}}, "fingerprint is not that"),
         ({"settings": {"system": "charged", "sample_every": 0}}, "sample_every from 1"),
         ({"units": {"positions": "m", "velocities": 3}}, "units that are names"),
         ({"units": {"positions": "m"}}, "units of positions and velocities"),
@@ -547,3 +549,35 @@ def test_edges_of_regular_batches_are_in_the_dtype_of_the_positions():
     batch = packing.assemble(packing.arrays(), row)
     assert batch.graph.edges.dtype == batch.weights.dtype == np.float32
     np.testing.assert_array_equal(batch.graph.edges, bonds.edges)
+
+
+TINY_EGNN = (
+    *("--model=egnn", "--epochs=2", "--set", "num_layers=1", "--set", "hidden_size=8"),
+    "--workdir=run",
+)
+
+
+@pytest.mark.slow
+def test_the_shared_cases_train(shared_dir, tmp_path, run):
+    """Far away, with whole charges, of other sizes, of one body: to the same losses."""
+    errors = {}
+    cases = ("nbody_far/base", "nbody_far/far", "nbody_int_charges/qint")
+    others = ("nbody_sizes_differ/varsizes", "nbody_one_body_tfn/one")
+    for index, case in enumerate((*cases, *others)):
+        cwd = tmp_path / str(index)
+        folder = shared_dir / "cases" / case
+        run(*TINY_EGNN, f"--dataset={folder}", cwd=cwd).succeeded()
+        record = json.loads((cwd / "run" / "record.json").read_text())
+        errors[case] = record["test_loss"]
+    for case in cases[1:]:
+        np.testing.assert_allclose(errors[case], errors[cases[0]], rtol=1e-6, atol=1e-6)
+    folder = shared_dir / "cases" / "nbody_nan" / "nan"
+    refused = run(*TINY_EGNN, f"--dataset={folder}", cwd=tmp_path / "nan")
+    refused.refused("'positions' of the train set", "system 3")
+
+
+@pytest.mark.slow
+def test_molecules_of_one_size_train(shared_dir, tmp_path, run):
+    given = ("--target=energy", "--split=random", "--epochs=1", "--workdir=run")
+    file = shared_dir / "cases" / "same_size" / "water10.xyz"
+    run("--model=egnn", f"--data_dir={file}", *given, module="qm9").succeeded()

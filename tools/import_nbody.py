@@ -181,7 +181,8 @@ def _numbers(flag: str, text: str | None, count: int) -> list[int] | None:
         found = [int(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if len(found) != count or found != sorted({*found}) or not 0 <= found[0] < 2**62:
+    in_order = found == sorted({*found}) and min(found, default=-1) >= 0
+    if len(found) != count or not in_order or found[-1] > 2**53:
         raise UserError(
             f"expected --{flag}: {count} whole numbers from 0 in ascending order, one "
             f"for each frame of the files; found {text!r}"

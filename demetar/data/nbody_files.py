@@ -13,7 +13,6 @@ The metadata name the system, units, saved frames and the SHA-256 of every array
 from __future__ import annotations
 
 import hashlib
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +30,7 @@ VECTORS = ("positions", "velocities", "forces")
 CHARGED = "charged"
 _ANEW = "generate the data set anew"
 _UNITS = ("positions", "velocities")
+_MOST = 2**53  # of whole numbers, which are exact in double precision
 _AXES = ("system", "frame", "body", "axis")
 
 
@@ -46,7 +46,8 @@ def fingerprint(arrays: Mapping[str, Mapping[str, str]]) -> str:
         for split, digests in arrays.items()
         for name, digest in digests.items()
     ]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    text = "\n".join(sorted(lines))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,11 +135,12 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # An integer may be too large for a float.
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
+    return type(value) is int and least <= value <= _MOST
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -217,46 +219,61 @@ def checked(
       UserError: one is missing, of another type or shape or not finite, which is told
         with its system; or there is no system or no body.
     """
+    num_systems, num_frames, most, _ = _shape(arrays, kind, num_frames, place, hint)
+    sizes = arrays.get("num_bodies", np.full(num_systems, most))
+    sizes = files.whole_numbers(sizes, "num_bodies", place, [num_systems], 1, most)
+    real = np.arange(most) < sizes[:, None]  # [S, n]
+    result = {"num_bodies": sizes}
+    for name in (*VECTORS, kind):
+        if name not in arrays:
+            continue
+        own, mask = arrays[name], real[:, None, :, None]
+        axes: tuple[str, ...] = _AXES
+        shape: tuple[int, ...] = (num_systems, num_frames, most, 3)
+        if name == kind:
+            mask, axes, shape = real, _AXES[::2], real.shape
+        if own.shape == shape and own.dtype.kind == "f" and not real.all():
+            own = np.where(mask, own, own.dtype.type(0))
+        result[name] = files.real_numbers(own, name, place, shape, axes)
+    if "steps" in arrays:
+        result["steps"] = _checked_steps(arrays["steps"], num_frames, place, hint)
+    return result
+
+
+def _shape(
+    arrays: Mapping[str, np.ndarray],
+    kind: str,
+    num_frames: int | None,
+    place: str,
+    hint: str,
+) -> tuple[int, ...]:
+    """Numbers of systems, frames, bodies and axes, none of them 0."""
     needed = ("positions", "velocities", kind)
     if not {*needed} <= {*arrays}:
         raise UserError(
             f"expected positions, velocities and {kind} in {place}, found "
             f"{', '.join(arrays) or 'nothing'}; {hint}"
         )
-    shape = (None, num_frames, None, 3)
     found = arrays["positions"].shape
-    if not files.fits(found, shape) or 0 in found:
-        # Of the wrong shape, or without any system, frame or body.
+    if not files.fits(found, (None, num_frames, None, 3)) or 0 in found:
         raise UserError(
             f"expected at least one system in {place}, with 'positions' "
             f"{files.shown(('S', num_frames or 'F', 'n', 3))}, "
             f"found {files.describe(arrays['positions'])}; {hint}"
         )
-    num_systems, num_frames, most, _ = found
-    sizes = arrays.get("num_bodies", np.full(num_systems, most))
-    sizes = files.whole_numbers(sizes, "num_bodies", place, [num_systems], 1, most)
-    real = np.arange(most) < sizes[:, None]  # [S, n]
-    result = {"num_bodies": sizes}
-    for name in (*VECTORS, kind):
-        if name in arrays:
-            own, shape, mask = arrays[name], found, real[:, None, :, None]
-            if name == kind:
-                shape, mask = found[::2], real
-            if own.shape == shape and own.dtype.kind == "f" and not real.all():
-                own = np.where(mask, own, own.dtype.type(0))
-            axes = _AXES if name != kind else _AXES[::2]
-            result[name] = files.real_numbers(own, name, place, shape, axes)
-    if "steps" in arrays:
-        steps = files.whole_numbers(
-            arrays["steps"], "steps", place, [num_frames], most=2**62
+    return found
+
+
+def _checked_steps(
+    steps: np.ndarray, num_frames: int, place: str, hint: str
+) -> np.ndarray:
+    steps = files.whole_numbers(steps, "steps", place, [num_frames], most=_MOST)
+    if (np.diff(steps) <= 0).any():
+        raise UserError(
+            f"expected steps in ascending order in {place}, found "
+            f"{_listed(steps.tolist())}; {hint}"
         )
-        if (np.diff(steps) <= 0).any():
-            raise UserError(
-                f"expected steps in ascending order in {place}, found "
-                f"{_listed(steps.tolist())}; {hint}"
-            )
-        result["steps"] = steps
-    return result
+    return steps
 
 
 def _check_frames(steps: np.ndarray, metadata: Mapping[str, Any], place: str) -> None:
