@@ -1,11 +1,17 @@
 """Equivariant networks on point clouds with physics in them, in JAX and Haiku.
 
-Importing the package stops with one line under the releases of jax in `FAULTY_JAX`.
+Importing the package stops with one line under the releases of jax in `FAULTY_JAX`, and
+under `python -OO`, which takes away the docstrings that dm-haiku reads.
 """
 
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
 import sys
-from types import TracebackType
+from collections.abc import Sequence
+from types import CodeType, ModuleType, TracebackType
 
 __version__ = "0.1.0"
 
@@ -18,8 +24,25 @@ FAULTY_JAX = {
 }
 
 
-class UnsupportedJaxError(ImportError):
+class UnsupportedError(ImportError):
+    """The package cannot run here; the message is one line with the way out."""
+
+
+class UnsupportedJaxError(UnsupportedError):
     """The installed jax is one of the releases in `FAULTY_JAX`."""
+
+
+def check_docstrings(optimize: int) -> None:
+    """Refuse an interpreter without docstrings.
+
+    Raises:
+      UnsupportedError: `optimize` (of `sys.flags`) is above 1.
+    """
+    if optimize > 1:
+        raise UnsupportedError(
+            "demetar refuses python -OO (or PYTHONOPTIMIZE=2): dm-haiku reads the "
+            "docstrings that it takes away; use python -O, or none"
+        )
 
 
 def check_jax(version: str) -> None:
@@ -52,14 +75,39 @@ def _jax_versions() -> set[str]:
     return versions
 
 
+class _WithDocstrings(importlib.machinery.SourceFileLoader):
+    """Loads a module as it is without -OO."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        source = self.get_data(self.path)  # what is cached has no docstrings
+        return compile(source, self.path, "exec", dont_inherit=True, optimize=1)
+
+
+class _KeepDocstrings(importlib.abc.MetaPathFinder):
+    """Finds the modules of haiku, which reads its own docstrings, for python -OO."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] != "haiku":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _WithDocstrings(spec.loader.name, spec.loader.path)
+        return spec
+
+
 def _print_without_traceback() -> None:
-    """Let an uncaught `UnsupportedJaxError` end the program with its message alone."""
+    """Let an uncaught `UnsupportedError` end the program with its message alone."""
     previous = sys.excepthook
 
     def hook(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, UnsupportedJaxError):
+        if isinstance(error, UnsupportedError):
             print(error, file=sys.stderr)
         else:
             previous(kind, error, trace)
@@ -67,9 +115,13 @@ def _print_without_traceback() -> None:
     sys.excepthook = hook
 
 
+if sys.flags.optimize > 1:
+    sys.meta_path.insert(0, _KeepDocstrings())
+
 try:
+    check_docstrings(sys.flags.optimize)
     for _version in _jax_versions():
         check_jax(_version)
-except UnsupportedJaxError:
+except UnsupportedError:
     _print_without_traceback()
     raise

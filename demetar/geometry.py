@@ -47,15 +47,27 @@ def edge_vectors(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
     return edge_differences(graph.nodes.positions, graph, bucket)
 
 
-def centred_positions(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def centred_positions(
+    graph: graphs.Graph, bucket: Bucket, masses: Array | None = None
+) -> jax.Array:
     """Positions relative to the centroid of the particles of each graph: [N, 3].
 
     The mean runs over the particles, for each of x, y and z: a mean over the three
     coordinates of a particle would depend on the axes.
+
+    Args:
+      graph, bucket: the batch.
+      masses: [N, 1]; where given, the positions are relative to the centre of mass.
     """
     positions = graph.nodes.positions
     centroids = graphs.pool_mean(positions, graph, bucket)  # [G, 3]
-    return positions - graphs.broadcast_to_nodes(centroids, graph, bucket)
+    centred = positions - graphs.broadcast_to_nodes(centroids, graph, bucket)
+    if masses is None:
+        return centred
+    totals = graphs.pool_sum(masses, graph, bucket)  # [G, 1]; 0 of padding
+    moments = graphs.pool_sum(jnp.multiply(masses, centred), graph, bucket)
+    centres = moments / jnp.where(totals > 0, totals, 1.0)
+    return centred - graphs.broadcast_to_nodes(centres, graph, bucket)
 
 
 def spherical_harmonics(

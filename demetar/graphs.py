@@ -90,6 +90,13 @@ def graph_of_node(graph: Graph, bucket: Bucket) -> jax.Array:
     )
 
 
+def centers_of_nodes(graph: Graph, bucket: Bucket) -> Array:
+    """What was subtracted from the position of each node: [N, 3]."""
+    if graph.globals is None:
+        return jnp.zeros_like(graph.nodes.positions)
+    return broadcast_to_nodes(graph.globals.centers, graph, bucket)
+
+
 def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     """Node values at the receiving end of each edge.
 

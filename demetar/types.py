@@ -25,15 +25,22 @@ Array = jax.Array | np.ndarray
 Params = Mapping[str, Mapping[str, jax.Array]]
 
 HEAD_KINDS = ("node_vector", "node_scalar", "graph_scalar")
-LOSSES = ("squared", "absolute")
+ERRORS = ("squared", "absolute")
+QUANTITIES = ("", "dipole", "spatial_extent")
 
 
 class Nodes(NamedTuple):
     """What a model may know about each node. Geometry is made inside the model."""
 
-    positions: Array  # [N, 3] in the length unit of the task
+    positions: Array  # [N, 3] in the length unit, relative to the graph's centre
     scalars: Array  # [N, S] invariants in the order of `TaskSpec.scalars`
     vectors: Array  # [N, V, 3] in the order of `TaskSpec.vectors`
+
+
+class Globals(NamedTuple):
+    """What is known about each graph as a whole."""
+
+    centers: Array  # [G, 3] that were subtracted from its positions; 0 for padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +103,18 @@ class Head:
       base: what the model's output is added to: 'positions', the name of a vector
         input, or '' for nothing. Only node vectors have a base.
       unit: unit of the prediction and of its targets.
-      mean, scale: prediction = base + mean + scale * output of the model.
-      loss: 'squared', whose errors are in unit^2, or 'absolute', in the unit; training
-        on the latter is in multiples of the scale.
+      mean: what is known of every value beforehand, in the unit.
+      scale: residual = base + scale * output of the model. The value is the residual
+        and what is known: `heads.absolute`.
+      error: 'squared', in unit^2, or 'absolute', in the unit; training on the latter is
+        in multiples of the scale.
       extensive: whether a graph scalar grows with the graph, as an energy does. Such a
         scalar is a sum over the nodes, any other one their mean.
+      quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
+        its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
+        anything else. Some models compute these two from charges and places.
+      offsets: of an extensive scalar, what is known of each node by its species, in the
+        unit and in the order of `TaskSpec.species`; none where only the mean is known.
     """
 
     name: str
@@ -110,11 +124,17 @@ class Head:
     unit: str = ""
     mean: float = 0.0
     scale: float = 1.0
-    loss: str = "squared"
+    error: str = "squared"
     extensive: bool = False
+    offsets: tuple[float, ...] = ()
+    quantity: str = ""
 
     def __post_init__(self) -> None:
-        for what, known in (("kind", HEAD_KINDS), ("loss", LOSSES)):
+        for what, known in (
+            ("kind", HEAD_KINDS),
+            ("error", ERRORS),
+            ("quantity", QUANTITIES),
+        ):
             found = getattr(self, what)
             if found not in known:
                 raise ValueError(
@@ -127,6 +147,21 @@ class Head:
             raise ValueError(f"head {self.name!r}: only a vector head has a base")
         if self.kind != "graph_scalar" and self.extensive:
             raise ValueError(f"head {self.name!r}: only a graph scalar is extensive")
+        if self.kind != "graph_scalar" and self.quantity:
+            raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
+        if self.offsets and not self.extensive:
+            raise ValueError(
+                f"head {self.name!r}: only an extensive head has offsets of species"
+            )
+
+
+def _read_head(data: Mapping[str, Any]) -> Head:
+    """A head from JSON; `error` was called `loss` once, and there were no offsets."""
+    fields = dict(data)
+    if "loss" in fields:
+        fields["error"] = fields.pop("loss")
+    fields["offsets"] = tuple(fields.get("offsets", ()))
+    return Head(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +180,15 @@ class TaskSpec:
       name: name of the data set and target.
       heads: outputs.
       scalars: names of the scalar inputs per node, in the order of `Nodes.scalars`.
+      species: those of the scalars that are 1 at the nodes of a species and 0 at all
+        others.
       vectors: vector inputs per node, in the order of `Nodes.vectors`.
       edge_features: names of the invariant features per edge.
       length_unit: unit of positions.
       connectivity: 'complete', 'knn', 'radius R' with its cutoff in the length unit, or
         'bonds'.
+      cutoff: distance in the length unit beyond which nothing is an edge, envelopes are
+        0 and bases end; None if there is none.
       num_neighbors: senders per node of 'knn', the nearest ones.
       radial_extent: distance that a radial basis spans; the 99.9th percentile of the
         lengths of the training edges. No pair beyond it is silenced.
@@ -166,6 +205,16 @@ class TaskSpec:
     num_neighbors: int | None = None
     radial_extent: float = 1.0
     average_neighbors: float = 1.0
+    species: tuple[str, ...] = ()
+    cutoff: float | None = None
+
+    def __post_init__(self) -> None:
+        for head in self.heads:
+            if head.offsets and len(head.offsets) != len(self.species):
+                raise ValueError(
+                    f"head {head.name!r} has {len(head.offsets)} offsets, the task "
+                    f"{len(self.species)} species"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dictionary that `from_json` reads back."""
@@ -173,12 +222,12 @@ class TaskSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskSpec:
-        """The task that `to_json` wrote."""
+        """The task that `to_json` wrote, also that of an earlier release."""
         fields = dict(data)
-        fields["heads"] = tuple(Head(**head) for head in data["heads"])
+        fields["heads"] = tuple(map(_read_head, data["heads"]))
         fields["vectors"] = tuple(VectorInput(**vector) for vector in data["vectors"])
-        for name in ("scalars", "edge_features"):
-            fields[name] = tuple(data[name])
+        for name in ("scalars", "edge_features", "species"):
+            fields[name] = tuple(data.get(name, ()))
         return cls(**fields)
 
 
@@ -188,9 +237,11 @@ class Batch:
 
     Attributes:
       graph: padded `jraph.GraphsTuple` with `Nodes`, edges [E, F], senders, receivers
-        (sorted), n_node and n_edge [G].
+        (sorted), n_node and n_edge [G], and as its globals `Globals`, or None where
+        nothing was subtracted from the positions.
       bucket: the static sizes of `graph`.
-      targets: {head: [N, K, 3] | [N, T] | [G, T]}.
+      targets: {head: [N, K, 3] | [N, T] | [G, T]}, less what is known of them
+        beforehand (`heads.residual`).
       weights: [G] 1 for a graph that counts, 0 for padding.
     """
 

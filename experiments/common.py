@@ -1,50 +1,39 @@
-"""What the commands share: one-line errors, signals, versions, the work directory."""
+"""What the commands share: one-line errors, signals, versions."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import pathlib
 import platform
 import signal
+import stat
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import tqdm
-from absl import app, flags
+from absl import app
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from demetar import files
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from demetar.types import Head, TaskSpec, VectorInput
-from experiments import processes
+from experiments import processes, screen
+from tools import cli
+
+T = TypeVar("T")
 
 USER_ERROR = 2  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
-CONFIG_FILE = "config.json"
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
-
-_ANOTHER = "choose another --workdir"
-
-# What a data set must share with the task of a checkpoint. Sizes and statistics are its
-# own: a model that was trained on 5 bodies is at home on 20.
-_TASK_FIELDS: Mapping[str, str] = {
-    "scalars": "the node inputs",
-    "vectors": "the vectors",
-    "edge_features": "the edge features",
-    "heads": "the targets",
-    "length_unit": "the length unit",
-    "connectivity": "the connectivity",
-    "num_neighbors": "the number of neighbours",
-}
 
 
 def run(main: Callable[[list[str]], int | None], positional: bool = False) -> None:
@@ -62,38 +51,64 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            reason = " ".join(str(error).split())
-            print(f"error: {reason}; see --help", file=sys.stderr)
-            sys.exit(USER_ERROR)
-
     def guarded(argv: list[str]) -> None:
-        try:
-            if argv[1:] and not positional:
-                raise UserError(
-                    f"expected flags as --name=value, found {argv[1]!r}; see --help"
-                )
-            code = main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            processes.leave(USER_ERROR)
-        except Exception as error:
-            if not jax.distributed.is_initialized():
-                raise
-            if processes.tells_of_a_loss(error):
-                processes.leave(processes.PEER_LOST)
-            traceback.print_exc()
-            processes.leave(1)
-        except KeyboardInterrupt as interrupt:
-            number = interrupt.args[0] if interrupt.args else signal.SIGINT
-            print("error: interrupted; the same command continues", file=sys.stderr)
-            processes.leave(SIGNALLED + number)
-        sys.exit(code or 0)
+        if argv[1:] and not positional:
+            print(
+                f"error: expected flags as --name=value, found {argv[1]!r}; see --help",
+                file=sys.stderr,
+            )
+            sys.exit(USER_ERROR)
+        sys.exit(_guarded(lambda: main(argv)))
 
-    app.run(guarded, flags_parser=parse)
+    out, _ = screen.install()
+    try:
+        app.run(guarded, flags_parser=cli.parse)
+    except SystemExit as leaving:
+        code = (
+            leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+        )
+        sys.exit(screen.exit_code(code, out))
+
+
+def _guarded(main: Callable[[], int | None]) -> int:
+    """The exit code of a command; what a person can mend is one line on stderr."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(USER_ERROR)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        print("error: interrupted; the same command continues", file=sys.stderr)
+        processes.leave(SIGNALLED + number)
+    except Exception as error:
+        if processes.tells_of_a_loss(error):
+            processes.leave(processes.PEER_LOST)
+        surroundings = _of_surroundings(error)
+        if surroundings:
+            print(f"error: {surroundings}", file=sys.stderr)
+            processes.leave(USER_ERROR)
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        processes.leave(1)
+
+
+def _of_surroundings(error: Exception) -> str:
+    """What a machine lacks, of which an error tells; '' for any other error."""
+    reason = files.one_line(error)[:200]
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and "backend" in reason and "nitialize" in reason:
+        return (
+            f"JAX_PLATFORMS={platforms} names what is not there ({reason}); unset it, "
+            "or name cpu"
+        )
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
+        return (
+            f"the memory does not suffice ({reason}); try a smaller --batch_size, "
+            "fewer seeds, or a smaller model"
+        )
+    return ""
 
 
 def _interrupt(number: int, _: Any) -> None:
@@ -102,8 +117,35 @@ def _interrupt(number: int, _: Any) -> None:
 
 def cache_dir() -> pathlib.Path:
     """Where generated data and compiled programs are kept between runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "demetar"
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root:
+        return pathlib.Path(root) / "demetar"
+    try:
+        return pathlib.Path.home() / ".cache" / "demetar"
+    except RuntimeError:  # no HOME, and no such user
+        return _homeless_cache()
+
+
+def _homeless_cache() -> pathlib.Path:
+    """A folder that nobody else can write to, for programs are run from it.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = pathlib.Path(tempfile.gettempdir()) / f"demetar-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        if is_own and not found.st_mode & 0o077:
+            return folder
+        reason = "it is not this user's alone"
+    except OSError as error:
+        reason = error.strerror or files.one_line(error)
+    raise UserError(
+        f"expected a home directory, or {folder} for what is kept between runs "
+        f"({reason}); set HOME or XDG_CACHE_HOME"
+    )
 
 
 class StopSignal:
@@ -130,7 +172,8 @@ class StopSignal:
             for each in numbers:
                 signal.signal(each, earlier[each])
             # Not with print: the signal may have come within one.
-            os.write(1, b"\nsaving and leaving; once more to leave at once\n")
+            with contextlib.suppress(OSError):
+                os.write(1, b"\nsaving and leaving; once more to leave at once\n")
 
         for number in numbers:
             signal.signal(number, remember)
@@ -141,10 +184,14 @@ class StopSignal:
                 signal.signal(number, earlier[number])
 
 
-def progress(items: Iterable, description: str, total: int | None) -> Iterable:
-    """The items, with a progress bar on stderr."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm.tqdm(items, description, total, mininterval=interval, unit=" molecules")
+def progress(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+    """The items, with a progress bar on stderr, or without one where nobody looks."""
+    hidden = not sys.stderr.isatty()
+    if hidden:
+        print(f"{description} ...", file=sys.stderr)
+    return tqdm.tqdm(
+        items, description, total, mininterval=0.2, unit=" molecules", disable=hidden
+    )
 
 
 def positive_integers(flag: str, items: Iterable[str]) -> tuple[int, ...]:
@@ -208,103 +255,3 @@ def device() -> str:
     several = f"{count} x " if count > 1 else ""
     hosts = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{several}{first.platform} {kind}{hosts}, {cores} CPU cores"
-
-
-def check_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Make sure that a work directory is free or that of a run.
-
-    Args:
-      workdir: it need not exist.
-      config: settings of the run.
-
-    Raises:
-      UserError: it belongs to another run, or is no directory that can be read.
-    """
-    path = workdir / CONFIG_FILE
-    try:
-        content = path.read_text() if path.exists() else None
-        others = [] if content or not workdir.exists() else list(workdir.iterdir())
-        found = json.loads(content) if content else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); {_ANOTHER}") from None
-    if any(not checkpoint.is_temporary(other) for other in others):
-        raise UserError(
-            f"{workdir} holds files but no {CONFIG_FILE} of a run; {_ANOTHER}"
-        )
-    if found is None:
-        return
-    config = json.loads(json.dumps(config))
-    changed = [
-        f"{name} was {found.get(name)!r} and is now {config.get(name)!r}"
-        for name in sorted({*found, *config})
-        if found.get(name) != config.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"{workdir} belongs to another run: {'; '.join(changed)}; {_ANOTHER}, or "
-            "give the command of that run to continue it"
-        )
-
-
-def claim_workdir(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Mark a work directory that `check_workdir` has let pass as that of a run.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the work directory {workdir}: {error.strerror}; {_ANOTHER}"
-        ) from None
-    checkpoint.write_json(path, config)
-
-
-def check_task(path: pathlib.Path, task: TaskSpec) -> None:
-    """Make sure that the model at `path`, if there is one, fits a data set.
-
-    Raises:
-      UserError: the data set has other inputs or targets than the model was trained
-        with, or the checkpoint is damaged.
-    """
-    if not os.path.exists(path):  # also where it may not be looked at
-        return
-    changed = task_differences(task, checkpoint.load_model(path).task, str(path))
-    if changed:
-        raise UserError(
-            f"the data set {task.name!r} does not fit the trained model: it has "
-            f"{changed}; give the data set of that model, or {_ANOTHER}"
-        )
-
-
-def task_differences(task: TaskSpec, known: TaskSpec, knower: str) -> str:
-    """What a data set has that `knower`, of the task `known`, does not; '' if nothing.
-
-    Sizes and statistics may differ.
-    """
-    changed = [
-        f"{what} {_listed(getattr(task, field))} where {knower} knows "
-        f"{_listed(getattr(known, field))}"
-        for field, what in _TASK_FIELDS.items()
-        if _listed(getattr(task, field)) != _listed(getattr(known, field))
-    ]
-    return "; ".join(changed)
-
-
-def _listed(values: Any) -> str:
-    """Names, vectors or heads of a task as one text, without their statistics."""
-    if values is None or isinstance(values, (str, int)):
-        return repr(values)
-    texts = [
-        f"{value.name} ({value.size} {value.kind} from {value.base or 'zero'})"
-        if isinstance(value, Head)
-        else f"{value.name} (parity {value.parity:+d})"
-        if isinstance(value, VectorInput)
-        else value
-        for value in values
-    ]
-    return ", ".join(texts) or "none"

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from demetar import graphs, models
 from demetar.data import base as data
-from demetar.data import nbody
+from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.nn import capture
 from demetar.train import checkpoint
@@ -110,7 +110,7 @@ def _training_data(
     """What the model was trained on, and how it was simulated."""
     root = pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
     dataset, folder = nbody_data.load(dict(settings), root)
-    return dataset, nbody.read_metadata(folder)["settings"]
+    return dataset, nbody_files.read_metadata(folder)["settings"]
 
 
 def pair_distances(dataset: data.Dataset) -> np.ndarray:

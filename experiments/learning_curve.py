@@ -52,12 +52,22 @@ def points(runs: Sequence[report.Run]) -> dict[str, np.ndarray]:
     for run in runs:
         record = run.record
         row = (
-            record["settings"]["num_train"],
-            record["test_loss_mean"],
-            *record["test_loss_interval"],
+            _num_train(run),
+            report.number(record["test_loss_mean"]),
+            *map(report.number, record["test_loss_interval"]),
         )
         found.setdefault(record["model"], []).append(row)
     return {model: np.array(sorted(rows)) for model, rows in found.items()}
+
+
+def _num_train(run: report.Run) -> float:
+    found = run.record["settings"].get("num_train")
+    if not isinstance(found, int):
+        raise UserError(
+            f"expected the number of training samples in the settings of {run.label}, "
+            f"found {found!r}; leave that run out"
+        )
+    return found
 
 
 def draw(runs: Sequence[report.Run]) -> Figure:
@@ -71,7 +81,7 @@ def draw(runs: Sequence[report.Run]) -> Figure:
         )
     record = runs[0].record
     axes.set(xscale="log", yscale="log", xlabel="training samples")
-    axes.set_ylabel(f"test error / {record['unit']}")
+    axes.set_ylabel(report.with_unit("test error", record["unit"]))
     axes.set_title(f"{record['dataset']}, {record['target']}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from demetar import models
+from demetar import graphs, models
 from demetar.data import base as data
 from demetar.data import nbody
-from demetar.train import writers
+from demetar.train import pictures, writers
 from demetar.types import Array, Batch, TaskSpec
 from experiments import common, nbody_data, options, protocols, training
 
 NUM_PICTURED = 4  # systems in the picture of predicted motion
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(training)  # --help lists them
 flags.DEFINE_string(
     "dataset",
     "nbody_small",
@@ -111,7 +110,7 @@ def main(_: list[str]) -> int:
         }
 
     others = training.load(load_others)
-    described = protocols.describe(FLAGS.protocol, protocol, changed)
+    described = protocols.describe(protocol, changed)
     return training.run(
         training.Job(
             "experiments.nbody",
@@ -160,12 +159,13 @@ def draw_motion(
     num_pictured = min(NUM_PICTURED, int((np.asarray(batch.weights) > 0).sum()))
     sizes = np.asarray(batch.graph.n_node)[:num_pictured]
     stops = np.cumsum(sizes)
+    centers = np.asarray(graphs.centers_of_nodes(batch.graph, batch.bucket))
     for index, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
         body = slice(stop - size, stop)
-        figure = writers.motion_figure(
-            batch.graph.nodes.positions[body],
-            batch.targets[head.name][body, 0],
-            predictions[head.name][body, 0],
+        figure = pictures.motion_figure(
+            batch.graph.nodes.positions[body] + centers[body],
+            batch.targets[head.name][body, 0] + centers[body],
+            predictions[head.name][body, 0] + centers[body],
             f"test system {index}, {task.name}",
             head.unit,
         )

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from demetar.data import base as data
-from demetar.data import nbody
+from demetar.data import nbody, nbody_files
 from demetar.errors import UserError
 from demetar.types import TaskSpec
-from experiments import common, protocols
+from experiments import protocols, workdir
 
 # What a generated set, and no folder, can be asked for.
 _OF_NAMED_SETS = {
@@ -59,7 +59,7 @@ def load(
         folder = generated(settings, root)
     else:
         folder = _folder(name, settings)
-        frames = nbody.read_metadata(folder)["frames"]
+        frames = nbody_files.read_metadata(folder)["frames"]
         _fill(settings, protocols.folder_protocol(frames))
     dataset = nbody.load(folder, reading(settings))
     settings["num_train"] = len(dataset.splits["train"])
@@ -206,7 +206,7 @@ def load_other(
     except UserError as error:
         raise UserError(f"--eval_dataset={name}: {error}") from None
     task, own_folder = trained_on
-    differences = common.task_differences(dataset.task, task, "the model")
+    differences = workdir.task_differences(dataset.task, task, "the model")
     if differences:
         raise UserError(f"--eval_dataset={name} does not fit: it has {differences}")
     found, expected = horizon(folder, other), horizon(own_folder, settings)
@@ -237,7 +237,7 @@ def horizon(folder: pathlib.Path, settings: Mapping[str, Any]) -> float | None:
       folder: of the data set.
       settings: of a run, with both frames filled in.
     """
-    made = nbody.read_metadata(folder)["settings"]
+    made = nbody_files.read_metadata(folder)["settings"]
     if not {"dt", "sample_every"} <= made.keys():
         return None
     frames = settings["target_frame"] - settings["start_frame"]

@@ -9,6 +9,7 @@ row that fails does not stop the others. Writes table.md, table.csv and table.pn
 
 from __future__ import annotations
 
+import math
 import pathlib
 import shlex
 import subprocess
@@ -129,8 +130,11 @@ def draw(runs: Sequence[report.Run]) -> Figure:
     axes = figure.subplots()
     for index, run in enumerate(runs):
         record, color = run.record, f"C{index % 10}"
-        time = 1000 / record["steps_per_second"]
-        mean, (low, high) = record["test_loss_mean"], record["test_loss_interval"]
+        time = 1000 / (report.number(record["steps_per_second"]) or math.nan)
+        mean = report.number(record["test_loss_mean"])
+        low, high = map(report.number, record["test_loss_interval"])
+        if not math.isfinite(time + mean + low + high):
+            continue  # the table says so
         spread = [[max(mean - low, 0)], [max(high - mean, 0)]]
         axes.errorbar(time, mean, spread, fmt="o", color=color, capsize=3)
         label = f" {run.label} ({record['num_params'] / 1000:.3g}k)"
@@ -142,7 +146,8 @@ def draw(runs: Sequence[report.Run]) -> Figure:
     axes.plot([], [], "_", color="0.4", ms=16, mew=2, label="published")
     axes.set(xscale="log", yscale="log", xlabel="time per training step / ms")
     first = runs[0].record
-    axes.set_ylabel(f"test error ({first['target']}) / {first['unit']}")
+    label = f"test error ({first['target']})"
+    axes.set_ylabel(report.with_unit(label, first["unit"]))
     axes.set_title(f"{first['dataset']}, {first['device']}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

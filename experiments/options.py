@@ -14,7 +14,7 @@ from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
 from demetar.train import loop, optim
-from experiments import processes, protocols
+from experiments import processes, protocols, sizes
 
 # The least value of each number that has one.
 LEAST = {
@@ -44,7 +44,10 @@ flags.DEFINE_integer(
     "Training samples: the first of the whole set. Default: the protocol's.",
 )
 flags.DEFINE_string(
-    "protocol", "paper", "Named settings of the model: paper, or tuned where there is."
+    "protocol",
+    "default",
+    "Named settings of the model: paper, tuned or preset, if it has them. default: the "
+    "paper's if there is one for these data, else the project's.",
 )
 flags.DEFINE_integer("batch_size", None, "Graphs per batch. Default: the protocol's.")
 flags.DEFINE_integer("epochs", None, "Passes over the data. Default: the protocol's.")
@@ -65,9 +68,14 @@ flags.DEFINE_float(
     "Default: the protocol's.",
 )
 flags.DEFINE_enum(
-    "loss", None, loop.LOSSES, "Per graph: the error, or log(error + floor) / 2."
+    "loss_transform",
+    None,
+    loop.LOSS_TRANSFORMS,
+    "Of the error of each graph: none, or log(error + floor) / 2.",
 )
-flags.DEFINE_float("loss_floor", None, "Of --loss=log. Default: the protocol's.")
+flags.DEFINE_float(
+    "loss_floor", None, "Of --loss_transform=log. Default: the protocol's."
+)
 flags.DEFINE_float(
     "clip_each",
     None,
@@ -125,7 +133,7 @@ def resolve(
       own_flags: names of the command's other flags that are settings.
     """
     settings: dict[str, Any] = dataclasses.asdict(protocol)
-    del settings["source"]
+    del settings["source"], settings["name"]
     changed = {}
     for name in settings:
         value = getattr(FLAGS, name, None)
@@ -135,6 +143,7 @@ def resolve(
             changed[name] = settings[name] = value
     fields = models.parse_fields(FLAGS.model, FLAGS.set)
     fields = models.check_fields(FLAGS.model, fields)
+    sizes.check_fields(FLAGS.model, fields)
     changed |= fields
     settings["fields"] = {**protocol.fields, **fields}
     for name in (*own_flags, *RUN_FLAGS):
@@ -144,8 +153,7 @@ def resolve(
     check_ranges(settings)
     for text in settings["phase"]:
         protocols.parse_phase(FLAGS.model, text)  # refuses a malformed one
-    for name in ("model", "protocol"):
-        settings[name] = getattr(FLAGS, name)
+    settings |= {"model": FLAGS.model, "protocol": protocol.name}
     return settings, changed
 
 
@@ -169,7 +177,7 @@ def check_ranges(settings: dict[str, Any]) -> None:
 def default_workdir(settings: dict[str, Any], changed: dict[str, Any]) -> pathlib.Path:
     """A folder of its own for every choice of settings, named by what was changed."""
     parts = [settings["model"]]
-    if settings["protocol"] != "paper":
+    if settings["protocol"] not in ("paper", "default"):
         parts.append(settings["protocol"])
     for name, value in sorted(changed.items()):
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -190,7 +198,7 @@ def training_settings(
         seeds=tuple(range(seed, seed + settings["num_seeds"])),
         augment=settings["augment"],
         average_decay=settings["average_decay"],
-        loss=settings["loss"],
+        loss_transform=settings["loss_transform"],
         loss_floor=settings["loss_floor"],
         clip_each=settings["clip_each"],
     )

@@ -18,16 +18,16 @@ from typing import Any
 
 from absl import flags
 
-from demetar import models
+from demetar import heads, models
 from demetar.data import base as data
-from demetar.data import qm9
+from demetar.data import qm9, splits
+from demetar.errors import UserError
 from experiments import common, molecule_protocols, options, protocols, training
 
 # Fields of the models that name scalar inputs: here these are the species.
 INPUT_FIELDS = ("node_inputs", "species_inputs")
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(training)  # --help lists them
 flags.DEFINE_string(
     "target",
     "homo",
@@ -36,14 +36,15 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "split",
-    "egnn",
-    f"{', '.join(qm9.SPLITS)}, or a .npz of the row numbers train, valid and test.",
+    None,
+    f"{', '.join(splits.SPLITS)}, or a .npz of the row numbers train, valid and test. "
+    "Default: egnn of QM9, random of own molecules.",
 )
 flags.DEFINE_string(
     "data_dir",
     None,
-    "The figshare archive, gdb9.sdf, a .npz of tools.prepare_qm9, own .npz or .xyz, or "
-    "the folder of one. Default: the installed qm9pack.",
+    "The figshare archive or its single files, gdb9.sdf, a .npz of tools.prepare_qm9, "
+    "own .npz or .xyz, or the folder of one. Default: the installed qm9pack.",
     allow_override=True,
 )
 flags.DEFINE_enum(
@@ -53,7 +54,12 @@ flags.DEFINE_enum(
     "Of the graphs. Default: the protocol's.",
     allow_override=True,
 )
-flags.DEFINE_float("cutoff", None, "In Å, of a radius graph. Default: the protocol's.")
+flags.DEFINE_float(
+    "cutoff",
+    None,
+    "In Å, of radius graphs, envelopes and bases alike; it makes radius graphs of "
+    "complete ones. Default: the protocol's.",
+)
 flags.DEFINE_enum(
     "node_features", None, qm9.NODE_FEATURES, "Of the atoms. Default: the protocol's."
 )
@@ -64,7 +70,22 @@ flags.DEFINE_integer(
     "num_valid", None, "Validation samples: the first of the split's. Default: all."
 )
 
-OWN_FLAGS = ("split", "num_train", "num_valid")
+flags.DEFINE_enum(
+    "target_kind",
+    "auto",
+    qm9.TARGET_KINDS,
+    "Whether the target is a sum over atoms (extensive) or a mean (intensive). auto: "
+    "known of QM9's, and by its name (energy, U0, alpha, ...) of own molecules'.",
+)
+flags.DEFINE_enum(
+    "offsets",
+    None,
+    heads.OFFSETS,
+    "What is subtracted of an extensive target beforehand: a number per species, or "
+    "the mean, either by the training molecules. Default: the protocol's.",
+)
+
+OWN_FLAGS = ("split", "num_train", "num_valid", "target_kind")
 
 
 def main(_: list[str]) -> int:
@@ -72,25 +93,51 @@ def main(_: list[str]) -> int:
     training.prepare()
     protocol = molecule_protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.target)
     settings, changed = options.resolve(protocol, OWN_FLAGS)
+    settle_cutoff(settings, changed)
     dataset, place = training.load(lambda: load_dataset(settings))
     for name in INPUT_FIELDS:
         if name in models.fields(FLAGS.model) and name not in settings["fields"]:
             settings["fields"][name] = dataset.task.scalars
-    described = protocols.describe(FLAGS.protocol, protocol, changed)
+    described = protocols.describe(protocol, changed)
     return training.run(
         training.Job("experiments.qm9", settings, changed, described, dataset, place)
     )
 
 
+def settle_cutoff(settings: dict[str, Any], changed: dict[str, Any]) -> None:
+    """The one cutoff of graphs, envelopes and bases: that of radius graphs, or none.
+
+    Raises:
+      UserError: one is asked for with graphs that have none.
+    """
+    asked, graphs = FLAGS.cutoff is not None, settings["connectivity"]
+    if asked and graphs == "complete" and FLAGS.connectivity is None:
+        settings["connectivity"] = changed["connectivity"] = graphs = "radius"
+    if graphs == "radius":
+        settings["cutoff"] = settings["cutoff"] or qm9.CUTOFF
+    elif asked:
+        raise UserError(
+            f"--cutoff={FLAGS.cutoff:g} is of radius graphs, found "
+            f"--connectivity={graphs}; give --connectivity=radius, or no cutoff"
+        )
+    else:
+        settings["cutoff"] = None
+
+
 def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
-    """The data set; the number of samples that is left open is filled in."""
+    """The data set; the split and the numbers of samples left open are filled in."""
     place = FLAGS.data_dir
     settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem
     known, path = qm9.cached(
         None if place is None else pathlib.Path(place),
         common.cache_dir(),
         common.progress,
+        qm9.needs_bonds(settings),
     )
+    for note in known.notes:
+        print(note)
+    if settings["split"] is None:
+        settings["split"] = splits.default_split(known)
     reading = {
         field.name: settings[field.name] for field in dataclasses.fields(qm9.Settings)
     }

@@ -23,17 +23,14 @@ from absl import flags
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments import common, protocols, statistics
+from experiments import common, protocols, records, run_files, statistics
 
 _FORMAT = flags.DEFINE_enum(
     "format", "markdown", ["markdown", "csv"], "how the table is written"
 )
 _OUTPUT = flags.DEFINE_string("output", "", "file to write instead of the screen")
 
-RECORD_FILE = "record.json"
-ERRORS_FILE = "test_errors.npz"
-# Its array, by the kind of the heads' losses; the last one where they have both.
-ERRORS_NAMES = frozenset({"squared_errors", "absolute_errors", "errors"})
+RECORD_FILE, ERRORS_FILE = run_files.RECORD_FILE, run_files.ERRORS_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +57,9 @@ PUBLISHED = {
         0.0043,
         f"{_SEGNN_PAPER} centres positions over x, y, z instead of the particles and "
         "so is not equivariant",
+    ),
+    ("nbody_blog", "position", "egnn"): Published(
+        0.0025, "the JAX EGNN blog post, 200 steps ahead and not 1,000"
     ),
     ("gravity", "position", "segnn"): Published(
         0.265, f"{_SEGNN_PAPER} predicts absolute positions"
@@ -101,28 +101,6 @@ class Comparison:
     high: float
 
 
-# What the report reads of a record.
-_KEYS = (
-    "model",
-    "protocol",
-    "dataset",
-    "target",
-    "unit",
-    "fingerprint",
-    "num_params",
-    "epochs",
-    "seeds",
-    "test_loss_mean",
-    "test_loss_std",
-    "test_loss_interval",
-    "delta_eq",
-    "steps_per_second",
-    "wall_seconds",
-    "device",
-    "settings",
-)
-
-
 def read_runs(folders: Sequence[str]) -> list[Run]:
     """The runs in the folders and below, in the order of their paths.
 
@@ -145,37 +123,9 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def _read_run(folder: pathlib.Path, label: str) -> Run:
-    path = folder / RECORD_FILE
-    try:
-        record = json.loads(path.read_bytes())
-        missing = [key for key in _KEYS if key not in record]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"expected a record in {path}, found something unreadable ({error}); "
-            "run the command of that work directory again"
-        ) from error
-    if missing:
-        raise UserError(
-            f"{path} lacks {', '.join(missing)}; "
-            "run the command of that work directory again with this release"
-        )
-    return Run(label, record, _read_errors(folder / ERRORS_FILE))
-
-
-def _read_errors(path: pathlib.Path) -> np.ndarray | None:
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            (name,) = ERRORS_NAMES & {*file.files}
-            return file[name]
-    except Exception as error:
-        # Zip and NumPy fail in a dozen ways, by the place of the damage.
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"expected errors per sample in {path}, found something unreadable "
-            f"({reason}); remove the file to leave this run out of the comparison"
-        ) from error
+    record = run_files.read_record(folder / RECORD_FILE)
+    record["unit"] = records.same_unit(record["unit"])
+    return Run(label, record, run_files.read_errors(folder, record))
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Comparison]:
@@ -190,7 +140,9 @@ def compare(runs: Sequence[Run]) -> dict[str, Comparison]:
             groups.setdefault(run.test_set, []).append((run.label, run.errors))
     comparisons = {}
     for group in groups.values():
-        best, best_errors = min(group, key=lambda item: item[1].mean())
+        best, best_errors = min(group, key=lambda item: _rank(item[1]))
+        if math.isinf(_rank(best_errors)):
+            continue  # none of them has finite errors
         for label, errors in group:
             if label == best:
                 continue
@@ -203,6 +155,12 @@ def compare(runs: Sequence[Run]) -> dict[str, Comparison]:
             values = statistics.paired_difference(errors, best_errors)
             comparisons[label] = Comparison(best, *values)
     return comparisons
+
+
+def _rank(errors: np.ndarray) -> float:
+    """The mean; what is not finite comes last."""
+    mean = float(errors.mean())
+    return mean if math.isfinite(mean) else math.inf
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -227,7 +185,7 @@ def markdown(runs: Sequence[Run]) -> str:
                 (comparison.low, comparison.high), comparison.difference
             ),
             "Unit": units[label],
-            "Beyond chance": "yes" if comparison.low > 0 else "no",
+            "Beyond chance": _beyond_chance(comparison),
         }
         for label, comparison in compare(runs).items()
     ]
@@ -268,6 +226,12 @@ def _markdown_row(
     }
 
 
+def _beyond_chance(comparison: Comparison) -> str:
+    if not math.isfinite(comparison.low):
+        return "not finite"
+    return "yes" if comparison.low > 0 else "no"
+
+
 def published(record: dict[str, Any]) -> Published | None:
     """The value of the same task; none for other frames or another training set."""
     named = protocols.DATASETS.get(record["dataset"])
@@ -284,11 +248,22 @@ def published(record: dict[str, Any]) -> Published | None:
 
 def _fixed(value: float | None, reference: float | None) -> str:
     """`value` to as many decimals as show three digits of `reference`."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "not finite"  # JSON has no NaN
-    size = abs(reference or value)
+    finite = reference is not None and math.isfinite(reference)
+    size = abs(reference if reference and finite else value)
     decimals = 2 - math.floor(math.log10(size)) if size else 2
     return f"{value:.{max(decimals, 0)}f}"
+
+
+def number(value: float | None) -> float:
+    """A number of a record; NaN for one that is not finite."""
+    return math.nan if value is None else value
+
+
+def with_unit(label: str, unit: str) -> str:
+    """The label of an axis; a quantity without unit has none."""
+    return f"{label} / {unit}" if unit else label
 
 
 def _interval(ends: Sequence[float | None], reference: float | None) -> str:
@@ -313,7 +288,9 @@ def _delta_eq(by_head: dict[str, float | None]) -> str:
     return ", ".join(f"{head} {value}" for head, value in values.items()) or "–"
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
@@ -323,7 +300,7 @@ def csv_text(runs: Sequence[Run]) -> str:
     comparisons = compare(runs)
     rows = []
     for run in runs:
-        record = {key: run.record[key] for key in _KEYS}
+        record = {key: run.record[key] for key in run_files.ENTRIES}
         low, high = record.pop("test_loss_interval")
         record |= {"test_loss_low": low, "test_loss_high": high}
         found = published(record)

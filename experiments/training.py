@@ -5,12 +5,13 @@ A command reads its own flags and data, and hands over a `Job`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+import haiku as hk
 import jax
 import numpy as np
 from absl import flags
@@ -18,12 +19,21 @@ from absl import flags
 from demetar import models
 from demetar.data import base as data
 from demetar.errors import UserError
-from demetar.train import checkpoint, equivariance, hosts, writers
+from demetar.train import checkpoint, equivariance, hosts, progress, writers
 from demetar.train.program_cache import ProgramCache
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Batch, TaskSpec
-from experiments import common, options, processes, records, transfer
+from experiments import (
+    common,
+    options,
+    processes,
+    records,
+    run_files,
+    sizes,
+    transfer,
+    workdir,
+)
 
 T = TypeVar("T")
 
@@ -86,63 +96,100 @@ def load(read: Callable[[], T]) -> T:
 def run(job: Job) -> int:
     """Train, or continue, or tell that the run is finished."""
     settings, dataset = job.settings, job.dataset
-    workdir = pathlib.Path(
+    folder = pathlib.Path(
         FLAGS.workdir or options.default_workdir(settings, job.changed)
     )
-    config = {**settings, "fingerprint": dataset.fingerprint}
+    config = workdir.make_config(settings, dataset)
     hosts.check_same(config)
     model = models.build(settings["model"], dataset.task, settings["fields"])
-    if hosts.from_main(lambda: find_record(job, model, workdir, config)):
+
+    def tell() -> bool:
+        return tell_record(job, model, folder, config)
+
+    def is_finished() -> bool:
+        return workdir.check(folder, config, dataset.task).record is not None
+
+    if not job.others and hosts.from_main(is_finished):
+        hosts.from_main(tell)
         return 0
+    with workdir.locked(folder):
+        # Again: the process that held it may have come to the end.
+        if hosts.from_main(tell):
+            return 0
+        cache = program_cache(config, dataset.task) if FLAGS.compile_cache else None
+        try:
+            return train(job, model, folder, config, cache)
+        except jax.errors.JaxRuntimeError as error:
+            if cache is None or not cache.discard_loaded():
+                raise
+            raise UserError(
+                f"a compiled program that was kept does not run ({str(error)[:90]!r}); "
+                "it is removed, and the same command compiles it anew"
+            ) from None
+
+
+def train(
+    job: Job,
+    model: hk.Transformed,
+    folder: pathlib.Path,
+    config: dict[str, Any],
+    cache: ProgramCache | None,
+) -> int:
+    """Begin or continue the run of a work directory that this process holds."""
+    settings, dataset = job.settings, job.dataset
     trainer = Trainer(
         model,
         dataset,
         *options.training_settings(settings, dataset),
         options.make_phases(settings, dataset),
-        cache=program_cache(config, dataset.task) if FLAGS.compile_cache else None,
+        cache=cache,
     )
-    run = Run.start(trainer, workdir / "last.npz")
-    hosts.from_main(lambda: common.claim_workdir(workdir, config))
-    print(introduce(job, run, workdir), flush=True)
+    trainer.telling = progress.compiling if hosts.is_main() else contextlib.nullcontext
+    if FLAGS.set:
+        sizes.check_model(trainer.first_params, settings["num_seeds"], FLAGS.set)
+    run = Run.start(trainer, folder / workdir.LAST, run_files.run_id(config))
+    print(introduce(job, run, folder), flush=True)
+    hosts.from_main(lambda: workdir.claim(folder, config))
     signals = common.StopSignal()
-    with make_writer(job, run, workdir, config) as writer, signals.listening():
+    told = f"saved in {folder}; the same command continues"
+    with make_writer(job, run, folder, config) as writer, signals.listening():
+        trainer.telling = writer.compiling
 
         def save_best() -> None:
             if hosts.is_main():
-                write_best(workdir, run, settings, dataset)
+                writer.sync()
+                write_best(folder, run, config, dataset)
 
-        if not run.fit(writer.evaluation, save_best, signals):
-            print(f"saved in {workdir}; the same command continues")
-            return common.SIGNALLED + (signals.number or 0)
-        tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
-        asked = (job, run, model, workdir, config)
-        hosts.from_main(lambda: finish(*asked, tested, writer))
-    return 0
+        finished = run.fit(writer.evaluation, save_best, signals)
+        if finished:
+            tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+            asked = (job, run, model, folder, config)
+            told = hosts.from_main(lambda: finish(*asked, tested, writer))
+    print(told)  # below the progress line
+    return 0 if finished else common.SIGNALLED + (signals.number or 0)
 
 
-def find_record(
-    job: Job, model: Any, workdir: pathlib.Path, config: dict[str, Any]
+def tell_record(
+    job: Job, model: hk.Transformed, folder: pathlib.Path, config: dict[str, Any]
 ) -> bool:
     """Whether the work directory holds the record of this run; then tell of it.
 
     Raises:
       UserError: it belongs to another run.
     """
-    common.check_task(workdir / "best.npz", job.dataset.task)
-    common.check_workdir(workdir, config)
-    record_path = workdir / "record.json"
-    if not record_path.exists():
+    record = workdir.check(folder, config, job.dataset.task).record
+    if record is None:
         return False
-    record = json.loads(record_path.read_text())
+    path = folder / run_files.RECORD_FILE
     if job.others:
-        best = checkpoint.load_model(workdir / "best.npz").params
+        best = checkpoint.load_model(folder / workdir.BEST).params
         transfer.add(record, model, best, job.dataset.task, job.others)
-        checkpoint.write_json(record_path, record)
-    print(f"already finished: {records.describe(record)}\nrecord: {record_path}")
+        records.write(path, record)
+    print(f"already finished: {records.describe(record)}\nrecord: {path}")
     return True
 
 
-def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
+def introduce(job: Job, run: Run, folder: pathlib.Path) -> str:
     """The first lines of a run."""
     dataset = job.dataset
     lines = [
@@ -150,22 +197,43 @@ def introduce(job: Job, run: Run, workdir: pathlib.Path) -> str:
         f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
         f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}",
         f"protocol  {job.protocol}",
-        f"workdir   {workdir}",
+        f"workdir   {folder}, run {run.run_id[: checkpoint.ID_DIGITS]}",
+        f"start     {beginning(run, folder)}",
     ]
+    target = records.describe_targets(dataset.task)
+    if target:
+        lines.insert(2, f"target    {target}")
     if run.trainer.placement.num_devices > 1:
         lines.append(f"devices   {common.device()}; they share each batch")
     return "\n".join(lines)
 
 
+def beginning(run: Run, folder: pathlib.Path) -> str:
+    """Whether a start begins or continues the run, and from where."""
+    epochs = run.trainer.settings.epochs
+    if run.is_saved:
+        part = ", within an interval" if run.progress.rows else ""
+        if run.progress.epoch and not (folder / writers.METRICS_FILE).exists():
+            part += f"; {writers.METRICS_FILE} is missing, its lines begin here"
+        return f"continues after epoch {run.progress.epoch} of {epochs}{part}"
+    lost = workdir.lost_progress(folder) if hosts.is_main() else []
+    if not lost:
+        return f"begins at epoch 0 of {epochs}"
+    return (
+        f"begins at epoch 0 of {epochs}, from nothing: {folder} has {', '.join(lost)} "
+        f"of an earlier start but no {workdir.LAST}; they are replaced"
+    )
+
+
 def make_writer(
-    job: Job, run: Run, workdir: pathlib.Path, config: dict[str, Any]
+    job: Job, run: Run, folder: pathlib.Path, config: dict[str, Any]
 ) -> writers.RunWriter | writers.NoWriter:
     """What writes the metrics of the run, if this process does."""
     if not hosts.is_main():
         return writers.NoWriter()
     start, epochs = run.progress.epoch, job.settings["epochs"]
     return writers.RunWriter(
-        workdir, epochs, start, records.command(job.module), config
+        folder, epochs, start, records.command(job.module), config, run.run_id
     )
 
 
@@ -177,12 +245,10 @@ def program_cache(config: Mapping[str, Any], task: TaskSpec) -> ProgramCache:
 
 
 def write_best(
-    workdir: pathlib.Path,
-    run: Run,
-    settings: dict[str, Any],
-    dataset: data.Dataset,
+    folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: data.Dataset
 ) -> None:
     """The model at the lowest validation loss, as a checkpoint that needs no flags."""
+    settings = {name: value for name, value in config.items() if name != "fingerprint"}
     best = checkpoint.ModelCheckpoint(
         model=settings["model"],
         fields=settings["fields"],
@@ -192,24 +258,25 @@ def write_best(
             "best_epoch": run.progress.best_epoch,
             "best_valid_loss": run.progress.best_loss,
             "settings": settings,
+            run_files.RUN_ID: run.run_id,
         },
     )
-    checkpoint.save_model(workdir / "best.npz", best)
+    checkpoint.save_model(folder / workdir.BEST, best)
 
 
 def finish(
     job: Job,
     run: Run,
-    model: Any,
-    workdir: pathlib.Path,
+    model: hk.Transformed,
+    folder: pathlib.Path,
     config: dict[str, Any],
     tested: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
     writer: Any,
-) -> None:
-    """Write and tell the record, of the first and only look at the test set.
+) -> str:
+    """Write the record, of the first and only look at the test set, and describe it.
 
     Args:
-      job, run, model, workdir, config: of the training.
+      job, run, model, folder, config: of the training.
       tested: what `Trainer.evaluate` says of the test set.
       writer: of metrics and pictures.
     """
@@ -220,8 +287,9 @@ def finish(
     record = {
         **job_record(job, config),
         **records.run_record(run),
-        **records.test_record(dataset.task.heads, by_head, errors),
+        **records.test_record(dataset.task, by_head, errors),
         "num_params": records.num_params(run),
+        run_files.RUN_ID: run.run_id,
     }
     delta = equivariance.rotation_errors(model, dataset, best)
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
@@ -232,9 +300,13 @@ def finish(
     losses = {name: record[name] for name in ("test_loss", "valid_loss")}
     writer.finish(losses)
     transfer.add(record, model, best, dataset.task, job.others)
-    records.save_errors(workdir / "test_errors.npz", dataset.task.heads, errors)
-    checkpoint.write_json(workdir / "record.json", record)
-    print(f"{records.describe(record)}\nrecord: {workdir / 'record.json'}")
+    earlier = workdir.check(folder, config, dataset.task).earlier
+    if earlier is not None:
+        record["history"] = records.history(earlier)
+    errors_path = folder / run_files.ERRORS_FILE
+    records.save_errors(errors_path, dataset.task.heads, errors, run.run_id)
+    records.write(folder / run_files.RECORD_FILE, record)
+    return f"{records.describe(record)}\nrecord: {folder / run_files.RECORD_FILE}"
 
 
 def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:

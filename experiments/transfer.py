@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,8 +48,9 @@ def add(
 def _evaluate(
     model: hk.Transformed, params: Params, task: TaskSpec, dataset: data.Dataset
 ) -> dict[str, Any]:
-    # What the model knows of its task, as the extent of its radial basis, stays.
-    dataset = dataclasses.replace(dataset, task=task)
+    # What the model knows of its task, as the extent of its radial basis and what was
+    # subtracted from its targets, stays.
+    dataset = dataset.under(task)
     seeds = tuple(range(len(jax.tree.leaves(params)[0])))
     settings = loop.Settings(epochs=1, seeds=seeds)
     devices = jax.local_devices()  # the main process alone evaluates
@@ -68,8 +69,15 @@ def _evaluate(
 
 def describe(entry: Mapping[str, Any]) -> str:
     """One line with the result of an evaluation."""
-    low, high = entry["interval"]
+    low, high = map(number, entry["interval"])
     return (
-        f"on {entry['dataset']}: test error {entry['loss_mean']:.5f}, "
-        f"95 % interval {low:.5f} to {high:.5f}"
+        f"on {entry['dataset']}: test error {number(entry['loss_mean'])}, "
+        f"95 % interval {low} to {high}"
     )
+
+
+def number(value: float | None) -> str:
+    """A number of a record, whose JSON has None for one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.5f}" if value >= 1e-3 else f"{value:.3g}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import xla_flags
 from tests.commands import Command
 
 # Before anything imports jax or matplotlib; subprocesses inherit them.
@@ -18,11 +19,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # One device; more than one have tests of their own, and programs that compile longer.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 # The tests compile much and compute little: unoptimised they take half the time.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
+if "XLA_FLAGS" not in os.environ:  # the processes of pytest-xdist inherit them
+    os.environ["XLA_FLAGS"] = " ".join(
+        xla_flags.known(
+            "--xla_backend_optimization_level=0",
+            "--xla_llvm_disable_expensive_passes=true",
+            "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        )
+    )
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

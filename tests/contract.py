@@ -255,6 +255,29 @@ def quick_params(model: hk.Transformed, batch: Batch) -> Any:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def initializers(
+    name: str, fields: Mapping[str, Any], task: TaskSpec = TASK
+) -> dict[str, Any]:
+    """What each parameter of a model is drawn by, without drawing it."""
+    found: dict[str, Any] = {}
+
+    def note(
+        create: Any, shape: Any, dtype: Any, init: Any, context: hk.GetterContext
+    ) -> Any:
+        found[context.full_name.partition("/")[2]] = init
+        return create(shape, dtype, init)
+
+    batch = make_batch(systems((2,)), task=task)
+
+    def run() -> None:
+        with hk.custom_creator(note):
+            model = models.model_class(name)(task, **fields)
+            model(batch.graph, batch.bucket, True)
+
+    jax.eval_shape(hk.transform(run).init, jax.random.key(0))
+    return found
+
+
 @dataclasses.dataclass
 class Subject:
     """A model under test: `displacements(batch)` gives its outputs without padding."""

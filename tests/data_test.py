@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from demetar import graphs
-from demetar.data import base, nbody
+from demetar.data import base, nbody, nbody_files
 from demetar.errors import UserError
 from tests import contract, nbody_folder
 from tools import generate_nbody, simulation
@@ -247,12 +247,15 @@ def test_a_folder_is_read_as_it_was_written(tmp_path, sizes):
     number = node = edge = 0
     for split, own in arrays.items():
         count = len(own["positions"])
+        centers = samples.centers[number : number + count]
         assert dataset.splits[split].tolist() == list(range(number, number + count))
         number += count
         for system in range(count):
             size = own.get("num_bodies", np.full(count, sizes[1]))[system]
             for body in range(size):
-                start, end = (own["positions"][system, k, body] for k in (0, 2))
+                start, end = (
+                    own["positions"][system, k, body] - centers[system] for k in (0, 2)
+                )
                 velocity, later = (own["velocities"][system, k, body] for k in (0, 2))
                 expected = {
                     "position": (samples.nodes.positions[node], start),
@@ -265,9 +268,7 @@ def test_a_folder_is_read_as_it_was_written(tmp_path, sizes):
                     "later": (samples.targets["velocity"][node, 0], later),
                 }
                 for name, (found, value) in expected.items():
-                    np.testing.assert_array_equal(
-                        found, np.float32(value), err_msg=name
-                    )
+                    np.testing.assert_allclose(found, value, 2e-7, 4e-7, err_msg=name)
                 node += 1
             for sender, receiver in zip(*graphs.complete_edges(size), strict=True):
                 product = own["charges"][system, sender]
@@ -328,6 +329,27 @@ def test_fewer_training_samples_leave_the_other_splits_alone(tmp_path):
         assert split == "train" or len(found) == len(positions_of(whole, split))
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_identity_is_of_everything_that_decides_the_numbers(tmp_path):
+    nbody_folder.write(tmp_path / "set", forces=True)
+
+    def identity(**changes):
+        settings = dataclasses.replace(SETTINGS, **changes)
+        return nbody.load(tmp_path / "set", settings).identity
+
+    assert identity() == identity(batch_size=3) == identity(num_train=11)
+    changes = [
+        *({}, {"start_frame": 20}, {"target_frame": 20}, {"target": "both"}),
+        *({"cues": "force"}, {"connectivity": "knn", "num_neighbors": 2}),
+        *({"connectivity": "knn", "num_neighbors": 3}, {"num_train": 10}),
+        {"dtype": "float64"},
+    ]
+    assert len({identity(**change) for change in changes}) == len(changes)
+    rows = {"train": np.arange(3), "test": np.array([4, 3])}
+    known = base.identify("", {}, rows)
+    assert known == base.identify("", {}, {name: list(rows[name]) for name in rows})
+    assert known != base.identify("", {}, rows | {"test": np.array([3, 4])})
 
 
 def positions_of(dataset, split):
@@ -391,7 +413,7 @@ def truncated(folder):
 
 
 def without_test(folder):
-    arrays = nbody.read_metadata(folder)["arrays"]
+    arrays = nbody_files.read_metadata(folder)["arrays"]
     del arrays["test"]
     digest = nbody_folder.fingerprint(arrays)
     nbody_folder.edit_metadata(folder, arrays=arrays, fingerprint=digest)
@@ -406,9 +428,9 @@ FAULTS = {
         lambda folder: (folder / "valid.npz").unlink(),
         r"valid\.npz is missing; generate",
     ),
-    "truncated": (truncated, r"test\.npz is truncated or damaged"),
-    "altered": (altered, r"valid\.npz was altered: the checksum of 'velocities'"),
-    "array missing": (without_velocities, r"'velocities' is nothing"),
+    "truncated": (truncated, r"test\.npz: it is damaged"),
+    "altered": (altered, r"valid\.npz was altered: the SHA-256 of velocities differs"),
+    "array missing": (without_velocities, "velocities is missing"),
     "no JSON": (
         lambda folder: (folder / "metadata.json").write_text('{"format": 1'),
         r"cannot read .*metadata\.json",
@@ -418,16 +440,16 @@ FAULTS = {
         r"cannot read .*metadata\.json",
     ),
     "other format": (
-        lambda folder: nbody_folder.edit_metadata(folder, format=2),
-        "has format 2, expected 1",
+        lambda folder: nbody_folder.edit_metadata(folder, format=3),
+        "has format 3, expected 1 or 2",
     ),
     "no units": (
         lambda folder: nbody_folder.edit_metadata(folder, units=None),
-        r"cannot read .*units",
+        r"cannot read .*expected units",
     ),
     "no checksums": (
         lambda folder: nbody_folder.edit_metadata(folder, arrays=None),
-        r"cannot read .*arrays",
+        r"cannot read .*expected arrays",
     ),
     "other fingerprint": (
         lambda folder: nbody_folder.edit_metadata(folder, fingerprint="0" * 64),
@@ -435,7 +457,7 @@ FAULTS = {
     ),
     "other frames": (
         lambda folder: nbody_folder.edit_metadata(folder, frames=[10, 30]),
-        "its metadata list 2 frames, its arrays hold 3",
+        r"'positions' \[S, 2, n, 3\], found float64\[11, 3, 5, 3\]",
     ),
     "other system": (
         lambda folder: nbody_folder.edit_metadata(

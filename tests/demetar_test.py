@@ -415,6 +415,26 @@ def test_every_kind_of_head_at_once():
     close(turned["energy"][:3], found["energy"][:3])
 
 
+def test_an_extensive_scalar_is_a_sum_over_the_nodes():
+    def found(extensive, pooling):
+        head = Head("energy", "graph_scalar", extensive=extensive)
+        task = dataclasses.replace(contract.TASK, heads=(head,))
+        fields = {**TINY, "pooling": pooling}
+        own = contract.Subject("demetar", fields=fields, task=task)
+        values = own.outputs(small_batch())["energy"]
+        return np.asarray(values)[: len(SIZES), 0], own.params
+
+    total, params = found(True, "target")
+    assert "demetar" not in params  # the module that has the token
+    np.testing.assert_allclose(total, found(False, "sum")[0], rtol=1e-6)
+    means = found(True, "mean")[0] * np.array(SIZES)
+    np.testing.assert_allclose(total, means, rtol=1e-5)
+    token, params = found(False, "target")
+    assert "cls" in params["demetar"]
+    np.testing.assert_allclose(token, found(True, "cls")[0], rtol=1e-6)
+    assert np.abs(total - token).max() > 1e-3
+
+
 def test_the_summary_token_reads_nodes_and_edges_of_its_graph():
     own = all_heads()
     assert own.params["demetar"]["cls"].shape == (7,)
@@ -433,6 +453,7 @@ def test_the_summary_token_reads_nodes_and_edges_of_its_graph():
     "fields, message",
     [
         ({"equivariance": "some"}, "expects one of full, none, found 'some'"),
+        ({"pooling": "max"}, "one of target, cls, sum, mean, found 'max'"),
         ({"edge_layers": 0}, "at least 1, found 0; node_only=true leaves the edges"),
         ({"bond_tokens": True}, "both directions, which graphs of nearest neighbours"),
     ],

@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "still mixed": {"kind": "mixed", "name": "linear_map"},
     "turned mixed": {"kind": "mixed", "name": "linear_map", "augment": "rotation"},
     "seeds": {"kind": "molecules", "seeds": [1, 2]},
-    "clipped": {"kind": "bodies", "clip_each": 0.1, "loss": "log"},
+    "clipped": {"kind": "bodies", "clip_each": 0.1, "loss_transform": "log"},
     "averaged": {"kind": "molecules", "average_decay": 0.9},
 }
 

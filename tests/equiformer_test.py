@@ -1,5 +1,7 @@
 """Equiformer: one block against the equations of the paper in loops."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from demetar import graphs
 from demetar.errors import UserError
 from demetar.models import equiformer
 from demetar.nn import depthwise, radial, steerable
+from experiments import molecule_protocols
 from tests import contract, plain, plain_steerable
 from tests.models_test import num_params
 
@@ -43,17 +46,29 @@ def layer_norm(params, name, features):
     return outputs
 
 
-def gaussians(length, num_basis, extent):
-    step = extent / (num_basis - 1)
-    return [np.exp(-((length / step - n) ** 2) / 2) for n in range(num_basis)]
+def gaussians(params, length, extent):
+    """Normal densities of a shifted and scaled length."""
+    basis = params["equiformer/basis"]
+    x = basis["factor"][0, 0] * length / extent + basis["shift"][0, 0]
+    values = []
+    for mean, width in zip(basis["mean"][0], np.abs(basis["width"][0]), strict=True):
+        width = width + 1e-5
+        exponent = -((x - mean) ** 2) / (2 * width**2)
+        values.append(np.exp(exponent) / np.sqrt(2 * np.pi) / width)
+    return values
 
 
 def radial_weights(params, name, length, features):
     """Linear, layer norm, SiLU, linear."""
-    inputs = [*gaussians(length, 4, contract.TASK.radial_extent), *features]
+    inputs = [*gaussians(params, length, contract.TASK.radial_extent), *features]
     hidden = plain.linear(params, f"{name}/linear_0", inputs)
     hidden = plain.silu(plain.layer_norm(params, f"{name}/norm_0", hidden))
     return plain.linear(params, f"{name}/linear_1", hidden)
+
+
+def smooth_leaky(x):
+    """((1 + s) x + (1 - s) x (2 sigmoid(x) - 1)) / 2 for the slope s = 0.2."""
+    return 0.6 * x + 0.4 * x * (2 / (1 + jnp.exp(-x)) - 1)
 
 
 def scores_and_value(params, layer, own, other, vector, features):
@@ -69,7 +84,7 @@ def scores_and_value(params, layer, own, other, vector, features):
     pair = plain_steerable.tensor_product(pair, attribute, WANTED, weights)
     message = plain_steerable.mix(params, f"equiformer/message_{layer}", pair)
     for_scores, message[SCALAR] = message[SCALAR][:4, 0], message[SCALAR][4:]
-    leaky = np.where(for_scores > 0, for_scores, 0.2 * for_scores)
+    leaky = plain_steerable.scaled(smooth_leaky)(for_scores)
     vectors = params["equiformer"][f"attention_{layer}"]
     size = len(leaky) // HEADS
     scores = [leaky[h * size : (h + 1) * size] @ vectors[h] for h in range(HEADS)]
@@ -175,6 +190,10 @@ def no_norm(self, features):
     return features
 
 
+def no_basis(self, lengths):
+    return jnp.zeros((len(lengths), self.num_basis))
+
+
 def no_degree(self, hidden, attribute, radial_inputs, graph, bucket):
     return {
         irrep: jnp.zeros((irrep.dim, bucket.max_nodes, num))
@@ -187,7 +206,7 @@ def no_degree(self, hidden, attribute, radial_inputs, graph, bucket):
     [
         (graphs, "softmax_to_receivers", uniform),
         (steerable, "gate", plain_steerable.without_gate),
-        (radial, "gaussian", plain_steerable.no_basis),
+        (radial.TrainedGaussians, "__call__", no_basis),
         (depthwise, "harmonics", plain_steerable.without_directions),
         (equiformer.LayerNorm, "__call__", no_norm),
         (equiformer.Equiformer, "_degree_embedding", no_degree),
@@ -217,14 +236,41 @@ def test_fields_shape_the_model():
         {"num_layers": 1},
         {"expansion": 1},
         {"num_basis": 3},
+        {"feature_size": 1},
         {"radial_sizes": ()},
         {"node_inputs": ("charge",)},
     ):
         assert num_params("equiformer", **{**FIELDS, **changed}) < base, changed
 
 
+def test_even_irreps_notice_reflections_alone():
+    irreps = FIELDS["hidden_irreps"].replace("o", "e")
+    fields = {**FIELDS, "num_layers": 1, "hidden_irreps": irreps}
+    subject = contract.Subject("equiformer", fields=fields)
+    plain_steerable.assert_rotations_alone(subject)
+    contract.assert_inputs_matter(subject, ("charge", "velocity", "edge feature"))
+
+
+def test_attention_drops_out_in_training_alone():
+    fields = {**FIELDS, "num_layers": 1, "attention_dropout": 0.5}
+    subject = contract.Subject("equiformer", fields=fields)
+    batch = contract.make_batch(contract.systems(BATCH_SIZES))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(key, is_training):
+        graph, bucket = batch.graph, batch.bucket
+        outputs = subject.model.apply(subject.params, key, graph, bucket, is_training)
+        return outputs["position"][: sum(BATCH_SIZES)]
+
+    kept = run(None, False)  # no key is asked for
+    first, again, second = (run(jax.random.key(seed), True) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert contract.relative_error(first, kept) > 1e-3
+    assert contract.relative_error(first, second) > 1e-3
+
+
 def test_default_size():
-    assert num_params("equiformer") == 147_644
+    assert num_params("equiformer") == 147_710
 
 
 @pytest.mark.parametrize(
@@ -237,9 +283,29 @@ def test_default_size():
     ],
 )
 def test_refuses_irreps_that_it_cannot_serve(fields):
-    with pytest.raises(UserError, match="equiformer needs hidden irreps of 0e, 1o"):
+    with pytest.raises(UserError, match="equiformer needs hidden irreps of 0e, 1o, 2e"):
         num_params("equiformer", **{**FIELDS, **fields})
 
 
-def test_every_kind_of_head():
-    plain_steerable.assert_heads("equiformer", FIELDS)
+def test_the_paper_protocol_has_the_published_size():
+    """3.53 million, with the parameters that following linear maps absorb."""
+    fields = {"node_inputs": ("all",)}
+    fields |= molecule_protocols.PROTOCOLS["equiformer"]["paper"].fields
+    found = num_params("equiformer", contract.MOLECULES, **fields)
+    products = {0: 128 + 64 + 32, 1: 128 + 3 * 64 + 2 * 32, 2: 128 + 2 * 64 + 3 * 32}
+    hidden = {0: 128, 1: 64, 2: 32}
+    weights = 3 * 128 + 6 * 64 + 6 * 32  # of one product
+    constant = 2 * 128
+    # The constant is a scalar; the authors couple its vectors of zeros too.
+    of_zeros = 65 * (weights - 3 * 128)
+    of_zeros += sum((products[l] - 128) * hidden[l] for l in hidden)
+    absorbed = constant + of_zeros + 6 * weights
+    assert (found, absorbed) == (3_452_419, 79_296)
+    assert round((found + absorbed) / 1e6, 2) == 3.53
+
+
+@pytest.mark.parametrize("feature_size", [None, 5])
+def test_every_kind_of_head(feature_size):
+    fields = {**FIELDS, "feature_size": feature_size}
+    params = plain_steerable.assert_heads("equiformer", fields)
+    assert ("equiformer/shortcut" in params) == (feature_size is not None)

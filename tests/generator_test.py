@@ -20,8 +20,7 @@ import pytest
 import scipy.integrate
 from absl import flags
 
-from demetar import integrators
-from demetar.data import nbody
+from demetar import files, integrators
 from demetar.errors import UserError
 from tools import folders, generate_nbody, simulation, systems
 
@@ -485,8 +484,8 @@ def test_hashes_are_those_that_the_reader_computes(written):
     lines = []
     for split in ("train", "valid"):
         for name, array in load(folder, split).items():
-            assert metadata["arrays"][split][name] == nbody.array_hash(array)
-            lines.append(f"{split}/{name}:{nbody.array_hash(array)}")
+            assert metadata["arrays"][split][name] == files.array_hash(array)
+            lines.append(f"{split}/{name}:{files.array_hash(array)}")
     text = "\n".join(sorted(lines)).encode()
     assert metadata["fingerprint"] == hashlib.sha256(text).hexdigest()
 
@@ -549,7 +548,7 @@ def test_chunks_and_threads_do_not_change_the_result(tmp_path, monkeypatch):
     generate(fewer, tmp_path / "fewer")
     first = load(tmp_path / "1")["positions"][:11]
     np.testing.assert_array_equal(load(tmp_path / "fewer")["positions"], first)
-    assert once["arrays"]["train"]["charges"] == nbody.array_hash(
+    assert once["arrays"]["train"]["charges"] == files.array_hash(
         load(tmp_path / "1")["charges"]
     )
 
@@ -607,17 +606,17 @@ def test_equal_settings_write_equal_files(written, copied):
 
 
 def test_verification_finds_every_alteration(copied):
-    files = {path: path.read_bytes() for path in copied.iterdir()}
+    written = {path: path.read_bytes() for path in copied.iterdir()}
     train, metadata = copied / "train.npz", copied / "metadata.json"
 
     def faults():
         found = folders.verify(copied)
-        for path, data in files.items():
+        for path, data in written.items():
             path.write_bytes(data)
         assert found and not any("\n" in line for line in found)
         return " ".join(found)
 
-    size = len(files[train])
+    size = len(written[train])
     for position in range(200, size, size // 7):
         flip(train, position)
         faults()
@@ -629,23 +628,25 @@ def test_verification_finds_every_alteration(copied):
     assert "charges is missing" in faults()
     rewrite(train, lambda arrays: arrays.update(more=np.zeros(1)))
     assert "more is extra" in faults()
-    train.write_bytes(files[train][:-100])
-    assert "train.npz is damaged" in faults()
+    train.write_bytes(written[train][:-100])
+    assert "train.npz: it is damaged" in faults()
     train.unlink()
     assert "train.npz is missing" in faults()
     metadata.unlink()
     assert "not a finished data set" in faults()
     metadata.write_text("{")
-    assert "metadata.json is damaged" in faults()
-    text = files[metadata].decode()
+    assert "cannot read" in faults()
+    text = written[metadata].decode()
     altered = json.loads(text)
     altered["arrays"]["train"].pop("charges")
     metadata.write_text(json.dumps(altered))
-    assert "the fingerprint differs" in faults()
-    metadata.write_text(text.replace('"format": 1', '"format": 2'))
-    assert "has format 2" in faults()
+    assert "its fingerprint is not that of its checksums" in faults()
+    metadata.write_text(text.replace('"dt": 0.001', '"dt": 0.002'))
+    assert "its checksum is not that of its entries" in faults()
+    metadata.write_text(text.replace('"format": 2', '"format": 3'))
+    assert "has format 3" in faults()
     assert folders.verify(copied) == []
-    (copied / "test.npz").write_bytes(files[train])
+    (copied / "test.npz").write_bytes(written[train])
     assert folders.verify(copied) == [f"{copied / 'test.npz'}: not in the metadata"]
 
 

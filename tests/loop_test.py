@@ -190,7 +190,7 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
     results = []
     for unit in (1.0, 7.0):
         head = dataclasses.replace(
-            contract.TASK.heads[0], base="", scale=unit, loss="absolute"
+            contract.TASK.heads[0], base="", scale=unit, error="absolute"
         )
         task = dataclasses.replace(contract.TASK, heads=(head,))
         targets = {"position": unit * batch.targets["position"]}
@@ -228,13 +228,18 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
 
 
-def test_heads_of_earlier_checkpoints_have_squared_errors():
+def test_heads_of_earlier_checkpoints_have_their_errors():
+    """The field was called `loss`, and before that there was none."""
     stored = contract.TASK.to_json()
     for head in stored["heads"]:
-        del head["loss"]
+        del head["error"]
     assert TaskSpec.from_json(stored) == contract.TASK
-    with pytest.raises(ValueError, match="has loss 'cubic', expected one of squared"):
-        Head("energy", "graph_scalar", loss="cubic")
+    for head in stored["heads"]:
+        head["loss"] = "absolute"
+    (read,) = TaskSpec.from_json(stored).heads
+    assert read == dataclasses.replace(contract.TASK.heads[0], error="absolute")
+    with pytest.raises(ValueError, match="has error 'cubic', expected one of squared"):
+        Head("energy", "graph_scalar", error="cubic")
 
 
 def hand_gradients(params, batch):
@@ -270,17 +275,17 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
     errors, gradients = hand_gradients(params, batch)
     errors, gradients = errors[:count], gradients[:count]
     floor, bound = 0.3, 0.1
-    factors = {"squared": np.ones(count), "log": 1 / (2 * (errors + floor))}
-    for loss in loop.LOSSES:
+    factors = {"none": np.ones(count), "log": 1 / (2 * (errors + floor))}
+    for transform in loop.LOSS_TRANSFORMS:
         own = [
             [f * leaf for leaf in g]
-            for f, g in zip(factors[loss], gradients, strict=True)
+            for f, g in zip(factors[transform], gradients, strict=True)
         ]
         norms = [math.sqrt(sum((leaf**2).sum() for leaf in g)) for g in own]
         bound = float(np.mean([min(norms), max(norms)]))  # clips some of them
         for clip in (0.0, bound):
             settings = dataclasses.replace(
-                SETTINGS, loss=loss, loss_floor=floor, clip_each=clip
+                SETTINGS, loss_transform=transform, loss_floor=floor, clip_each=clip
             )
             update = loop.make_update(model, contract.TASK, optimizer, settings)
             metrics = jax.jit(update)(state, batch)[1]
@@ -562,7 +567,9 @@ def phased_trainer(calls=None):
         return hk.transform(forward)
 
     phases = [loop.Phase(2, build(3.0), 0.5), loop.Phase(3, build(2.0))]
-    settings = dataclasses.replace(SETTINGS, epochs=13, eval_every=5, loss="log")
+    settings = dataclasses.replace(
+        SETTINGS, epochs=13, eval_every=5, loss_transform="log"
+    )
     dataset = make_dataset()
     return Trainer(build(1.0), dataset, settings, ADAM, phases)
 
@@ -605,7 +612,8 @@ def test_on_save_comes_before_the_checkpoint(tmp_path):
     run = Run.start(trainer, tmp_path / "last.npz")
     seen = []
     run.fit(lambda _: None, lambda: seen.append(run.path.exists()), lambda: False)
-    assert seen == [False] and run.path.exists()
+    # With the first evaluation, and at the end.
+    assert seen == [False, True] and run.path.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -91,3 +91,20 @@ def test_an_edge_layer_is_the_layer_on_both_ends_and_the_edge(regular):
 
         functions = [apply(layer) for layer in layers]
         assert_same(functions, nodes, edges, params["w"], params["b"])
+
+
+def test_glorot_draws_within_its_limit():
+    """sqrt(6 / (inputs + outputs)), and the initialisers of a perceptron are used."""
+
+    def drawn():
+        network = mlp.MLP(
+            [60, 3], w_init=mlp.GLOROT_UNIFORM, b_init=mlp.ZEROS, last_w_init=mlp.ZEROS
+        )
+        network(jnp.ones((1, 40)))
+        return None
+
+    params: Any = hk.transform(drawn).init(jax.random.key(0))
+    first, last = params["mlp/linear_0"], params["mlp/linear_1"]
+    limit = (6 / 100) ** 0.5
+    assert 0.99 * limit < np.abs(first["w"]).max() <= limit
+    assert not any(np.any(leaf) for leaf in (first["b"], last["w"], last["b"]))

@@ -74,6 +74,30 @@ def test_build_refuses_a_head_that_the_model_does_not_have(name):
             models.build(name, task)
 
 
+HAVE_CUTOFFS = [name for name in models.REGISTRY if "cutoff" in models.fields(name)]
+
+
+@pytest.mark.parametrize("name", HAVE_CUTOFFS)
+def test_the_cutoff_of_the_task_is_that_of_envelope_and_basis(name):
+    """It does what the model's own one does, and another one does something else."""
+
+    def outputs(own, of_task):
+        task = dataclasses.replace(contract.MOLECULES, cutoff=of_task)
+        fields = {} if own is None else {"cutoff": own}
+        subject = contract.Subject(name, task=task, fields=fields)
+        batch = subject.batch(contract.systems())
+        values = subject.apply(subject.params, batch.graph, batch.bucket)["energy"]
+        return np.asarray(values)[: len(contract.SIZES), 0]
+
+    found = outputs(None, 3.0)
+    np.testing.assert_array_equal(found, outputs(3.0, None))
+    np.testing.assert_array_equal(found, outputs(3.0, 3.0))
+    for other in (None, 5.0):
+        assert np.abs(found - outputs(None, other)).max() > 1e-4
+    with pytest.raises(UserError, match=f"{name}.cutoff is 5 where .* graphs is 3"):
+        outputs(5.0, 3.0)
+
+
 def test_an_input_that_the_task_does_not_have_is_named():
     with pytest.raises(UserError, match="no node input 'mass'; it has charge, |veloc"):
         num_params("egnn", node_inputs=("mass",))

@@ -12,6 +12,7 @@ from absl import flags
 
 from demetar import models
 from demetar.data import nbody as nbody_folders
+from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.types import VectorInput
 from experiments import nbody, nbody_data, protocols
@@ -125,7 +126,7 @@ def test_gravity_starts_with_what_it_needs(tmp_path, commands, capsys):
     assert dataset.packing.bucket.neighbors_per_node == 6
     filled = ("start_frame", "target_frame", "connectivity", "num_neighbors")
     assert [settings[name] for name in filled] == [30, 40, "knn", 6]
-    assert nbody_folders.read_metadata(folder)["frames"] == [30, 40]
+    assert nbody_files.read_metadata(folder)["frames"] == [30, 40]
     # The forces are there for whoever asks, and nothing is generated twice.
     again = OPEN | {"dataset": "gravity", "cues": "force", "connectivity": "complete"}
     dataset, _ = nbody_data.load(again, tmp_path)
@@ -182,7 +183,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "size of a folder": (
         {"dataset": "set", "num_bodies": 7},
-        "--num_bodies makes another size of nbody_small, nbody, gravity, found",
+        "--num_bodies makes another size of nbody_small, nbody, nbody_blog, gravity, "
+        "found",
     ),
     "all of a folder": ({"dataset": "set", "full_data": True}, "--full_data makes"),
 }
@@ -231,9 +233,13 @@ def test_other_frames_are_named_too(tmp_path, commands):
     )
     assert (earlier.fingerprint, len(commands)) == (dataset.fingerprint, 2)
     # They end at frame 30, where ours begin.
-    ends = earlier.packing.arrays()[-1]["position"][earlier.splits["test"]]
-    starts = dataset.packing.arrays()[0].positions[dataset.splits["test"]]
-    np.testing.assert_array_equal(ends[:, :, 0], starts)
+    ends = earlier.packing.arrays()[-1]["position"][:, :, 0]
+    starts = dataset.packing.arrays()[0].positions
+    ends, starts = (
+        (found + each.packing.samples.centers[:, None])[each.splits["test"]]
+        for found, each in ((ends, earlier), (starts, dataset))
+    )
+    np.testing.assert_allclose(ends, starts, rtol=1e-6, atol=1e-6)
     assert larger.packing.bucket.nodes_per_graph == 7
     assert "--save_frames=20,30" in commands[1]
     with pytest.raises(UserError, match="frames20-31 looks 1.1 ahead"):
@@ -346,12 +352,61 @@ def test_cues_of_segnn():
 
 def test_protocols_of_gravity():
     for name in models.with_head("node_vector"):
-        assert "2110.02905" in protocols.find(name, "paper", "gravity").source
+        protocol = protocols.find(name, "default", "gravity")
+        whose = ("paper", "paper") if name == "segnn" else ("default", "project")
+        assert (protocol.name, protocol.origin) == whose
     segnn = protocols.find("segnn", "paper", "gravity")
     assert (segnn.batch_size, segnn.learning_rate, segnn.epochs) == (100, 5e-4, 1_000)
     with pytest.raises(UserError, match="segnn on gravity has no protocol 'tuned'"):
         protocols.find("segnn", "tuned", "gravity")
     assert protocols.find("segnn", "tuned").clip_norm == 0.05
+
+
+def test_a_protocol_says_who_chose_it():
+    papers = {
+        *("linear", "linear_map", "gnn", "egnn", "segnn", "radial_field", "tfn"),
+        "se3_transformer",
+    }
+    for model in models.with_head("node_vector"):
+        protocol = protocols.find(model, "default")
+        assert (protocol.name == "paper") == (model in papers), model
+        assert (protocol.origin == "paper") == (model in papers), model
+        if model in papers:
+            assert "arXiv" in protocol.source and "appendix" in protocol.source
+            assert protocols.find(model, "paper") == protocol
+            continue
+        with pytest.raises(UserError, match=f"{model} has no protocol 'paper'; exp"):
+            protocols.find(model, "paper")
+    for known in (protocols.PROTOCOLS, protocols.GRAVITY_PROTOCOLS):
+        for named in known.values():
+            for name, protocol in named.items():
+                assert (name == "paper") == (protocol.origin == "paper")
+    described = protocols.describe(protocols.find("newton", "default"), {"epochs": 3})
+    assert described.startswith("default, of this project: ")
+    assert described.endswith("; changed: epochs=3")
+    assert protocols.describe(protocols.find("egnn", "default"), {}) == (
+        f"paper: {protocols.EGNN_SOURCE}"
+    )
+
+
+def test_the_data_of_the_blog_post_look_200_steps_ahead():
+    preset = simulation.PRESETS["nbody_blog"]
+    frames = protocols.DATASETS["nbody_blog"]
+    start, target = frames.start_frame, frames.target_frame
+    assert preset.steps[target] - preset.steps[start] == 200
+    small = simulation.PRESETS["nbody_small"]
+    assert small.steps[40] - small.steps[30] == 1_000
+    assert (preset.seed, preset.sizes) == (42, (3_000, 2_000, 2_000))
+    assert frames.num_train == 3_000
+    label, arguments = nbody_data._recipe(
+        OPEN
+        | {"dataset": "nbody_blog", "num_bodies": 5, "cues": "velocity"}
+        | {"start_frame": start, "target_frame": target}
+    )
+    assert (label, arguments) == ("nbody_blog", ["--preset=nbody_blog"])
+    blog = protocols.find("egnn", "default", "nbody_blog")
+    assert (blog.epochs, blog.origin) == (100, "project")
+    assert protocols.find("segnn", "tuned", "nbody_blog").clip_norm == 0.05
 
 
 # --- Pictures -----------------------------------------------------------------------

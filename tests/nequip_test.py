@@ -1,10 +1,13 @@
 """NequIP: one interaction block against the equations of the paper in loops."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from demetar import models
 from demetar.errors import UserError
 from demetar.models import nequip
 from demetar.nn import depthwise, radial, steerable
@@ -16,12 +19,10 @@ FIELDS = {"hidden_size": 3, "num_layers": 3, "num_basis": 3, "radial_sizes": (4,
 BATCH_SIZES = (3, 2)
 
 
-def bessel(length, num_basis, extent):
-    """sqrt(2 / c) sin(n pi r / c) / r."""
-    return [
-        np.sqrt(2 / extent) * np.sin(n * np.pi * length / extent) / length
-        for n in range(1, num_basis + 1)
-    ]
+def bessel(length, shifts, extent):
+    """(2 / c) sin(w r / c) / r with the roots w = n pi + a shift that is trained."""
+    roots = np.pi * np.arange(1, len(shifts) + 1) + shifts
+    return [2 / extent * np.sin(w * length / extent) / length for w in roots]
 
 
 def envelope(length, cutoff):
@@ -33,7 +34,9 @@ def envelope(length, cutoff):
 def radial_weights(params, layer, length, features, cutoff):
     """A perceptron without biases on the basis times the envelope."""
     extent = contract.TASK.radial_extent if cutoff is None else cutoff
-    values = np.array([*bessel(length, 3, extent), *features])
+    values = np.array(
+        [*bessel(length, params["nequip"]["root_shifts"], extent), *features]
+    )
     if cutoff is not None:
         values = values * envelope(length, cutoff)
     hidden = values @ params[f"nequip/radial_{layer}_0"]["w_0e"]
@@ -99,6 +102,11 @@ def test_an_interaction_block_is_the_papers(cutoff):
             assert error < TOLERANCE
 
 
+def no_basis(lengths, roots, extent):
+    del extent
+    return jnp.zeros((len(lengths), len(roots)))
+
+
 def no_envelope(lengths, cutoff):
     return jnp.ones_like(lengths)
 
@@ -107,7 +115,7 @@ def no_envelope(lengths, cutoff):
     "module, part, replacement",
     [
         (steerable, "gate", plain_steerable.without_gate),
-        (radial, "bessel", plain_steerable.no_basis),
+        (radial, "rooted_bessel", no_basis),
         (radial, "polynomial_cutoff", no_envelope),
         (depthwise, "harmonics", plain_steerable.without_directions),
     ],
@@ -162,14 +170,46 @@ def test_fields_shape_the_model():
 
 
 def test_default_size():
-    assert num_params("nequip") == 154_499
+    assert num_params("nequip") == 154_507
 
 
-@pytest.mark.parametrize("fields", [{"lmax": 0}, {"lmax": 2, "parity": False}])
-def test_other_degrees_keep_the_symmetry(fields):
-    subject = contract.Subject("nequip", fields={**FIELDS, "num_layers": 2, **fields})
+def test_degree_0_keeps_the_symmetry():
+    fields = {**FIELDS, "num_layers": 2, "lmax": 0}
+    subject = contract.Subject("nequip", fields=fields)
     contract.assert_symmetry(subject)
     contract.assert_inputs_matter(subject, ("charge", "velocity", "position"))
+
+
+def test_without_parity_only_reflections_are_noticed():
+    fields = {**FIELDS, "num_layers": 2, "lmax": 2, "parity": False}
+    subject = contract.Subject("nequip", fields=fields)
+    plain_steerable.assert_rotations_alone(subject)
+    contract.assert_inputs_matter(subject, ("charge", "velocity", "position"))
+    even = [steerable.Irrep(l, 1) for l in range(3)]
+    assert len(depthwise.find_paths(even, even, even)) == 15
+
+
+def test_the_scale_and_shift_are_those_of_the_species():
+    task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
+    model = models.build("nequip", task, FIELDS)
+    batch = contract.make_batch(contract.systems(BATCH_SIZES))
+    params = model.init(jax.random.key(0), batch.graph, batch.bucket, False)
+    assert not np.any(params["nequip"]["root_shifts"])
+
+    def charge(params):
+        outputs = model.apply(params, None, batch.graph, batch.bucket, False)
+        return np.asarray(outputs["charge"])[: sum(BATCH_SIZES)]
+
+    start = charge(params)
+    own = np.asarray(batch.graph.nodes.scalars)[: sum(BATCH_SIZES), :1]
+    for name, expected in (
+        ("scale", start * (1 + 2 * own)),
+        ("shift", start + 2 * own),
+    ):
+        twos = jnp.full_like(params["nequip"][f"{name}_charge"], 2.0)
+        changed = {**params["nequip"], f"{name}_charge": twos}
+        found = charge({**params, "nequip": changed})
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_kind_of_head():

@@ -1,5 +1,6 @@
 """NMP: its network against the equations of the papers in loops."""
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from demetar import models
 from demetar.errors import UserError
 from demetar.models import nmp
-from demetar.nn import attention
-from tests import contract, plain, plain_molecules
+from demetar.nn import attention, capture, mlp
+from tests import author_molecules, authors, contract, plain, plain_molecules
+from tests.author_cases import nmp as author_cases
 from tests.models_test import num_params
 
-SIZE = 3
+SIZE = 6
 FIELDS = {
     "hidden_size": SIZE,
     "num_layers": 2,
@@ -20,6 +22,8 @@ FIELDS = {
     "num_readout_steps": 3,
     "readout_size": 5,
 }
+# As the papers have it, and not the authors' code.
+PAPERS = {"dot_attention": True, "standard_cell": True}
 
 
 def sigmoid(x):
@@ -35,43 +39,90 @@ def gated_unit(params, state, received):
     return (1 - z) * state + z * np.tanh(w_m + kept)
 
 
-def set_to_set(params, members, num_steps):
-    """q_t = LSTM(q*_{t-1}); r_t = sum_i softmax(m_i . q_t) m_i; q*_t = [q_t, r_t]."""
-    query, memory, asked = np.zeros(SIZE), np.zeros(SIZE), np.zeros(2 * SIZE)
+def messages(case, h, i, direction):
+    """Sum of A(e_ij) h_j over the neighbours j and i itself, which has e = 0."""
+    total = np.zeros(SIZE)
+    for j, edge in [*case.neighbors[i], (i, None)]:
+        values = np.zeros(2)
+        if edge is not None:
+            vector, features = case.edge(i, j, edge)
+            values = np.array([np.linalg.norm(vector), *features])
+        name = f"edge_network_{direction}"
+        matrix = plain.mlp(case.params, name, values, plain.relu)
+        total += matrix.reshape(SIZE, SIZE) @ h[j]
+    return total
+
+
+def set_to_set(params, members, num_steps, dot_attention=False, standard_cell=False):
+    """q_t = LSTM(q*_{t-1}); r_t = sum_i softmax(e_i) m_i; q*_t = [q_t, r_t]."""
+    query = memory = np.zeros(len(members[0]))
+    asked = np.zeros(2 * len(members[0]))
     for _ in range(num_steps):
         gates = np.split(plain.linear(params, "query/gates", asked), 4)
-        memory = sigmoid(gates[1]) * memory + sigmoid(gates[0]) * np.tanh(gates[3])
+        candidate = gates[3] if standard_cell else sigmoid(gates[3])
+        memory = sigmoid(gates[1]) * memory + sigmoid(gates[0]) * np.tanh(candidate)
         query = sigmoid(gates[2]) * np.tanh(memory)
-        weights = plain.softmax([member @ query for member in members])
+        turned = plain.linear(params, "comparison/query", query)
+        if dot_attention:
+            logits = [member @ turned for member in members]
+        else:
+            (v,) = params["comparison/logits"]["w"].T
+            logits = [v @ np.tanh(turned + member) for member in members]
+        weights = plain.softmax(logits)
         answer = sum(w * member for w, member in zip(weights, members, strict=True))
         asked = np.concatenate([query, answer])
     return asked
 
 
-def test_the_network_is_the_papers():
+@pytest.mark.parametrize(
+    "directions, options", [(("in", "out"), {}), (("in",), PAPERS)]
+)
+def test_the_network_is_the_papers(directions, options):
+    fields = {**FIELDS, **options, "one_network": len(directions) == 1}
     with jax.enable_x64(True):
-        case = plain_molecules.Case("nmp", FIELDS, plain_molecules.GRAPH_TASK)
+        case = plain_molecules.Case("nmp", fields, plain_molecules.GRAPH_TASK)
     params = case.params
-    h = {i: plain.linear(params, "embedding", case.scalars[i]) for i in case.nodes}
+    bias = params["nmp"]["message_bias"]
+    h = {i: np.array([*case.scalars[i], *np.zeros(SIZE - 5)]) for i in case.nodes}
     for step in range(2):
-        received = {}
-        for i in case.nodes:
-            received[i] = np.zeros(SIZE)
-            for j, edge in case.neighbors[i]:
-                vector, features = case.edge(i, j, edge)
-                values = np.array([np.linalg.norm(vector), *features])
-                matrix = plain.mlp(params, "edge_network", values, plain.relu)
-                received[i] += matrix.reshape(SIZE, SIZE) @ h[j]
-        h = {i: gated_unit(params, h[i], received[i]) for i in case.nodes}
+        received = {
+            i: np.concatenate([messages(case, h, i, name) for name in directions])
+            for i in case.nodes
+        }
+        h = {i: gated_unit(params, h[i], received[i] + bias) for i in case.nodes}
         for i in case.nodes:
             plain_molecules.assert_close(case.recorded[f"states_{step}"][i], h[i])
     for graph, nodes in enumerate(case.members()):
         both = [np.concatenate([h[i], case.scalars[i]]) for i in nodes]
         members = [plain.linear(params, "members", row) for row in both]
-        summary = set_to_set(params, members, 3)
+        summary = set_to_set(params, members, 3, **options)
         plain_molecules.assert_close(case.recorded["summary"][graph], summary)
         energy = plain.mlp(params, "readout_energy", summary, plain.relu)
         plain_molecules.assert_close(case.outputs["energy"][graph], energy)
+
+
+@pytest.mark.parametrize("case", author_cases.CASES, ids=lambda case: case.file)
+def test_states_after_every_step_are_the_authors(case, shared_dir):
+    with jax.enable_x64(True):
+        data = authors.read(shared_dir, case.file)
+        loaded = case.load(data)
+
+        def states(params, positions):
+            with capture.recording() as values:
+                loaded.output(params, positions)
+            return [values[f"states_{k}"] for k in range(len(data["states"]) - 1)]
+
+        found = jax.jit(states)(loaded.params, loaded.positions)
+    species = data["states"][0]
+    assert np.array_equal(species[:, :5].argmax(1), _species(data))
+    for state, expected in zip(found, data["states"][1:], strict=True):
+        error = authors.relative_error(state[: len(expected)], expected)
+        assert error < case.tolerance
+
+
+def _species(data):
+    """Columns of the atoms' elements, [N]."""
+    return np.searchsorted(author_molecules.NUMBERS, data["atomic_numbers"])
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +130,10 @@ def subject():
     return contract.Subject("nmp", task=contract.MOLECULES)
 
 
-def alike(self, graph, bucket):
+def alike(self, direction, graph, bucket):
     """The same matrix for every edge."""
-    shape = (bucket.max_edges, self.hidden_size, self.hidden_size)
-    return jnp.broadcast_to(0.1 * jnp.eye(self.hidden_size), shape)
+    matrix = 0.1 * jnp.eye(self.hidden_size)
+    return jnp.broadcast_to(matrix, (bucket.max_edges, *matrix.shape)), matrix
 
 
 @pytest.mark.parametrize(
@@ -100,13 +151,14 @@ def test_no_part_is_idle(monkeypatch, subject, module, part, replacement):
 def test_every_layer_is_read(subject):
     plain_molecules.assert_layers_read(
         subject,
-        "embedding",
-        "edge_network",
+        "edge_network_in",
+        "edge_network_out",
         "update/received",
         "update/states",
         "update/reset_states",
         "members",
         "query",
+        "comparison/query",
     )
 
 
@@ -117,9 +169,32 @@ def test_the_steps_share_their_weights():
     }
     # The paper states no count. With 5 species and 50 channels:
     edges = (1 * 50 + 50) + 3 * (50 * 50 + 50) + 50 * 2500 + 2500
-    update = (50 * 150 + 150) + 50 * 100 + 50 * 50
-    readout = 55 * 50 + (100 * 200 + 200) + (100 * 200 + 200) + 200 + 1
-    assert sizes == {5 * 50 + 50 + edges + update + readout}
+    update = 100 + 100 * 150 + 50 * 100 + 50 * 50
+    readout = 55 * 55 + (110 * 220 + 220) + 55 * 55 + 55
+    assert sizes == {2 * edges + update + readout + (110 * 200 + 200) + 200 + 1}
+
+
+def test_the_start_is_the_authors():
+    """Glorot's for each of the authors' matrices; biases too, but those of the cell."""
+    starts = contract.initializers("nmp", {}, contract.MOLECULES)
+    plain_starts = {path for path in starts if starts[path] is mlp.GLOROT_UNIFORM}
+    assert "message_bias" in plain_starts
+    assert {path for path in starts if path.endswith("/b")} - plain_starts == {
+        "query/gates/b"
+    }
+    assert starts["query/gates/b"] is mlp.ZEROS
+
+    def draw():
+        return starts["query/gates/w"]((40, 80), jnp.float32)  # 4 gates of 20
+
+    gates = hk.transform(draw).apply({}, jax.random.key(0))
+    limit = (6 / (40 + 20)) ** 0.5
+    assert 0.99 * limit < np.abs(gates).max() <= limit
+
+
+def test_more_inputs_than_channels_are_refused():
+    with pytest.raises(UserError, match="the 5 node inputs: expected a hidden_size of"):
+        num_params("nmp", contract.MOLECULES, hidden_size=4)
 
 
 def test_other_heads_are_refused():

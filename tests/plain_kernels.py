@@ -19,16 +19,24 @@ def kernel_basis(vector, source, target):
             for column in range(2 * source + 1):
                 for m in range(2 * degree + 1):
                     matrix[row, column] += values[m] * q[column, m, row]
-        matrices.append(np.sqrt(2 * target + 1) * matrix)
+        matrices.append(matrix)
     return matrices
 
 
-def radial_hidden(params, name, values):
-    """Two layers with layer normalisation and ReLU."""
+def radial_hidden(params, name, network, values):
+    """Two layers of one of the stacked networks, with normalisation and ReLU."""
     for index in range(2):
-        values = plain.linear(params, f"{name}/radial_{index}", values)
-        values = plain.layer_norm(params, f"{name}/radial_norm_{index}", values)
-        values = plain.relu(values)
+        layer = params[f"{name}/radial"]
+        norm = params[f"{name}/radial/norm_{index}"]
+        own = {
+            "linear": {
+                "w": layer[f"w_{index}"][network],
+                "b": layer[f"b_{index}"][network, 0],
+            },
+            "norm": {key: value[network, 0] for key, value in norm.items()},
+        }
+        values = plain.linear(own, "linear", values)
+        values = plain.relu(plain.layer_norm(own, "norm", values))
     return values
 
 
@@ -37,20 +45,60 @@ def gaussians(length, num_basis, extent):
     return [np.exp(-(((length - k * step) / step) ** 2) / 2) for k in range(num_basis)]
 
 
-def apply(params, name, vector, radial_inputs, features, targets):
-    """sum_k W^{lk}(x) f^k for each degree l: {irrep: [C', 2l + 1]}."""
-    hidden = radial_hidden(params, name, np.array(radial_inputs))
-    outputs = {irrep: np.zeros((num, irrep.dim)) for irrep, num in targets.items()}
+def radial_functions(params, name, inputs, features, parts, shared):
+    """{(degree in, degree out, part, channel in, J, channel out): phi}.
+
+    The last layers are of one network per degrees and part, or of one for all.
+    """
+    targets = sorted({irrep for part in parts for irrep in part})
+    functions: dict[tuple, float] = {}
+    network = 0
     for source, channels in features.items():
-        phi = plain.linear(params, f"{name}/radial_{source}", hidden)
-        index = 0
-        for channel in channels:
-            for target, num in sorted(targets.items()):
-                for matrix in kernel_basis(vector, source.l, target.l):
-                    for out in range(num):
-                        outputs[target][out] += phi[index] * (matrix @ channel)
-                        index += 1
-        assert index == len(phi)
+        if shared:
+            keys = [
+                (source, target, part, channel, coupling, out)
+                for channel in range(len(channels))
+                for target in targets
+                for coupling in range(2 * min(source.l, target.l) + 1)
+                for part, numbers in enumerate(parts)
+                for out in range(numbers.get(target, 0))
+            ]
+            hidden = radial_hidden(params, name, 0, inputs)
+            phi = plain.linear(params, f"{name}/radial_{source}", hidden)
+            functions.update(zip(keys, phi, strict=True))
+            continue
+        pairs = [(t, p) for t in targets for p in range(len(parts)) if t in parts[p]]
+        for target, part in pairs:
+            keys = [
+                (source, target, part, channel, coupling, out)
+                for channel in range(len(channels))
+                for coupling in range(2 * min(source.l, target.l) + 1)
+                for out in range(parts[part][target])
+            ]
+            hidden = radial_hidden(params, name, network, inputs)
+            network += 1
+            last = f"{name}/radial_{part}_{source}_{target}"
+            phi = plain.linear(params, last, hidden)
+            functions.update(zip(keys, phi, strict=True))
+    return functions
+
+
+def apply(params, name, vector, radial_inputs, features, parts, shared=False):
+    """sum_k W^{lk}(x) f^k for each degree l: {irrep: [C', 2l + 1]} of each part."""
+    functions = radial_functions(
+        params, name, np.array(radial_inputs), features, parts, shared
+    )
+    bases = {
+        (source, target): kernel_basis(vector, source.l, target.l)
+        for source, target, *_ in functions
+    }
+    outputs = [
+        {irrep: np.zeros((num, irrep.dim)) for irrep, num in part.items()}
+        for part in parts
+    ]
+    for (source, target, part, channel, coupling, out), phi in functions.items():
+        matrix = bases[source, target][coupling]
+        outputs[part][target][out] += phi * (matrix @ features[source][channel])
     return outputs
 
 
@@ -67,7 +115,7 @@ def norm_nonlinearity(params, name, features):
     return outputs
 
 
-def convolution(params, name, batch, features, radial_fn, targets):
+def convolution(params, name, batch, features, radial_fn, targets, shared=False):
     """Mean of the kernels over the neighbours plus W f_i, for each node."""
     positions = np.asarray(batch.graph.nodes.positions)
     outputs = {}
@@ -76,8 +124,14 @@ def convolution(params, name, batch, features, radial_fn, targets):
         for j, edge in senders:
             vector = positions[i] - positions[j]
             values = radial_fn(np.linalg.norm(vector), batch.graph.edges[edge])
-            message = apply(
-                params, f"{name}/kernels", vector, values, features(j), targets
+            (message,) = apply(
+                params,
+                f"{name}/kernels",
+                vector,
+                values,
+                features(j),
+                [targets],
+                shared,
             )
             share = {irrep: rows / len(senders) for irrep, rows in message.items()}
             total = plain_steerable.add(total, share)

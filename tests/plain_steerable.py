@@ -5,7 +5,6 @@ import functools
 
 import e3nn_jax as e3nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from demetar import graphs, models
@@ -100,14 +99,14 @@ def scaled(activation):
     return lambda x: np.asarray(activation(x)) / float(constant)
 
 
-def gate(features, gate_fn=jax.nn.sigmoid):
-    """SiLU on scalars, tanh on pseudoscalars, the last scalars times the rest."""
+def gate(features, gate_fn=jax.nn.sigmoid, even_fn=jax.nn.silu, odd_fn=np.tanh):
+    """Activations of scalars and pseudoscalars, the last scalars times the rest."""
     gated = [irrep for irrep in sorted(features) if irrep.l]
     scalars = features[SCALAR]
     start = len(scalars) - sum(len(features[irrep]) for irrep in gated)
-    outputs = {SCALAR: scaled(jax.nn.silu)(scalars[:start])}
+    outputs = {SCALAR: scaled(even_fn)(scalars[:start])}
     if PSEUDOSCALAR in features:
-        outputs[PSEUDOSCALAR] = scaled(np.tanh)(features[PSEUDOSCALAR])
+        outputs[PSEUDOSCALAR] = scaled(odd_fn)(features[PSEUDOSCALAR])
     for irrep in gated:
         rows = []
         for channel in features[irrep]:
@@ -156,9 +155,9 @@ def largest_difference(found, expected):
     return max(np.abs(found[ir] - expected[ir]).max() for ir in expected) / size
 
 
-def without_gate(features, gate_fn=None):
+def without_gate(features, *activations):
     """In place of `steerable.gate`: scalars pass, no gate acts."""
-    del gate_fn
+    del activations
     num_gates = sum(values.shape[-1] for irrep, values in features.items() if irrep.l)
     scalars = features[SCALAR]
     return {**features, SCALAR: scalars[..., : scalars.shape[-1] - num_gates]}
@@ -171,12 +170,6 @@ def without_directions(vectors, lmax):
     """In place of `depthwise.harmonics`: only degree 0 is left."""
     attribute = right_harmonics(vectors, lmax)
     return {ir: values if ir.l == 0 else 0 * values for ir, values in attribute.items()}
-
-
-def no_basis(lengths, num_basis, extent):
-    """In place of a radial basis."""
-    del extent
-    return jnp.zeros((len(lengths), num_basis))
 
 
 @functools.cache
@@ -194,6 +187,20 @@ def assert_not_idle(monkeypatch, name, fields, module, part, replacement):
     broken.params = subject.params
     found = broken.displacements(contract.make_batch(contract.systems((3, 2))))
     assert contract.relative_error(found, expected) > 1e-3
+
+
+def assert_rotations_alone(subject):
+    """Rotations and translations turn the output, reflections change it."""
+    tolerance = contract.TOLERANCE[subject.dtype]
+    for matrix, shift in (
+        (contract.rotation(), contract.NO_SHIFT),
+        (contract.IDENTITY, contract.SHIFT),
+    ):
+        error = contract.transformation_error(subject, matrix, shift)
+        assert error < tolerance
+    reflection = -contract.rotation()
+    error = contract.transformation_error(subject, reflection, contract.NO_SHIFT)
+    assert error > contract.BROKEN
 
 
 HEADS = (

@@ -111,6 +111,9 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*choose another folder"):
         fetch(make_file(server, "good"), tmp_path / "file")
+    (tmp_path / "data.bin").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*data\.bin"):
+        fetch(make_file(server, "good"), tmp_path)
 
 
 def parse(*arguments):

@@ -39,6 +39,7 @@ def train(run):
 def test_a_run_leaves_its_record(train, tmp_path, place):
     args = [*SMALL, f"--data_dir={place}", "--num_seeds=2"]
     done = train(*args).succeeded()
+    assert "target    gap, intensive; subtracted: the mean " in done.output
     assert "epoch 3/3" in done.output and " eV, 95 % interval" in done.output
     workdir = tmp_path / "run"
     record = json.loads((workdir / "record.json").read_text())
@@ -46,7 +47,7 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
         num_params epochs seeds best_epoch valid_loss test_loss test_loss_mean
         test_loss_std test_loss_interval delta_eq compile_seconds num_compiles
         padding data_share python_share wall_seconds steps_per_second versions device
-        settings"""
+        settings heads"""
     assert set(expected.split()) == set(record) - {"test_loss_by_head"}
     assert (record["target"], record["unit"], record["dataset"]) == (
         *("gap", "eV", "molecules"),
@@ -54,7 +55,7 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     assert "experiments.qm9" in record["command"] and str(place) not in json.dumps(
         record
     )
-    assert record["fields"]["node_inputs"] == list(molecules.ELEMENTS)
+    assert record["fields"]["node_inputs"] == ["H", "C", "N", "O"]
     assert record["fields"]["bond_tokens"]
     assert record["num_compiles"] == 2  # of at most 4: training and evaluation
     assert 0 < record["padding"]["nodes"] < 0.5 and 0 < record["data_share"] < 1
@@ -67,7 +68,28 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     assert_reproduces(workdir / "best.npz", place, errors)
 
     assert "already finished" in train(*args).succeeded().output
+    args.remove("--split=random")  # which is the default of own molecules
+    assert "already finished" in train(*args).succeeded().output
     train(*args, "--split=egnn").refused("pass --split=random")
+
+
+def test_energies_that_float32_cannot_tell_apart(train, tmp_path, shared_dir):
+    """-1528 ± 2e-5, and the same plus 1528: the error of the mean is 2e-5."""
+    losses = []
+    for name in ("total2", "shifted2"):
+        place = shared_dir / "cases" / "float32_target" / f"{name}.npz"
+        done = train(
+            *("--model=schnet", "--set=hidden_size=8", "--set=num_layers=1"),
+            *("--target=energy", f"--data_dir={place}", "--split=random"),
+            *("--epochs=1", "--learning_rate=1e-30", f"--workdir={name}"),
+        ).succeeded()
+        assert "target    energy, extensive" in done.output
+        record = json.loads((tmp_path / name / "record.json").read_text())
+        losses.append(record["test_loss_mean"])
+        offset = record["heads"][0]["offsets"]["O"]
+        assert abs(offset + 1528 * (name == "total2")) < 1e-4
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+    np.testing.assert_allclose(losses, 2e-5, rtol=0.2)
 
 
 def assert_reproduces(
@@ -115,6 +137,15 @@ def assert_reproduces(
         (["--model=simple_network", "--target=mass"], "no target is called 'mass'"),
         (["--model=nequip", "--cutoff=-1"], "expected a --cutoff above 0"),
         (["--model=nequip", "--protocol=tuned"], "nequip has no protocol 'tuned'"),
+        (["--model=nequip", "--protocol=paper"], "expected one of default"),
+        (
+            ["--model=demetar", "--cutoff=3"],
+            "--cutoff=3 is of radius graphs, found --connectivity=bonds",
+        ),
+        (
+            ["--model=nequip", "--cutoff=3", "--set=cutoff=4"],
+            "nequip.cutoff is 4 where that of the graphs is 3",
+        ),
         (
             ["--model=demetar", "--set=max_edge_tokens=1", "--set=num_heads=2"],
             "max_edge_tokens is 1: the attention among them would take 0.0 GiB",
@@ -174,6 +205,8 @@ def test_every_protocol_is_one_that_its_model_can_take():
         for name in named:
             protocol = molecule_protocols.find(model, name, "homo")
             assert models.check_fields(model, protocol.fields) is not None
+            assert (name == "paper") == (protocol.origin == "paper")
+            assert "cutoff" not in protocol.fields
             assert protocol.schedule in optim.SCHEDULES
             assert protocol.connectivity in qm9.CONNECTIVITY
             assert protocol.node_features in qm9.NODE_FEATURES
@@ -193,4 +226,4 @@ def test_the_protocol_of_egnn_is_the_paper_s():
         *(96, 1_000, "cosine"),
     )
     assert (protocol.connectivity, protocol.node_features) == ("complete", "egnn")
-    assert molecule_protocols.find("another", "paper", "mu").batch_size == 96
+    assert molecule_protocols.find("another", "default", "mu").batch_size == 96

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from demetar import graphs
-from demetar.data import bonds, molecule_files, molecules, qm9
+from demetar.data import bonds, elements, molecule_files, molecules, qm9, smiles
 from demetar.errors import UserError
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.467], [0.0, -0.757, -0.467]])
@@ -41,13 +41,14 @@ def make_molecules(count=40, seed=0, names=("gap",)):
     generator = np.random.default_rng(seed)
     records = []
     for row in range(count):
-        symbols, positions, smiles = list(KNOWN.values())[row % len(KNOWN)]
+        symbols, positions, text = list(KNOWN.values())[row % len(KNOWN)]
+        species = [elements.NUMBERS[symbol] for symbol in symbols]
         shaken = positions + generator.normal(0, 0.01, positions.shape)
         properties = generator.normal(size=len(names)).tolist()
         records.append(
             molecules.Record(
-                *(f"row {row}", row + 1, symbols, shaken.ravel().tolist()),
-                *(properties, smiles),
+                *(f"row {row}", row + 1, species, shaken.ravel().tolist()),
+                *(properties, text),
             )
         )
     return molecules.build(records, names, ["eV"] * len(names), "own")
@@ -56,10 +57,10 @@ def make_molecules(count=40, seed=0, names=("gap",)):
 # --- Bonds --------------------------------------------------------------------------
 
 
-def bonds_of(symbols, positions, smiles):
-    numbers = np.array([[molecules.ELEMENTS[symbol] for symbol in symbols]])
+def bonds_of(symbols, positions, text):
+    numbers = np.array([[elements.NUMBERS[symbol] for symbol in symbols]])
     (pairs,) = bonds.connections(numbers, positions[None])
-    codes, right = bonds.codes(numbers[0].tolist(), list(map(tuple, pairs)), smiles)
+    codes, right = bonds.codes(numbers[0].tolist(), list(map(tuple, pairs)), text)
     return dict(zip(map(tuple, pairs.tolist()), codes, strict=True)), right
 
 
@@ -73,24 +74,24 @@ def test_bonds_of_known_molecules(with_smiles):
         "hydrogen": {(0, 1): 1},
         "nitrogen": {(0, 1): 3},
     }
-    for name, (symbols, positions, smiles) in KNOWN.items():
-        found, right = bonds_of(symbols, positions, smiles if with_smiles else "")
+    for name, (symbols, positions, text) in KNOWN.items():
+        found, right = bonds_of(symbols, positions, text if with_smiles else "")
         assert right and found == expected[name], name
 
 
 def test_every_kekule_structure_gives_the_same_types():
     symbols, positions, _ = KNOWN["benzene"]
     found = [
-        bonds_of(symbols, positions, smiles)
-        for smiles in ("C1=CC=CC=C1", "C=1C=CC=CC1", "c1ccccc1", "")
+        bonds_of(symbols, positions, text)
+        for text in ("C1=CC=CC=C1", "C=1C=CC=CC1", "c1ccccc1", "")
     ]
     assert all(one == found[0] for one in found)
 
 
 def test_a_broken_molecule_has_no_valences():
-    symbols, positions, smiles = KNOWN["methane"]
+    symbols, positions, text = KNOWN["methane"]
     stretched = positions * np.array([1, 1, 1, 1, 3])[:, None]
-    found, right = bonds_of(symbols, stretched, smiles)
+    found, right = bonds_of(symbols, stretched, text)
     assert not right and len(found) == 3
 
 
@@ -98,7 +99,7 @@ RING = {(1, 2): 1, (2, 3): 1, (1, 3): 1}
 
 
 @pytest.mark.parametrize(
-    "smiles, numbers, charges, orders",
+    "text, numbers, charges, orders",
     [
         (
             "O=C1CC1",
@@ -111,16 +112,16 @@ RING = {(1, 2): 1, (2, 3): 1, (1, 3): 1}
         ("[C@@H](F)(O)C", (6, 9, 8, 6), (0,) * 4, {(0, 1): 1, (0, 2): 1, (0, 3): 1}),
     ],
 )
-def test_smiles(smiles, numbers, charges, orders):
-    parsed = bonds.parse_smiles(smiles)
+def test_smiles(text, numbers, charges, orders):
+    parsed = smiles.parse_smiles(text)
     assert parsed is not None
     assert parsed.numbers == numbers and parsed.charges == charges
     assert orders is None or parsed.bonds == orders
 
 
-@pytest.mark.parametrize("smiles", ["C(", "C)", "C1CC", "Cl", "C11", "1C", "[Xx]"])
-def test_smiles_that_make_no_sense(smiles):
-    assert bonds.parse_smiles(smiles) is None
+@pytest.mark.parametrize("text", ["C(", "C)", "C1CC", "Cl", "C11", "1C", "[Xx]"])
+def test_smiles_that_make_no_sense(text):
+    assert smiles.parse_smiles(text) is None
 
 
 # --- The file -----------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_the_file_comes_back_and_damage_is_seen(tmp_path):
         damaged = whole.copy()
         damaged[position] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"m\.npz is damaged or no file"):
+        with pytest.raises(UserError, match=r"m\.npz.* is damaged or no"):
             molecules.read(path)
     path.write_bytes(whole[:-100])
     with pytest.raises(UserError, match="damaged"):
@@ -192,6 +193,7 @@ def test_the_archive_of_figshare(tmp_path):
     assert known.index.tolist() == [1, 2] and known.source == "qm9"
     assert known.positions[2, 2] == 2.765748e-4
     assert known.column("homo").tolist() == [-0.3877] * 2
+    assert known.bonds is not None
     assert known.bonds[:4].tolist() == [[0, k, 1] for k in range(1, 5)]
     # The next reading is of the cache; damage makes it anew.
     before = cache.stat().st_mtime_ns
@@ -219,6 +221,7 @@ def test_structures_with_their_table(tmp_path):
     for place in (tmp_path, tmp_path / "gdb9.sdf"):
         known, _ = qm9.cached(place, tmp_path / "cache")
         assert known.column("Cv").tolist() == [6.469]
+        assert known.bonds is not None
         assert known.numbers.tolist() == [6, 1, 1, 1, 1] and len(known.bonds) == 4
     (tmp_path / "gdb9.sdf.csv").write_text(f"{header}\ngdb_1,x{values},0\n")
     with pytest.raises(UserError, match=r"gdb9\.sdf\.csv, row 2: expected a molecule"):
@@ -228,7 +231,6 @@ def test_structures_with_their_table(tmp_path):
 def test_own_molecules(tmp_path):
     known = make_molecules(names=("gap", "mass"))
     stops = np.cumsum(known.n_atoms)
-    symbols = {number: symbol for symbol, number in molecules.ELEMENTS.items()}
     text = []
     for row, stop in enumerate(stops):
         own = slice(stop - known.n_atoms[row], stop)
@@ -240,7 +242,9 @@ def test_own_molecules(tmp_path):
         for number, position in zip(
             known.numbers[own], known.positions[own], strict=True
         ):
-            text.append(" ".join([symbols[number], *map(repr, position.tolist())]))
+            text.append(
+                " ".join([elements.SYMBOLS[number - 1], *map(repr, position.tolist())])
+            )
     (tmp_path / "mine.xyz").write_text("\n".join(text) + "\n")
     np.savez(
         tmp_path / "mine.npz",
@@ -257,11 +261,11 @@ def test_own_molecules(tmp_path):
 BAD_XYZ = {
     "no size": ("two\n\nH 0 0 0\n", "line 1: expected a molecule"),
     "too few atoms": ("1\n\nH 0 0 0\n2\n\nH 0 0 0\n", "line 4: .*2 atoms announced"),
-    "element": ("1\n\nSi 0 0 0\n", "line 1: .*element 'Si'"),
-    "unknown": ("1\n\nS 0 0 0\n", "line 1: expected the elements H, C, N, O, F"),
+    "element": ("1\n\nSj 0 0 0\n", "line 1: .*line 3: 'Sj' is no element"),
+    "unknown": ("1\n\n119 0 0 0\n", "line 1: .*line 3: '119' is no element"),
     "coordinate": ("1\n\nH 0 zero 0\n", "line 1: .*'zero'"),
-    "two coordinates": ("1\n\nH 0 0\n", "line 1: expected 3 coordinates of 1 atoms"),
-    "not finite": ("1\n\nH 0 nan 0\n", "line 1: expected finite coordinates"),
+    "two coordinates": ("1\n\nH 0 0\n", "line 1: .*line 3 has 3 columns"),
+    "not finite": ("1\n\nH 0 nan 0\n", "line 1: .*'nan' is no finite"),
     "other names": ("1\na=1\nH 0 0 0\n1\nb=1\nH 0 0 0\n", "line 4: .*properties a, fo"),
     "nothing": ("", "at least one molecule"),
 }
@@ -280,9 +284,9 @@ def test_the_first_bad_row_is_named(tmp_path, fault):
     "change, message",
     [
         ({"numbers": None}, "an array 'numbers'"),
-        ({"positions": np.zeros((2, 3))}, r"positions \(3, 3\) for the 3 atoms"),
-        ({"numbers": np.array([1, 1, 77])}, r"molecule 1 \(from 0\): .*the elements"),
-        ({"gap": np.array([1, 2])}, "2,\\) floating-point numbers in 'gap'"),
+        ({"positions": np.zeros((2, 3))}, r"positions \[3, 3\] for the 3 atoms"),
+        ({"numbers": np.array([1, 1, 119])}, "from 1 to 118 in 'numbers'.*119 at"),
+        ({"gap": np.array(["1", "2"])}, r"real numbers \[2\] in 'gap'"),
         ({"n_atoms": np.array([0, 3])}, "molecule 0 .*1 to 255 atoms, found 0"),
     ],
 )
@@ -333,13 +337,13 @@ def test_targets_are_in_the_units_of_the_tables(tmp_path, shared_dir):
     references = {
         line.split()[0]: list(map(float, line.split()[2:6]))
         for line in text.splitlines()
-        if line.split() and line.split()[0] in molecules.ELEMENTS
+        if line.split() and line.split()[0] in set("HCNOF")
     }
     assert len(references) == 5
     for column, target in enumerate(("U0", "U", "H", "G")):
         table = qm9.ATOMIC_REFERENCES[target]
         for symbol, row in references.items():
-            assert table[molecules.ELEMENTS[symbol]] == row[column]
+            assert table[elements.NUMBERS[symbol]] == row[column]
         energy = {"U0": -40.47893, "U": -40.476062, "H": -40.475117, "G": -40.498597}
         free = references["C"][column] + 4 * references["H"][column]
         (found,), unit = qm9.target_values(known, target)
@@ -381,8 +385,11 @@ def test_other_splits(tmp_path):
     assert qm9.split_rows(str(tmp_path / "mine.npz"), 4)["train"].tolist() == [3, 1]
     for arrays, message in (
         ({"train": [3, 1], "valid": [1], "test": [2]}, "row 1 more than once"),
-        ({"train": [4], "valid": [1], "test": [2]}, "below 4 in 'train'.*found 4"),
-        ({"train": [0.5], "valid": [1], "test": [2]}, "row numbers in 'train'"),
+        ({"train": [4], "valid": [1], "test": [2]}, "from 0 to 3 in 'train'.*found 4"),
+        (
+            {"train": [0.5], "valid": [1], "test": [2]},
+            "whole numbers.* in 'train'.*found 0.5",
+        ),
         ({"train": [0], "valid": [1]}, "arrays train, valid and test"),
     ):
         np.savez(tmp_path / "mine.npz", **arrays)
@@ -416,9 +423,10 @@ def test_graphs(connectivity, bond_features):
     for number, row in enumerate(rows):
         size, degree = samples.n_node[number], samples.n_edge[number]
         own = known.positions[positions_at[row] : positions_at[row] + size]
-        np.testing.assert_array_equal(
-            samples.nodes.positions[start : start + size], own.astype("f4")
-        )
+        found = samples.nodes.positions[start : start + size]
+        np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
+        found = found + samples.centers[number]
+        np.testing.assert_allclose(found, own, rtol=1e-6, atol=1e-6)
         bonded: dict[tuple[int, int], int] = {}
         for first, second, code in known.bonds[bonds_at[row] :][: known.n_bonds[row]]:
             bonded |= {(first, second): code, (second, first): code}
@@ -445,6 +453,27 @@ def test_graphs(connectivity, bond_features):
     assert samples.edges.shape[1] == len(dataset.task.edge_features)
 
 
+@pytest.mark.parametrize(
+    "target, quantity", [("mu", "dipole"), ("r2", "spatial_extent"), ("gap", "")]
+)
+@pytest.mark.parametrize("source", ["qm9", "own"])
+def test_the_head_names_what_models_have_heads_for(target, quantity, source):
+    """Of QM9's own targets; what others name so may be anything."""
+    known = dataclasses.replace(make_molecules(names=(target,)), source=source)
+    (head,) = qm9.load(known, dataclasses.replace(SETTINGS, target=target)).task.heads
+    assert head.quantity == (quantity if source == "qm9" else "")
+
+
+def test_a_radius_graph_has_the_cutoff_of_its_task():
+    for cutoff, expected in ((3.0, 3.0), (None, qm9.CUTOFF)):
+        settings = dataclasses.replace(SETTINGS, connectivity="radius", cutoff=cutoff)
+        task = qm9.load(make_molecules(), settings).task
+        assert task.cutoff == task.radial_extent == expected
+        assert task.connectivity == f"radius {expected:g}"
+    settings = dataclasses.replace(SETTINGS, cutoff=3.0)
+    assert qm9.load(make_molecules(), settings).task.cutoff is None
+
+
 def test_statistics_are_those_of_the_training_molecules():
     known = make_molecules()
     dataset = qm9.load(known, dataclasses.replace(SETTINGS, num_train=20, num_valid=3))
@@ -453,7 +482,7 @@ def test_statistics_are_those_of_the_training_molecules():
     (head,) = dataset.task.heads
     np.testing.assert_allclose(head.mean, values.mean())
     np.testing.assert_allclose(head.scale, np.abs(values - values.mean()).mean())
-    assert (head.kind, head.loss, head.unit) == ("graph_scalar", "absolute", "eV")
+    assert (head.kind, head.error, head.unit) == ("graph_scalar", "absolute", "eV")
     sizes = known.n_atoms[rows["train"][:20]].astype(float)
     average = (sizes * (sizes - 1)).sum() / sizes.sum()
     np.testing.assert_allclose(dataset.task.average_neighbors, average)
@@ -462,7 +491,7 @@ def test_statistics_are_those_of_the_training_molecules():
     expected = known.column("gap")[
         np.concatenate([rows["train"][:20], rows["valid"][:3], rows["test"]])
     ]
-    np.testing.assert_array_equal(targets, expected.astype("f4"))
+    np.testing.assert_array_equal(targets, (expected - head.mean).astype("f4"))
 
 
 @pytest.mark.parametrize(
@@ -472,8 +501,11 @@ def test_statistics_are_those_of_the_training_molecules():
         ({"num_train": 33}, "--num_train between 1 and the 32 molecules"),
         ({"num_valid": 0}, "--num_valid between 1 and the 4"),
         ({"connectivity": "knn"}, "--connectivity of complete, radius, bonds"),
+        ({"target_kind": "sum"}, "--target_kind of auto, extensive, intensive"),
+        ({"offsets": "none"}, "--offsets of species, mean"),
         ({"node_features": "all"}, "--node_features of species, egnn"),
         ({"cutoff": 0.0}, "--cutoff above 0"),
+        ({"cutoff": float("nan")}, "--cutoff above 0"),
         ({"batch_size": 0}, "batch size of at least 1"),
     ],
 )
@@ -546,6 +578,8 @@ def test_the_molecules_of_qm9(whole, shared_dir):
 def test_valences_are_right(whole):
     """On every atom of at least 99 % of the molecules; it is 99.99 %."""
     known, _ = whole
+    (note,) = known.notes
+    assert note.startswith("8 of 130,831 molecules were given single bonds alone")
     orders = np.zeros((len(known.numbers), 4), int)
     starts = np.cumsum(known.n_atoms) - known.n_atoms
     for end in (0, 1):

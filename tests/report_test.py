@@ -11,7 +11,7 @@ import pytest
 
 from demetar.errors import UserError
 from demetar.types import Head
-from experiments import records, report, statistics
+from experiments import records, report, run_files, statistics
 
 
 def make_record(**changes: Any) -> dict:
@@ -49,6 +49,8 @@ def write_run(
     folder: pathlib.Path, errors: np.ndarray | None = None, **changes: Any
 ) -> pathlib.Path:
     folder.mkdir(parents=True)
+    if errors is not None:
+        changes = {"test_loss": errors.mean(axis=1).tolist()} | changes
     (folder / report.RECORD_FILE).write_text(json.dumps(make_record(**changes)))
     if errors is not None:
         np.savez(folder / report.ERRORS_FILE, squared_errors=errors)
@@ -145,20 +147,21 @@ def test_errors_of_both_kinds_of_loss_are_read_and_their_units_named(tmp_path):
     """A run whose heads have squared and absolute losses, as a training saves it."""
     heads = (
         Head("forces", "node_vector", unit="eV/Å"),
-        Head("energy", "graph_scalar", unit="meV", loss="absolute"),
+        Head("energy", "graph_scalar", unit="meV", error="absolute"),
     )
     unit = " and ".join(map(records.error_unit, heads))
     for name, shift in (("a", 0.0), ("b", 4e-4)):
-        folder = write_run(tmp_path / name, unit=unit, target="both")
         errors = make_errors(2, shift)
+        folder = write_run(tmp_path / name, errors, unit=unit, target="both")
         records.save_errors(folder / report.ERRORS_FILE, heads, errors)
     (first, _), (paired,) = read_tables(report_on(tmp_path))
     assert first["Unit"] == paired["Unit"] == "mean of (eV/Å)^2 and meV"
     assert (paired["Run"], paired["Best"]) == ("b", "a")
     assert paired["Difference"] == "0.000400"
     # Absolute errors alone have another unit, and are not compared with these.
-    folder = write_run(tmp_path / "c", unit="meV", target="both")
-    records.save_errors(folder / report.ERRORS_FILE, heads[1:], make_errors(1, 1.0))
+    alone = make_errors(1, 1.0)
+    folder = write_run(tmp_path / "c", alone, unit="meV", target="both")
+    records.save_errors(folder / report.ERRORS_FILE, heads[1:], alone)
     runs = report.read_runs([str(tmp_path)])
     assert set(report.compare(runs)) == {"b"}
     assert runs[2].errors is not None
@@ -281,3 +284,98 @@ def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_python):
     done = run_python([*command, "nothing"])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# --- What is not finite, and files of other runs ------------------------------------
+
+
+def test_a_record_that_is_not_finite_is_shown_and_never_the_best(tmp_path):
+    bad = make_errors(1)
+    bad[0, 3] = np.nan
+    nan = float("nan")
+    changes = {"test_loss": [nan], "test_loss_mean": nan, "test_loss_std": None}
+    changes["test_loss_interval"] = [nan, nan]
+    write_run(tmp_path / "a_bad", errors=bad, **changes)  # JSON with NaN
+    nothing = {"steps_per_second": None, "wall_seconds": None}
+    nothing |= {"test_loss_mean": None, "test_loss_interval": [None, None]}
+    write_run(tmp_path / "b_null", test_loss=[None, None], **nothing)
+    write_run(tmp_path / "c_good", errors=make_errors(2, shift=1.0))
+    rows, paired = read_tables(report_on(tmp_path))
+    assert [row["Test loss"].split(" ±")[0] for row in rows] == [
+        "not finite",
+        "not finite",
+        "0.00718",
+    ]
+    ((best, difference, chance),) = [
+        (row["Best"], row["Difference"], row["Beyond chance"]) for row in paired
+    ]
+    assert (best, difference, chance) == ("c_good", "not finite", "not finite")
+    runs = report.read_runs([str(tmp_path)])
+    assert len(list(csv.DictReader(io.StringIO(report.csv_text(runs))))) == 3
+    # Where all are so there is nothing to compare with.
+    assert report.compare(runs[:2]) == {}
+
+
+def test_errors_that_are_not_those_of_the_record_are_refused(tmp_path):
+    folder = write_run(tmp_path / "a", errors=make_errors(1), test_loss=[0.5])
+    error = one_line_error(tmp_path)
+    assert f"{folder / report.ERRORS_FILE} is not of" in error and "0.5" in error
+
+
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({"seeds": 3}, "seeds"),
+        ({"test_loss_interval": [1.0]}, "test_loss_interval"),
+        ({"model": None}, "model"),
+        ({"settings": []}, "settings"),
+        ({"delta_eq": {"position": "small"}}, "delta_eq"),
+        ({"num_params": "many"}, "num_params"),
+        ({"eval": [{"dataset": "x"}]}, "eval"),
+    ],
+)
+def test_a_record_of_another_make_is_named(tmp_path, changes, name):
+    write_run(tmp_path / "a", **changes)
+    error = one_line_error(tmp_path)
+    assert f"record.json is no record: {name!r}" in error
+
+
+def test_a_record_whose_settings_were_altered_is_refused(tmp_path):
+    settings = make_record()["settings"]
+    write_run(tmp_path / "a", run_id=run_files.run_id(settings))
+    report_on(tmp_path)
+    write_run(tmp_path / "b", run_id=run_files.run_id(settings | {"num_train": 3}))
+    assert "record.json was altered: it names run" in one_line_error(tmp_path)
+
+
+def test_errors_of_another_run_are_refused(tmp_path):
+    settings, errors = make_record()["settings"], make_errors(1)
+    own = run_files.run_id(settings)
+    folder = write_run(tmp_path / "a", errors, run_id=own)
+    assert f"belongs to no run, expected run {own[:12]}" in one_line_error(tmp_path)
+    heads = (Head("position", "node_vector", unit="m"),)
+    records.save_errors(folder / report.ERRORS_FILE, heads, errors, "f" * 64)
+    assert "belongs to run ffffffffffff" in one_line_error(tmp_path)
+    records.save_errors(folder / report.ERRORS_FILE, heads, errors, own)
+    report_on(tmp_path)
+
+
+def test_units_are_written_plainly_and_earlier_ones_understood():
+    def squared(unit):
+        return records.error_unit(Head("x", "node_vector", unit=unit))
+
+    assert [squared(unit) for unit in ("m", "", "m / s")] == ["m^2", "", "(m / s)^2"]
+    earlier = ["(m)^2", "()^2", "(m / s)^2", "eV", "(m)^2 and (Å)^2"]
+    found = [records.same_unit(unit) for unit in earlier]
+    assert found == ["m^2", "", "(m / s)^2", "eV", "m^2 and Å^2"]
+
+
+def test_runs_of_earlier_releases_are_compared_with_those_of_this_one(tmp_path):
+    write_run(tmp_path / "a", errors=make_errors(1), unit="(m)^2")
+    write_run(tmp_path / "b", errors=make_errors(1, shift=1.0), unit="m^2")
+    assert set(report.compare(report.read_runs([str(tmp_path)]))) == {"b"}
+
+
+def test_committed_records_are_read(project_root):
+    runs = report.read_runs([str(project_root / "experiments" / "results")])
+    assert len(runs) > 60 and any(run.errors is not None for run in runs)

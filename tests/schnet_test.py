@@ -9,7 +9,7 @@ import pytest
 
 from demetar.errors import UserError
 from demetar.models import schnet
-from demetar.nn import radial
+from demetar.nn import mlp, radial
 from tests import contract, plain, plain_molecules
 from tests.models_test import num_params
 
@@ -37,7 +37,7 @@ def envelope(length, cutoff):
     return (np.cos(np.pi * length / cutoff) + 1) / 2 if length < cutoff else 0.0
 
 
-def interaction(case, layer, x, i, cutoff):
+def interaction(case, layer, x, i, cutoff, activate):
     """x_i + V of sum_j (W x_j) o filter(|r_ij|)."""
     total = np.zeros(4)
     for j, edge in case.neighbors[i]:
@@ -45,19 +45,27 @@ def interaction(case, layer, x, i, cutoff):
         length = np.linalg.norm(vector)
         values = np.array([*basis(length), *features])
         filters = plain.mlp(case.params, f"filters_{layer}", values, softplus)
-        filters = softplus(filters) * envelope(length, cutoff)
+        filters = softplus(filters) if activate else filters
+        filters = filters * envelope(length, cutoff)
         total += plain.linear(case.params, f"atoms_{layer}", x[j]) * filters
     return x[i] + plain.mlp(case.params, f"output_{layer}", total, softplus)
 
 
-@pytest.mark.parametrize("cutoff, pooling", [(None, "sum"), (3.5, "mean")])
-def test_the_network_is_the_papers(cutoff, pooling):
-    fields = {**FIELDS, "cutoff": cutoff, "pooling": pooling}
+@pytest.mark.parametrize(
+    "cutoff, activate, pooling", [(None, True, "sum"), (3.5, False, "mean")]
+)
+def test_the_network_is_the_papers(cutoff, activate, pooling):
+    fields = {
+        **FIELDS,
+        "cutoff": cutoff,
+        "activate_filters": activate,
+        "pooling": pooling,
+    }
     with jax.enable_x64(True):
         case = plain_molecules.Case("schnet", fields)
     x = {i: plain.linear(case.params, "embedding", case.scalars[i]) for i in case.nodes}
     for layer in range(2):
-        x = {i: interaction(case, layer, x, i, cutoff) for i in case.nodes}
+        x = {i: interaction(case, layer, x, i, cutoff, activate) for i in case.nodes}
         found = case.recorded[f"features_{layer}"]
         for i in case.nodes:
             plain_molecules.assert_close(found[i], x[i])
@@ -123,14 +131,31 @@ def test_gaussians_beyond_every_distance_change_nothing():
 
 
 def test_the_size_follows_from_the_paper():
-    """It states no count; 64 channels, 3 blocks and centres from 0 to 30 A give one."""
+    """It states no count; 64 channels, 3 blocks and 300 centres give one."""
     square = 64 * 64 + 64
-    block = 301 * 64 + 64 + 4 * square
+    block = 300 * 64 + 64 + 3 * square + 64 * 64
     head = 64 * 32 + 32 + 32 + 1
     expected = 5 * 64 + 3 * block + head
-    assert num_params("schnet", contract.MOLECULES) == expected == 110_337
+    assert num_params("schnet", contract.MOLECULES) == expected == 109_953
     deeper = num_params("schnet", contract.MOLECULES, num_layers=6)
     assert deeper == expected + 3 * block
+
+
+def test_the_start_is_the_authors():
+    """Glorot's weights, no biases, a normal embedding, and nothing is predicted."""
+    starts = contract.initializers("schnet", {"num_layers": 1}, contract.MOLECULES)
+    assert {path for path in starts if path.endswith("/b")} == {
+        f"{name}/linear_{i}/b"
+        for name in ("filters_0", "output_0", "readout_energy")
+        for i in range(2)
+    }
+    for path, start in starts.items():
+        if path == "embedding/w":
+            assert start.stddev == 64**-0.25
+        elif path.endswith("/b") or path == "readout_energy/linear_1/w":
+            assert start is mlp.ZEROS, path
+        else:
+            assert start is mlp.GLOROT_UNIFORM, path
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 
 from demetar import graphs
 from demetar.errors import UserError
-from demetar.models import se3_transformer
 from demetar.nn import kernels, radial, steerable
 from experiments import protocols
 from tests import contract, plain, plain_kernels, plain_steerable
@@ -39,11 +38,11 @@ BATCH_SIZES = (3, 2)
 NAME = "se3_transformer"
 
 
-def attention(params, layer, batch, features, radial_fn):
+def attention(params, layer, batch, features, radial_fn, shared):
     """sum_j alpha_ij W_V f_j with alpha = softmax_j(q_i . k_ij), and alpha."""
     positions = np.asarray(batch.graph.nodes.positions)
     size = FIELDS["num_heads"] * FIELDS["head_size"]
-    joint = {steerable.SCALAR: 2 * size, steerable.VECTOR: 2 * size}
+    part = {steerable.SCALAR: size, steerable.VECTOR: size}
     outputs, weights = {}, {}
     for i, senders in plain_steerable.neighbors(batch).items():
         queries = plain_steerable.mix(params, f"{NAME}/queries_{layer}", features(i))
@@ -58,31 +57,32 @@ def attention(params, layer, batch, features, radial_fn):
                     vector,
                     values,
                     features(j),
-                    joint,
+                    [part, part],
+                    shared,
                 )
             )
-        outputs[i] = {irrep: np.zeros((size, irrep.dim)) for irrep in joint}
+        outputs[i] = {irrep: np.zeros((size, irrep.dim)) for irrep in part}
         for head in range(FIELDS["num_heads"]):
             channels = range(
                 head * FIELDS["head_size"], (head + 1) * FIELDS["head_size"]
             )
             logits = [
                 sum(
-                    queries[irrep][c] @ message[irrep][size + c]
-                    for irrep in joint
+                    queries[irrep][c] @ keys[irrep][c]
+                    for irrep in part
                     for c in channels
                 )
                 / np.sqrt(size * (1 + 3))
-                for message in messages
+                for _, keys in messages
             ]
             alphas = plain.softmax(logits)
-            for (_, edge), alpha, message in zip(
+            for (_, edge), alpha, (values, _) in zip(
                 senders, alphas, messages, strict=True
             ):
                 weights[edge, head] = alpha
-                for irrep in joint:
+                for irrep in part:
                     for c in channels:
-                        outputs[i][irrep][c] += alpha * message[irrep][c]
+                        outputs[i][irrep][c] += alpha * values[irrep][c]
     return outputs, weights
 
 
@@ -120,10 +120,12 @@ def self_interaction(kind, params, layer, attended, features):
     return plain_steerable.mix(params, f"{NAME}/self_interaction_{layer}", stacked)
 
 
-@pytest.mark.parametrize("kind", se3_transformer.SELF_INTERACTIONS)
-def test_attention_layers_are_the_papers(kind):
+@pytest.mark.parametrize(
+    "kind, shared", [("linear", True), ("attentive", True), ("none", False)]
+)
+def test_attention_layers_are_the_papers(kind, shared):
     with jax.enable_x64(True):
-        fields = {**FIELDS, "self_interaction": kind}
+        fields = {**FIELDS, "self_interaction": kind, "shared_radial": shared}
         subject = contract.Subject(NAME, "float64", fields)
         batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
@@ -131,7 +133,9 @@ def test_attention_layers_are_the_papers(kind):
         radial_fn = radial_inputs(3, read_edges=True)
         features = given(batch)
         for layer in range(2):
-            attended, weights = attention(params, layer, batch, features, radial_fn)
+            attended, weights = attention(
+                params, layer, batch, features, radial_fn, shared
+            )
             for (edge, head), weight in weights.items():
                 found = recorded[f"attention_{layer}"][edge, head]
                 assert abs(found - weight) < TOLERANCE
@@ -145,9 +149,15 @@ def test_attention_layers_are_the_papers(kind):
                 error = plain_steerable.largest_difference(features(node), wanted)
                 assert error < TOLERANCE
         expected = plain_kernels.convolution(
-            params, f"{NAME}/output", batch, features, radial_fn, {steerable.VECTOR: 1}
+            params,
+            f"{NAME}/output",
+            batch,
+            features,
+            radial_fn,
+            {steerable.VECTOR: 1},
+            shared,
         )
-        scale = params[NAME]["output_scale"] * params[f"{NAME}/readout_position"]["w"]
+        scale = params[NAME]["output_scale"]
         for node, values in expected.items():
             found = outputs["position"][node] / scale
             error = contract.relative_error(found, values[steerable.VECTOR])
@@ -200,12 +210,18 @@ def test_no_part_is_idle(monkeypatch, module, name, replacement):
 
 
 def test_attentive_weights_are_finite_without_neighbours():
-    fields = {**FIELDS, "num_layers": 1, "self_interaction": "attentive"}
+    fields = {
+        **FIELDS,
+        "num_layers": 1,
+        "self_interaction": "attentive",
+        "shared_radial": True,
+    }
     contract.assert_finite(contract.Subject(NAME, fields=fields))
 
 
 def test_fields_shape_the_model():
-    base = num_params(NAME, **FIELDS)
+    shared = {**FIELDS, "shared_radial": True}
+    base = num_params(NAME, **shared)
     for changed in (
         {"hidden_size": 2},
         {"num_layers": 1},
@@ -216,13 +232,14 @@ def test_fields_shape_the_model():
         {"read_edges": False},
         {"self_interaction": "none", "head_size": 1},
     ):
-        assert num_params(NAME, **{**FIELDS, **changed}) < base, changed
+        assert num_params(NAME, **{**shared, **changed}) < base, changed
     for added in (
         {"lmax": 2},
+        {"shared_radial": False},
         {"self_interaction": "attentive"},
         {"node_inputs": ("charge", "|velocity|")},
     ):
-        assert num_params(NAME, **{**FIELDS, **added}) > base, added
+        assert num_params(NAME, **{**shared, **added}) > base, added
     with pytest.raises(UserError, match=r"se3_transformer needs lmax >= 1 .* found 0"):
         num_params(NAME, lmax=0)
     with pytest.raises(UserError, match="no self_interaction 'full'; expected one of"):
@@ -230,8 +247,9 @@ def test_fields_shape_the_model():
 
 
 def test_sizes_of_the_default_and_of_the_comparison():
-    assert num_params(NAME) == 134_396
-    assert num_params(NAME, **protocols.find(NAME, "paper").fields) == 1_685_759
+    """The authors' have 1.76 million."""
+    assert num_params(NAME) == 173_083
+    assert num_params(NAME, **protocols.find(NAME, "paper").fields) == 1_763_134
 
 
 def test_every_kind_of_head():

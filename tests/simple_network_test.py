@@ -31,10 +31,37 @@ def radial_weights(params, layer, values):
     return plain.linear(params, f"{name}/linear_1", hidden)
 
 
-def layer_outputs(params, layer, batch, recorded):
+def soft_odd(x):
+    return (1 - np.exp(-(x**2))) * x
+
+
+GATE_FUNCTIONS = {
+    "e3nn": (jax.nn.sigmoid, jax.nn.gelu, soft_odd),
+    "silu": (jax.nn.sigmoid, jax.nn.silu, np.tanh),
+}
+
+
+def message(params, layer, other, vector, weights, mix):
+    """w(|r|) h_j x Y(r), with the products mixed before the weights if asked."""
+    harmonics = {
+        irrep: values / np.sqrt(irrep.dim)
+        for irrep, values in plain_steerable.harmonics(vector, 1).items()
+    }
+    wanted = set(steerable.parse_channels(FIELDS["layer_irreps"][layer]))
+    if not mix:
+        return plain_steerable.tensor_product(other, harmonics, wanted, weights)
+    products = plain_steerable.tensor_product(other, harmonics, wanted)
+    products = plain_steerable.mix(params, f"simple_network/product_{layer}", products)
+    for irrep in sorted(products):
+        rows = len(products[irrep])
+        products[irrep] = products[irrep] * weights[:rows, None]
+        weights = weights[rows:]
+    return products
+
+
+def layer_outputs(params, layer, batch, recorded, gate, mix):
     """linear(concat(gate(linear(mean_j w(|r|) h_j x Y(r))), h_i))."""
     positions = np.asarray(batch.graph.nodes.positions)
-    wanted = set(steerable.parse_channels(FIELDS["layer_irreps"][layer]))
     outputs = {}
     for i, senders in plain_steerable.neighbors(batch).items():
         own = plain_steerable.node_features(recorded, f"features_{layer - 1}", i)
@@ -42,16 +69,20 @@ def layer_outputs(params, layer, batch, recorded):
         for j, edge in senders:
             vector = positions[i] - positions[j]
             inputs = [np.linalg.norm(vector), *batch.graph.edges[edge]]
-            message = plain_steerable.tensor_product(
+            sent = message(
+                params,
+                layer,
                 plain_steerable.node_features(recorded, f"features_{layer - 1}", j),
-                plain_steerable.harmonics(vector, 1),
-                wanted,
+                vector,
                 radial_weights(params, layer, inputs),
+                mix,
             )
-            total = plain_steerable.add(total, message)
+            total = plain_steerable.add(total, sent)
         mean = {irrep: values / len(senders) for irrep, values in total.items()}
         name = f"simple_network/linear_{layer}"
-        gated = plain_steerable.gate(plain_steerable.mix(params, f"{name}_0", mean))
+        gated = plain_steerable.gate(
+            plain_steerable.mix(params, f"{name}_0", mean), *GATE_FUNCTIONS[gate]
+        )
         joined = {
             irrep: np.concatenate(
                 [part[irrep] for part in (gated, own) if irrep in part]
@@ -62,13 +93,15 @@ def layer_outputs(params, layer, batch, recorded):
     return outputs
 
 
-def test_a_layer_is_the_tutorials():
+@pytest.mark.parametrize("gate, mix", [("e3nn", False), ("silu", True)])
+def test_a_layer_is_the_tutorials(gate, mix):
     with jax.enable_x64(True):
-        subject = contract.Subject("simple_network", "float64", FIELDS)
+        fields = {**FIELDS, "gate": gate, "mix_products": mix, "norm_epsilon": 1e-5}
+        subject = contract.Subject("simple_network", "float64", fields)
         batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         _, recorded = plain_steerable.forward(subject, batch)
-        expected = layer_outputs(params, 1, batch, recorded)
+        expected = layer_outputs(params, 1, batch, recorded, gate, mix)
         assert len(expected) == sum(BATCH_SIZES)
         for node, values in expected.items():
             assert set(map(str, values)) == {"0e", "0o", "1o", "1e"}
@@ -111,13 +144,15 @@ def test_fields_shape_the_model():
         {"layer_irreps": ("4x0e+3x1o", "3x0e+2x1o")},
         {"radial_sizes": (4,)},
         {"node_inputs": ("charge",)},
+        {"gate": "silu"},
         {"lmax": 0},
     ):
         assert num_params("simple_network", **{**FIELDS, **changed}) < base, changed
+    assert num_params("simple_network", **FIELDS, mix_products=True) > base
 
 
 def test_default_size():
-    assert num_params("simple_network") == 151_392
+    assert num_params("simple_network") == 148_570
 
 
 def test_any_irreps_per_layer():
@@ -127,11 +162,24 @@ def test_any_irreps_per_layer():
 
 
 def test_refuses_irreps_that_the_heads_cannot_read():
-    for layers in (("4x0e",), ("4x1o",)):
-        with pytest.raises(UserError, match="needs 0e and 1o after its last layer"):
-            num_params("simple_network", **{**FIELDS, "layer_irreps": layers})
+    with pytest.raises(UserError, match="needs 1o after its last layer"):
+        num_params("simple_network", **{**FIELDS, "layer_irreps": ("4x0e",)})
+    with pytest.raises(UserError, match="couples to no scalar that could gate"):
+        layers = ("4x2e", "3x1o")
+        num_params("simple_network", **{**FIELDS, "layer_irreps": layers})
     with pytest.raises(UserError, match="'4x0e\\+vectors' is not a sum of irreps"):
         num_params("simple_network", **{**FIELDS, "layer_irreps": ("4x0e+vectors",)})
+
+
+def test_refuses_unknown_poolings():
+    fields = {"node_inputs": ("all",), "pooling": "max"}
+    with pytest.raises(UserError, match="a pooling of target, sum, mean, found 'max'"):
+        num_params("simple_network", contract.MOLECULES, **fields)
+
+
+def test_refuses_unknown_gates():
+    with pytest.raises(UserError, match="a gate of e3nn, silu, found 'relu'"):
+        num_params("simple_network", **FIELDS, gate="relu")
 
 
 def test_every_kind_of_head():

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+from typing import Any
 
+import haiku as hk
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,10 +50,17 @@ def recorded_features(recorded, layer):
     return lambda i: plain_steerable.node_features(recorded, f"features_{layer}", i)
 
 
-@pytest.mark.parametrize("num_basis, read_edges", [(3, True), (0, False)])
-def test_the_network_is_the_papers(num_basis, read_edges):
+@pytest.mark.parametrize(
+    "num_basis, read_edges, shared", [(3, True, True), (0, False, False)]
+)
+def test_the_network_is_the_papers(num_basis, read_edges, shared):
     with jax.enable_x64(True):
-        fields = {**FIELDS, "num_basis": num_basis, "read_edges": read_edges}
+        fields = {
+            **FIELDS,
+            "num_basis": num_basis,
+            "read_edges": read_edges,
+            "shared_radial": shared,
+        }
         subject = contract.Subject("tfn", "float64", fields)
         batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
@@ -59,7 +69,13 @@ def test_the_network_is_the_papers(num_basis, read_edges):
         features = given(batch)
         for layer in range(2):
             expected = plain_kernels.convolution(
-                params, f"tfn/convolution_{layer}", batch, features, radial_fn, HIDDEN
+                params,
+                f"tfn/convolution_{layer}",
+                batch,
+                features,
+                radial_fn,
+                HIDDEN,
+                shared,
             )
             features = recorded_features(recorded, layer)
             assert len(expected) == sum(BATCH_SIZES)
@@ -70,12 +86,18 @@ def test_the_network_is_the_papers(num_basis, read_edges):
                 error = plain_steerable.largest_difference(features(node), wanted)
                 assert error < TOLERANCE
         expected = plain_kernels.convolution(
-            params, "tfn/output", batch, features, radial_fn, {steerable.VECTOR: 1}
+            params,
+            "tfn/output",
+            batch,
+            features,
+            radial_fn,
+            {steerable.VECTOR: 1},
+            shared,
         )
         for node, values in expected.items():
-            wanted = values[steerable.VECTOR] * params["tfn/readout_position"]["w"]
             found = outputs["position"][node]
-            assert contract.relative_error(found, wanted) < TOLERANCE
+            error = contract.relative_error(found, values[steerable.VECTOR])
+            assert error < TOLERANCE
 
 
 def test_kernel_bases_are_couplings_with_harmonics():
@@ -106,6 +128,7 @@ def test_kernel_bases_are_couplings_with_harmonics():
                 for index in range(count):
                     irreps[1] = steerable.natural_irrep(abs(source - target) + index)
                     expected = steerable.couple(identity, attribute[irreps[1]], irreps)
+                    expected /= (2 * target + 1) ** 0.5  # coefficients of norm 1
                     found = block[..., index].transpose(1, 0, 2)
                     assert np.abs(found - expected).max() < 1e-12
             assert column == steering.bases[target].shape[-1]
@@ -194,6 +217,7 @@ def test_fields_shape_the_model():
         {"num_basis": 2},
         {"num_basis": 0},
         {"read_edges": False},
+        {"shared_radial": True},
         {"node_inputs": ()},
     ):
         fields = {**FIELDS, **changed}
@@ -207,9 +231,68 @@ def test_fields_shape_the_model():
         num_params("tfn", lmax=0)
 
 
+def authors_size():
+    """Parameters of the authors' code with 16 channels, counted layer by layer."""
+
+    def convolution(sources, targets):
+        networks = sum(
+            kernel_size(num_in, num_out, 2 * min(k, l) + 1)
+            for k, num_in in enumerate(sources)
+            for l, num_out in targets.items()
+        )
+        return networks + sum(sources[l] * num for l, num in targets.items())
+
+    def kernel_size(num_in, num_out, num_couplings):
+        """Layers from 1 to 32 to 32 values, normalised, and to the weights."""
+        hidden = (2 * 32) + (32 * 32 + 32) + 2 * (2 * 32)
+        return hidden + (32 + 1) * num_in * num_out * num_couplings
+
+    hidden = {0: 16, 1: 16}
+    nonlinearity = 2 * (2 * 16 + 16 * 16 + 16)
+    return (
+        convolution((1, 1), hidden)
+        + 2 * convolution((16, 16), hidden)
+        + convolution((16, 16), {1: 1})
+        + 3 * nonlinearity
+    )
+
+
 def test_sizes_of_the_default_and_of_the_comparison():
-    assert num_params("tfn") == 116_593
-    assert num_params("tfn", **protocols.find("tfn", "paper").fields) == 114_545
+    assert num_params("tfn") == 134_192
+    fields = protocols.find("tfn", "paper").fields
+    assert num_params("tfn", **fields) == authors_size()
+    assert authors_size() == 127_024
+    assert num_params("tfn", **{**fields, "shared_radial": True}) == 114_544
+
+
+def test_weights_start_as_the_authors():
+    """Kaiming uniform weights, biases within the root of the inputs, norms of one."""
+    layer = hk.transform(lambda values: kernels.RadialHidden(3, 64)(values))
+    params: Any = layer.init(jax.random.key(0), jnp.ones((2, 16)))
+    found = params["radial_hidden"]
+    for index, num_inputs in enumerate((16, 64)):
+        for name, bound in (("w", np.sqrt(6)), ("b", 1)):
+            largest = np.abs(found[f"{name}_{index}"]).max() * np.sqrt(num_inputs)
+            assert 0.95 * bound < largest <= bound * (1 + 1e-6)
+        norm = params[f"radial_hidden/norm_{index}"]
+        assert (norm["scale"] == 1).all() and (norm["offset"] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["tfn", "se3_transformer"])
+def test_systems_of_one_body(name):
+    """Without neighbours the self-interaction is left; nothing is divided by zero."""
+    fields = {"num_layers": 2, "hidden_size": 3, "shared_radial": True}
+    subject = contract.Subject(name, fields=fields)
+    batch = contract.regular_batch(contract.systems((1, 1)))
+    assert batch.bucket.max_edges == 0
+    flat, _ = jax.flatten_util.ravel_pytree(subject.params)
+    results = subject.loss_and_gradients(flat, batch.graph.nodes, batch)
+    for leaf in jax.tree.leaves(results):
+        assert np.isfinite(leaf).all()
+    # Separate networks take the same shapes, but long to compile.
+    subject = contract.Subject(name, fields={**fields, "shared_radial": False})
+    outputs = jax.eval_shape(subject.apply, subject.params, batch.graph, batch.bucket)
+    assert outputs["position"].shape == (2, 1, 3)
 
 
 HEADS = (
@@ -244,6 +327,20 @@ def test_every_kind_of_head():
         params = output_shapes("tfn", FIELDS, task)
         made = params["tfn/output/self_interaction"]
         assert ("w_1o" in made) == (heads == HEADS)  # nothing is made in vain
+
+
+def test_vector_heads_are_the_channels_of_the_last_layer():
+    heads = (HEADS[1], HEADS[0])
+    task = dataclasses.replace(contract.TASK, heads=heads)
+    assert kernels.output_channels(task, 5) == {steerable.VECTOR: 4}
+    vectors = np.random.default_rng(0).normal(size=(3, 2, 4))
+    batch = contract.regular_batch(contract.systems((2,)))
+    found = kernels.output_heads(
+        task, {steerable.VECTOR: jnp.asarray(vectors)}, batch.graph, batch.bucket
+    )
+    expected = vectors.transpose(1, 2, 0).astype(np.float32)
+    assert (found["modes"] == expected[:, :3]).all()
+    assert (found["position"] == expected[:, 3:]).all()
 
 
 def test_a_task_without_vectors():

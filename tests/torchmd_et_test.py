@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from demetar import models
 from demetar.models import torchmd_et
-from demetar.nn import radial
+from demetar.nn import mlp, radial
+from demetar.types import Head
 from tests import contract, plain, plain_steerable
 from tests.models_test import num_params
 from tests.tfn_test import HEADS, displacements, output_shapes, recompiled, without
@@ -36,14 +38,19 @@ def envelope(length, cutoff):
 
 
 class Loops:
-    """The equations for one batch: x[i] is [C], v[i] is [3, C]."""
+    """The equations for one batch: x[i] is [C], v[i] is [3, C].
 
-    def __init__(self, params, batch, cutoff):
+    A node's attention to itself is at distance 0, without direction or edge feature.
+    """
+
+    def __init__(self, params, batch, fields):
         self.params = {
             key.removeprefix(f"{NAME}/"): value for key, value in params.items()
         }
         self.batch = batch
-        self.cutoff = cutoff
+        self.cutoff = fields["cutoff"]
+        self.vector_cutoff = fields["vector_cutoff"]
+        self.self_loops = fields["self_loops"]
         self.neighbors = plain_steerable.neighbors(batch)
         self.positions = np.asarray(batch.graph.nodes.positions)
         self.nodes = sorted(self.neighbors)
@@ -54,6 +61,9 @@ class Loops:
 
     def edge(self, i, j, edge):
         """Radial inputs, unit vector and envelope."""
+        if edge is None:  # i with itself
+            own = exp_normal(0.0, 4, contract.TASK.radial_extent)
+            return np.array([*own, 0.0]), np.zeros(3), 1.0
         vector = self.positions[i] - self.positions[j]
         length = np.linalg.norm(vector)
         extent = contract.TASK.radial_extent if self.cutoff is None else self.cutoff
@@ -91,20 +101,24 @@ class Loops:
         for i in self.nodes:
             query = self.linear(f"queries_{layer}", normed[i])
             y, w = np.zeros(SIZE), np.zeros((3, SIZE))
-            for j, edge in self.neighbors[i]:
+            own = [(i, None)] if self.self_loops else []
+            for j, edge in [*self.neighbors[i], *own]:
                 values, direction, phi = self.edge(i, j, edge)
-                d_k = plain.silu(self.linear(f"key_filters_{layer}", values))
-                d_v = plain.silu(self.linear(f"value_filters_{layer}", values))
+                d_k = plain.silu(self.linear(f"attend_{layer}/key_filters", values))
+                d_v = plain.silu(self.linear(f"attend_{layer}/value_filters", values))
                 key = self.linear(f"keys_{layer}", normed[j])
                 value = self.linear(f"values_{layer}", normed[j]) * d_v
                 s1, s2, s3 = np.split(value, 3)
                 for head in range(2):
                     part = slice(3 * head, 3 * head + 3)
                     a = plain.silu(sum((query * key * d_k)[part]))
-                    self.weights[layer, edge, head] = a
                     y[part] += a * phi * s3[part]
+                    if edge is not None:
+                        shown = a if self.vector_cutoff else a * phi
+                        self.weights[layer, edge, head] = shown
                 for m in range(3):
-                    w[m] += phi * (s1 * v[j][m] + s2 * direction[m])
+                    added = s1 * v[j][m] + s2 * direction[m]
+                    w[m] += (phi if self.vector_cutoff else phi > 0) * added
             q1, q2, q3 = np.split(self.linear(f"output_{layer}", y), 3)
             rows = [self.linear(f"vectors_{layer}", v[i][m]) for m in range(3)]
             u1, u2, u3 = np.split(np.array(rows), 3, axis=1)
@@ -112,25 +126,37 @@ class Loops:
             new_v[i] = v[i] + w + q3 * u3
         return new_x, new_v
 
-    def output(self, x, v):
-        """The gated block, and the linear head."""
-        normed = plain.layer_norm(self.params, "output_norm", x)
-        rows = np.array([self.linear("gated_norms", v[m]) for m in range(3)])
+    def gated(self, name, size, x, v):
+        """A gated block without its activation."""
+        rows = np.array([self.linear(f"{name}/norms", v[m]) for m in range(3)])
         norms = np.sqrt(sum(rows**2))
-        hidden = self.linear("gated_linear_0", np.concatenate([normed, norms]))
-        gates = self.linear("gated_linear_1", plain.silu(hidden))[SIZE // 2 :]
-        mixed = [gates * self.linear("gated_vectors", v[m]) for m in range(3)]
-        return np.array([self.linear("readout_position", row) for row in mixed]).T
+        hidden = self.linear(f"{name}/linear_0", np.concatenate([x, norms]))
+        outputs = self.linear(f"{name}/linear_1", plain.silu(hidden))
+        mixed = [self.linear(f"{name}/vectors", v[m]) for m in range(3)]
+        return outputs[:size], np.array([outputs[size:] * row for row in mixed])
+
+    def output(self, x, v, head):
+        """Two gated blocks."""
+        normed = plain.layer_norm(self.params, "output_norm", x)
+        x, v = self.gated("gated", SIZE // 2, normed, v)
+        return self.gated(f"readout_{head.name}", head.size, plain.silu(x), v)
 
 
-@pytest.mark.parametrize("cutoff", [None, 3.0])
-def test_the_network_is_the_papers(cutoff):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cutoff": None, "vector_cutoff": True, "self_loops": True},
+        {"cutoff": 4.0, "vector_cutoff": True, "self_loops": False},
+        {"cutoff": 4.0, "vector_cutoff": False, "self_loops": False},
+    ],
+)
+def test_the_network_is_the_papers(options):
     with jax.enable_x64(True):
-        subject = contract.Subject(NAME, "float64", {**FIELDS, "cutoff": cutoff})
+        subject = contract.Subject(NAME, "float64", {**FIELDS, **options})
         batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         outputs, recorded = plain_steerable.forward(subject, batch)
-        loops = Loops(params, batch, cutoff)
+        loops = Loops(params, batch, options)
         assert len(loops.nodes) == sum(BATCH_SIZES)
         x, v = loops.embedding()
         for layer in range(2):
@@ -140,12 +166,15 @@ def test_the_network_is_the_papers(cutoff):
                 vectors = recorded[f"features_{layer}_1o"][:, i]
                 assert contract.relative_error(scalars, x[i]) < TOLERANCE
                 assert contract.relative_error(vectors, v[i]) < TOLERANCE
+        assert len(loops.weights) == 2 * (6 + 2) * 2
         for (layer, edge, head), weight in loops.weights.items():
             found = recorded[f"attention_{layer}"][edge, head]
             assert abs(found - weight) < TOLERANCE
+        (head,) = contract.TASK.heads
         for i in loops.nodes:
-            found, expected = outputs["position"][i], loops.output(x[i], v[i])
-            assert contract.relative_error(found, expected) < TOLERANCE
+            _, moved = loops.output(x[i], v[i], head)
+            error = contract.relative_error(outputs["position"][i], moved.T)
+            assert error < TOLERANCE
 
 
 @functools.cache
@@ -161,13 +190,12 @@ def no_envelope(lengths, cutoff):
     return jnp.ones_like(lengths)
 
 
-def no_attention(self, queries, keys, graph, bucket):
-    return jnp.zeros((len(keys), self.num_heads))
+def no_attention(self, queries, sent, inputs):
+    return jnp.zeros((len(sent), self.num_heads)), sent[:, queries.shape[-1] :]
 
 
 def no_gates(self, scalars, vectors):
-    half = scalars.shape[-1] // 2
-    return scalars[:, :half], vectors[..., :half]
+    return scalars[:, : self.size], vectors[..., : self.size]
 
 
 @pytest.mark.parametrize(
@@ -175,8 +203,8 @@ def no_gates(self, scalars, vectors):
     [
         (radial, "exp_normal", no_basis),
         (radial, "cosine_cutoff", no_envelope),
-        (torchmd_et.TorchmdEt, "_attention_weights", no_attention),
-        (torchmd_et.TorchmdEt, "_gated_block", no_gates),
+        (torchmd_et.Attend, "__call__", no_attention),
+        (torchmd_et.GatedBlock, "__call__", no_gates),
     ],
 )
 def test_no_part_is_idle(monkeypatch, module, name, replacement):
@@ -187,7 +215,7 @@ def test_no_part_is_idle(monkeypatch, module, name, replacement):
     assert contract.relative_error(found, expected) > 1e-3
 
 
-@pytest.mark.parametrize("layer", ["neighbor_filter", "key_filters_1"])
+@pytest.mark.parametrize("layer", ["neighbor_filter", "attend_1/key_filters"])
 def test_filters_are_read(layer):
     """Of the neighbour embedding and of the keys."""
     subject = base_subject()
@@ -243,7 +271,61 @@ def test_fields_shape_the_model():
         {"node_inputs": ("charge",)},
     ):
         assert num_params(NAME, **{**FIELDS, **changed}) < base, changed
-    assert num_params(NAME) == 146_616
+    assert num_params(NAME) == 148_322
+
+
+def test_the_start_is_the_authors():
+    """Embeddings of N(0, 1), Xavier's weights everywhere else, no biases."""
+    starts = contract.initializers(NAME, {"num_layers": 1})
+    assert any(path.startswith("readout_position/") for path in starts)
+    for path, start in starts.items():
+        if path in ("embedding/w", "neighbor_embedding/w"):
+            assert (start.mean, start.stddev) == (0.0, 1.0)
+        elif path.endswith("/w"):
+            assert start is mlp.GLOROT_UNIFORM, path
+        elif path.endswith("/b"):
+            assert start is mlp.ZEROS, path
+    assert not {"embedding/b", "neighbor_embedding/b"} & set(starts)
+
+
+HEADS_OF_QM9 = (
+    Head("mu", "graph_scalar", size=2, mean=2.7, scale=1.5, quantity="dipole"),
+    Head("r2", "graph_scalar", extensive=True, quantity="spatial_extent"),
+    Head("gap", "graph_scalar"),
+)
+
+
+def test_mu_and_r2_have_heads_of_their_own():
+    task = dataclasses.replace(contract.MOLECULES, heads=HEADS_OF_QM9)
+    fields = {**FIELDS, "num_layers": 1, "node_inputs": ("all",)}
+    members = contract.systems(BATCH_SIZES)
+    turn, shift = contract.rotation(), contract.SHIFT
+    with jax.enable_x64(True):
+        model = models.build(NAME, task, fields)
+        batch = contract.make_batch(members, "float64", task=contract.MOLECULES)
+        params = contract.quick_params(model, batch)
+
+        @jax.jit
+        def outputs(positions):
+            nodes = batch.graph.nodes._replace(positions=positions)
+            graph = batch.graph._replace(nodes=nodes)
+            return model.apply(params, None, graph, batch.bucket, False)
+
+        positions = batch.graph.nodes.positions
+        expected, moved, larger = (
+            {name: np.asarray(value)[:2] for name, value in outputs(x).items()}
+            for x in (positions, positions @ turn.T + shift, 1.2 * positions)
+        )
+    for name, values in expected.items():
+        assert contract.relative_error(moved[name], values) < TOLERANCE
+        assert contract.relative_error(larger[name], values) > 1e-3
+    # The prediction is the length of a moment itself.
+    lengths = 2.7 + 1.5 * expected["mu"]
+    assert lengths.shape == (2, 2) and (lengths > 0).all()
+    # An extent is made of scalars alone, unless the field has it otherwise.
+    assert f"{NAME}/readout_r2/norms" not in params
+    starts = contract.initializers(NAME, {**fields, "output": "scalar"}, task)
+    assert "readout_r2/norms/w" in starts
 
 
 def test_every_kind_of_head():

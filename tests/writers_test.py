@@ -12,7 +12,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from demetar.errors import UserError
-from demetar.train import checkpoint, writers
+from demetar.train import checkpoint, pictures, progress, writers
 
 
 def make_metrics(epoch: int, num_seeds: int = 1) -> dict:
@@ -167,7 +167,7 @@ def test_command_settings_and_final_metrics_stand_in_the_run_itself(tmp_path):
 
 def test_a_picture_reaches_tensorboard(tmp_path):
     start = np.random.default_rng(0).normal(size=(5, 3))
-    figure = writers.motion_figure(start, start + 1, start + 1.1, "one system")
+    figure = pictures.motion_figure(start, start + 1, start + 1.1, "one system")
     with make_writer(tmp_path, quiet=True) as writer:
         writer.figure("motion", figure, 5)
     (image,) = [
@@ -183,7 +183,7 @@ def test_a_picture_reaches_tensorboard(tmp_path):
 def test_motion_figure_shows_every_particle_from_start_to_both_ends():
     start = np.arange(15.0).reshape(5, 3)
     true, predicted = start + 1, start - [0, 1, 2]
-    figure = writers.motion_figure(start, true, predicted, "one system", unit="m")
+    figure = pictures.motion_figure(start, true, predicted, "one system", unit="m")
     left, right = figure.axes
     assert (left.get_xlabel(), left.get_ylabel()) == ("x / m", "y / m")
     assert (right.get_xlabel(), right.get_ylabel()) == ("x / m", "z / m")
@@ -202,7 +202,7 @@ def test_motion_figure_shows_every_particle_from_start_to_both_ends():
 
 def test_pictures_leave_no_global_state():
     start = np.zeros((5, 3))
-    writers.motion_figure(start, start, start, "still")
+    pictures.motion_figure(start, start, start, "still")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
 
@@ -228,7 +228,7 @@ def test_a_run_that_stops_early_still_prints_its_last_line(tmp_path, capsys):
 
 def test_lines_come_again_after_a_while(tmp_path, capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(writers.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     with make_writer(tmp_path) as writer:
         for epoch in range(1, 21):
             writer.evaluation(make_metrics(epoch))

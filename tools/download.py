@@ -63,11 +63,11 @@ def fetch(
         folder cannot be written.
     """
     path = folder / file.name
-    if path.exists() and _sha256(path) == file.sha256:
-        return path
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     reasons: list[str] = []
     try:
+        if path.exists() and _sha256(path) == file.sha256:
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         for attempt in range(attempts):

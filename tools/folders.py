@@ -1,12 +1,11 @@
 """The files of a data set: written row by row, atomically, and verified.
 
 A folder holds one .npz file per split and `metadata.json` with the SHA-256 of every
-array. `tools.generate_nbody` describes the arrays.
+array. `demetar.data.nbody_files` describes the format.
 """
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import io
@@ -16,31 +15,21 @@ import pathlib
 import secrets
 import shutil
 import zipfile
-from typing import IO
+from typing import Any
 
 import numpy as np
 
+from demetar import files, locks
+from demetar.data import nbody_files
 from demetar.errors import UserError
 from tools import simulation
 
-FORMAT = 1
-METADATA = "metadata.json"
 COPY_BYTES = 2**22
 
 
 def array_digest(dtype: np.dtype, shape: tuple[int, ...]) -> hashlib._Hash:
     """SHA-256 of an array's type and shape, to be updated with its bytes in C order."""
     return hashlib.sha256(f"{dtype.str}{shape}".encode())
-
-
-def fingerprint(arrays: dict[str, dict[str, str]]) -> str:
-    """SHA-256 of the lines 'split/array:hash' in sorted order."""
-    lines = [
-        f"{split}/{name}:{digest}"
-        for split, digests in arrays.items()
-        for name, digest in digests.items()
-    ]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 class SplitWriter:
@@ -105,7 +94,7 @@ class OutputFolder:
         self.partial = path.parent / (prefix + secrets.token_hex(4))
         self.partial.mkdir()
         self._lock = os.open(self.partial, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        locks.try_lock(self._lock)  # nobody else knows the folder yet
 
     def _check(self, overwrite: bool) -> None:
         if not self.path.exists():
@@ -114,7 +103,7 @@ class OutputFolder:
             raise UserError(f"--out={self.path} is a file; name a folder")
         if not any(self.path.iterdir()):
             return
-        if not (self.path / METADATA).is_file():
+        if not (self.path / nbody_files.METADATA).is_file():
             raise UserError(
                 f"--out={self.path} is not empty and holds no data set; name another"
             )
@@ -127,9 +116,8 @@ class OutputFolder:
     def _remove_if_dead(leftover: pathlib.Path) -> None:
         handle = os.open(leftover, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
+            if not locks.try_lock(handle):
+                return
         finally:
             os.close(handle)
         shutil.rmtree(leftover)
@@ -151,6 +139,14 @@ class OutputFolder:
         os.close(self._lock)
 
 
+def write_metadata(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write what `nbody_files.sealed` makes of the content, and return it."""
+    metadata = nbody_files.sealed(json.loads(json.dumps(content)))
+    text = json.dumps(metadata, indent=2) + "\n"
+    (folder / nbody_files.METADATA).write_text(text)
+    return metadata
+
+
 def verify(folder: str | os.PathLike[str]) -> list[str]:
     """Check a data set against its metadata.
 
@@ -160,18 +156,11 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
     """
     path = pathlib.Path(folder)
     try:
-        metadata = json.loads((path / METADATA).read_text())
-        expected = metadata["arrays"]
-        if metadata["format"] != FORMAT:
-            return [f"{path / METADATA} has format {metadata['format']}, not {FORMAT}"]
-        faults = []
-        if fingerprint(expected) != metadata["fingerprint"]:
-            faults.append(f"{path / METADATA}: the fingerprint differs")
-    except FileNotFoundError:
-        return [f"{path} is not a finished data set: it has no {METADATA}"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{path / METADATA} is damaged: {type(error).__name__}: {error}"]
-    for split in simulation.SPLITS:
+        expected = nbody_files.read_metadata(path)["arrays"]
+    except UserError as error:
+        return [str(error)]
+    faults = []
+    for split in nbody_files.SPLITS:
         file = path / f"{split}.npz"
         if split in expected:
             faults += _verify_file(file, expected[split])
@@ -181,30 +170,11 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _verify_file(file: pathlib.Path, expected: dict[str, str]) -> list[str]:
-    faults = []
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = {name.removesuffix(".npy") for name in archive.namelist()}
-            faults += [f"{file}: {name} is missing" for name in expected.keys() - names]
-            faults += [f"{file}: {name} is extra" for name in names - expected.keys()]
-            for name in sorted(expected.keys() & names):
-                with archive.open(f"{name}.npy") as member:
-                    if _digest_member(member) != expected[name]:
-                        faults.append(f"{file}: the SHA-256 of {name} differs")
-    except FileNotFoundError:
+    if not file.exists():
         return [f"{file} is missing"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        faults.append(f"{file} is damaged: {error}")
-    return faults
-
-
-def _digest_member(member: IO[bytes]) -> str:
-    """SHA-256, as `array_digest`, of an array in a .npy stream."""
-    np.lib.format.read_magic(member)
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
-    if fortran_order:
-        raise ValueError("an array is not in C order")
-    digest = array_digest(dtype, shape)
-    while block := member.read(COPY_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
+    try:
+        arrays = files.read_npz(file, mapped=None)
+    except UserError as error:
+        return [str(error)]
+    faults = nbody_files.alterations(arrays, expected)
+    return [f"{file}: {fault}" for fault in faults]

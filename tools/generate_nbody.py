@@ -10,8 +10,9 @@ saved step; `num_bodies` (S,) where systems differ in size, the rest of a row be
 S counts simulations, F saved frames, n bodies; units are dimensionless.
 
 Presets are the published sets: nbody_small and nbody of Satorras et al. 2021 (arXiv
-2102.09844), gravity of Brandstetter et al. 2022 (arXiv 2110.02905). A flag that is
-given overrides the preset's value.
+2102.09844), gravity of Brandstetter et al. 2022 (arXiv 2110.02905), and nbody_blog,
+what the JAX EGNN blog post made of the first. A flag that is given overrides the
+preset's value.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -40,7 +40,7 @@ from absl import app, flags
 
 import demetar
 from demetar.errors import UserError
-from tools import folders, simulation, systems
+from tools import cli, folders, simulation, systems
 
 VERSIONED = ("jax", "jaxlib", "numpy")
 UNITS = {
@@ -138,8 +138,7 @@ def _fill(
                 drifts.setdefault(split, []).append(drift)
                 bar.update(_count(drift))
             arrays[split] = writer.finish()
-    metadata = {
-        "format": folders.FORMAT,
+    content = {
         "settings": _describe(settings),
         "frames": list(settings.frames),
         "units": UNITS,
@@ -149,12 +148,9 @@ def _fill(
             **{name: importlib.metadata.version(name) for name in VERSIONED},
         },
         "arrays": arrays,
-        "fingerprint": folders.fingerprint(arrays),
         "conserved": {split: _summarise(parts) for split, parts in drifts.items()},
     }
-    text = json.dumps(metadata, indent=2) + "\n"
-    (folder / folders.METADATA).write_text(text)
-    return json.loads(text)
+    return folders.write_metadata(folder, content)
 
 
 def _count(drift: dict[str, np.ndarray]) -> int:
@@ -330,15 +326,6 @@ def main(argv: list[str]) -> None:
         os._exit(130)  # without waiting for the calls that are under way
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parse flags; bad ones become one line on stderr and exit code 2."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {error}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=cli.parse)

@@ -19,7 +19,7 @@ from absl import app, flags
 
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
-from tools import download
+from tools import cli, download
 
 USER_ERROR = 2  # exit code
 
@@ -65,14 +65,25 @@ def run(values: flags.FlagValues) -> None:
     if values.download:
         source = download.fetch(ARCHIVE, source or out.parent)
     kind, paths = molecule_files.find(source)
-    if out in paths:
-        raise UserError(f"expected another --out than the source {out}")
+    for path in paths:
+        if _is_same(out, path):
+            raise UserError(f"expected another --out than the source {path}")
     known = molecule_files.load(kind, paths, progress)
     molecules.write(out, known)
     print(
         f"{out} is written, {len(known.index):,} molecules, "
         f"fingerprint {known.fingerprint[:12]}"
     )
+    for note in known.notes:
+        print(note)
+
+
+def _is_same(first: pathlib.Path, second: pathlib.Path) -> bool:
+    """Whether two paths are of one file, through links or other spellings."""
+    try:
+        return first.samefile(second)
+    except OSError:  # the first is not there yet
+        return False
 
 
 def progress(items: Iterable, description: str, total: int | None) -> Iterable:
@@ -91,4 +102,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags(FLAGS)
-    app.run(main)
+    app.run(main, flags_parser=cli.parse)

@@ -182,6 +182,7 @@ class Settings:
 PRESETS = {
     "nbody_small": Settings(),
     "nbody": Settings(sample_every=500, num_train=50_000, seed=42),
+    "nbody_blog": Settings(num_steps=1_000, num_train=3_000, seed=42),
     "gravity": Settings(
         system=systems.GRAVITY, num_bodies=(100, 100), softening=0.1, save_forces=True
     ),

@@ -10,6 +10,7 @@ function of (seed, epoch).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -20,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import graphs
+from demetar import files, graphs, heads
 from demetar.errors import UserError
-from demetar.types import Array, Batch, Bucket, Nodes, TaskSpec
+from demetar.types import Array, Batch, Bucket, Globals, Head, Nodes, TaskSpec
 
 Plan = dict[str, np.ndarray]  # every array has a leading axis B of batches
 
 SPARE_NODES = 1.02  # nodes of a ragged budget, beside the average
+MOST_ROWS = 2**31 - 1  # of nodes or of edges, which int32 counts
 LOOK_AHEAD = 32  # graphs that wait while later ones fill a batch
 
 
@@ -42,7 +44,9 @@ class Samples:
         integer type; None where all graphs are complete, in the order of
         `graphs.complete_edges`.
       n_node, n_edge: [D].
-      targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}.
+      targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}, less what is
+        known of them beforehand (`heads.residual`).
+      centers: [D, 3] what `centred` subtracted from the positions; None for nothing.
     """
 
     nodes: Nodes
@@ -52,6 +56,7 @@ class Samples:
     n_node: np.ndarray
     n_edge: np.ndarray
     targets: dict[str, np.ndarray]
+    centers: np.ndarray | None = None
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -141,7 +146,7 @@ class RegularPacking:
             lambda leaf: leaf.reshape(
                 num_samples, len(leaf) // num_samples, *leaf.shape[1:]
             ),
-            (samples.nodes, samples.edges, stored, samples.targets),
+            (samples.nodes, samples.edges, stored, samples.centers, samples.targets),
         )
 
     def plan(self, order: np.ndarray) -> Plan:
@@ -160,13 +165,14 @@ class RegularPacking:
         return {"sample": np.zeros(shape, np.int32), "weight": np.zeros(shape, "f4")}
 
     def assemble(self, arrays: Any, row: Mapping[str, Array]) -> Batch:
-        nodes, edges, senders, targets = arrays
-        nodes, edges, targets = jax.tree.map(
+        nodes, edges, senders, centers, targets = arrays
+        nodes, edges, centers, targets = jax.tree.map(
             lambda leaf: leaf[row["sample"]].reshape(
                 self.bucket.num_graphs * leaf.shape[1], *leaf.shape[2:]
             ),
-            (nodes, edges, targets),
+            (nodes, edges, centers, targets),
         )
+        edges = edges.astype(nodes.positions.dtype)
         senders = (
             senders[row["sample"]]
             if self._complete_senders is None
@@ -180,7 +186,7 @@ class RegularPacking:
             receivers=self._receivers,
             n_node=np.full(slots, bucket.max_nodes // slots, np.int32),
             n_edge=np.full(slots, bucket.max_edges // slots, np.int32),
-            globals=None,
+            globals=None if centers is None else Globals(centers),
         )
         return Batch(graph, self.bucket, targets, row["weight"].astype(edges.dtype))
 
@@ -192,6 +198,7 @@ class Stored(NamedTuple):
       nodes, edges, targets, ends: of the samples, with one zero row more, to which
         padding points; the ends are None for complete graphs.
       n_node, n_edge, node_start, edge_start: [D].
+      centers: [D, 3], or None where nothing was subtracted from the positions.
     """
 
     nodes: Nodes
@@ -202,6 +209,7 @@ class Stored(NamedTuple):
     node_start: Array
     edge_start: Array
     ends: tuple[Array, Array] | None
+    centers: Array | None
 
 
 class RaggedPacking:
@@ -241,7 +249,8 @@ class RaggedPacking:
             np.cumsum(counts, dtype=np.int32) - counts for counts in (n_node, n_edge)
         )
         return Stored(
-            *(nodes, edges, targets, n_node, n_edge, node_start, edge_start), ends
+            *(nodes, edges, targets, n_node, n_edge, node_start, edge_start),
+            *(ends, samples.centers),
         )
 
     def plan(self, order: np.ndarray) -> Plan:
@@ -316,6 +325,9 @@ class RaggedPacking:
             for end in (senders, receivers)
         )
         dtype = arrays.nodes.positions.dtype
+        known = None
+        if arrays.centers is not None:
+            known = Globals(xp.where(real[:, None], arrays.centers[sample], 0))
         graph = graphs.Graph(
             nodes=jax.tree.map(lambda leaf: leaf[node], arrays.nodes),
             edges=arrays.edges[edge].astype(dtype),
@@ -323,7 +335,7 @@ class RaggedPacking:
             receivers=receivers,
             n_node=n_node,
             n_edge=n_edge,
-            globals=None,
+            globals=known,
         )
         targets = {
             name: leaf[node if name in self.node_targets else sample]
@@ -363,12 +375,40 @@ class Dataset:
       packing: how samples become batches.
       splits: {'train' | 'valid' | 'test': [D'] sample numbers}.
       fingerprint: SHA-256 of the data as they were read.
+      identity: of `identify`, of everything that decides the numbers.
     """
 
     task: TaskSpec
     packing: Packing
     splits: Mapping[str, np.ndarray]
     fingerprint: str
+    identity: str = ""
+
+    def composition(self) -> np.ndarray:
+        """Number of nodes of each species in each sample, [D, Z] float64."""
+        samples = self.packing.samples
+        return heads.composition(self.task, samples.nodes.scalars, samples.n_node)
+
+    def under(self, task: TaskSpec) -> Dataset:
+        """The same samples with targets less what another task knows of them.
+
+        Args:
+          task: of the same inputs and targets; that of a trained model.
+        """
+        counts = self.composition()
+        samples = self.packing.samples
+        own = heads.absolute_all(self.task, samples.targets, counts)
+        targets = {
+            head.name: heads.residual(head, own[head.name], counts).astype(
+                samples.targets[head.name].dtype
+            )
+            if heads.knows(head)
+            else np.asarray(own[head.name], samples.targets[head.name].dtype)
+            for head in task.heads
+        }
+        packing = copy.copy(self.packing)
+        packing.samples = dataclasses.replace(samples, targets=targets)
+        return dataclasses.replace(self, task=task, packing=packing)
 
     def train_plan(self, seed: int, epoch: int) -> Plan:
         """The training samples in the order of (seed, epoch)."""
@@ -394,6 +434,29 @@ class Dataset:
         }
 
 
+def identify(
+    fingerprint: str, settings: Mapping[str, Any], splits: Mapping[str, np.ndarray]
+) -> str:
+    """SHA-256 of everything that decides the numbers of a data set.
+
+    Two data sets of one identity have the same samples, targets and splits.
+
+    Args:
+      fingerprint: SHA-256 of the source as it was read.
+      settings: how it was read, as JSON can hold it: target, frames, units, graphs,
+        names, dtype. The size of a batch is not among them.
+      splits: {'train' | 'valid' | 'test': [D'] rows of the source}.
+    """
+    content = {
+        "fingerprint": fingerprint,
+        "settings": settings,
+        "splits": {
+            name: files.array_hash(rows, "<i8") for name, rows in splits.items()
+        },
+    }
+    return files.json_hash(content)
+
+
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     """The packing that suits the samples: regular where all have the same size and the
     same number of senders per node, as complete and k-nearest-neighbour graphs have.
@@ -403,11 +466,21 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     and on QM9's complete graphs little of either is padding. There are slots for the
     smaller graphs that chance brings together.
 
+    A batch holds no more graphs than there are samples.
+
     Raises:
-      UserError: batch_size is not positive.
+      UserError: batch_size is not positive, or there are too many nodes or edges.
     """
     if batch_size < 1:
         raise UserError(f"expected a batch size of at least 1, found {batch_size}")
+    for counts, what in ((samples.n_node, "nodes"), (samples.n_edge, "edges")):
+        total = counts.sum(dtype=np.int64)
+        if total > MOST_ROWS:
+            raise UserError(
+                f"expected at most {MOST_ROWS} {what} in a data set, found {total}; "
+                "use fewer samples or graphs of nearest neighbours"
+            )
+    batch_size = min(batch_size, len(samples.n_node))
     size = samples.common_size()
     if size is not None:
         return RegularPacking(samples, batch_size, size)
@@ -462,12 +535,52 @@ def concatenate_plans(plans: Sequence[Plan]) -> Plan:
     return {name: np.concatenate([plan[name] for plan in plans]) for name in plans[0]}
 
 
+def centred(samples: Samples, heads: Collection[Head]) -> Samples:
+    """The samples with each graph's centroid at the origin.
+
+    Far from the origin, single precision rounds positions more coarsely than the graph
+    is large. So what is subtracted is subtracted before anything is rounded.
+
+    Args:
+      samples: in double precision.
+      heads: of the task; the targets of those based on positions move along.
+    """
+    count, positions = len(samples.n_node), samples.nodes.positions
+    graph = np.repeat(np.arange(count), samples.n_node)  # [sum of n_node]
+    sums = [np.bincount(graph, column, count) for column in positions.T]
+    centers = np.stack(sums, axis=1) / np.maximum(samples.n_node, 1)[:, None]  # [D, 3]
+    moved = {
+        head.name: samples.targets[head.name] - centers[graph][:, None]
+        for head in heads
+        if head.base == "positions"
+    }
+    return dataclasses.replace(
+        samples,
+        nodes=samples.nodes._replace(positions=positions - centers[graph]),
+        targets={**samples.targets, **moved},
+        centers=centers,
+    )
+
+
 def to_dtype(samples: Samples, dtype: str) -> Samples:
-    """The samples with every floating-point array in `dtype`."""
+    """The samples with every floating-point array in `dtype`.
+
+    Raises:
+      UserError: a finite number is too large for it.
+    """
 
     def cast(leaf: np.ndarray) -> np.ndarray:
-        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return np.ascontiguousarray(leaf, dtype) if is_float else leaf
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        with np.errstate(over="ignore"):
+            found = np.ascontiguousarray(leaf, dtype)
+        lost = np.isinf(found) & np.isfinite(leaf)
+        if lost.any():
+            raise UserError(
+                f"expected numbers that {dtype} can hold, found {leaf[lost][0]:g}; "
+                "use other units or --dtype=float64"
+            )
+        return found
 
     fields = {
         field.name: jax.tree.map(cast, getattr(samples, field.name))

@@ -1,11 +1,13 @@
-"""Chemical bonds of molecules of H, C, N, O and F: geometry first, then SMILES.
+"""Chemical bonds of molecules: geometry first, then SMILES.
 
 Which atoms are bonded is a question of distances; hydrogens go to their nearest heavy
-atom. The order of a bond between heavy atoms comes from the SMILES where its graph is
+atom. The order of a bond between heavy atoms comes from the SMILES if its graph is
 that of the geometry atom by atom (in QM9 it nearly always is: both list the heavy atoms
 in the order of GDB-17), else from the valences: the orders with which every atom has
-its valence. Bonds of aromatic rings (Hückel's rule) are of a type of their own, so that
-equivalent bonds have equal types, whichever Kekulé structure was written.
+its valence, found by a matching in polynomial time. If there are none, or an element
+has no one valence, all bonds are single. Bonds of aromatic rings (Hückel's rule) are of
+a type of their own, so that equivalent bonds have equal types, whichever Kekulé
+structure was written.
 
 Measured on the 130,831 molecules of QM9: all but 8 have the right valence on every
 atom, hydrogens included; the 8 are strained cages with stretched bonds. Without their
@@ -15,127 +17,81 @@ charges geometry alone does not tell.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-TYPES = ("single", "double", "triple", "aromatic")
-AROMATIC = 4  # codes are orders 1, 2, 3, and this
+from demetar.data import elements, matching
+from demetar.data.smiles import AROMATIC, Pair, parse_smiles
 
-# Covalent radii in Å: Cordero et al. 2008, doi 10.1039/b801115j, table 2.
-RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57}
+TYPES = ("single", "double", "triple", "aromatic")
+
 STRETCH = 1.15  # bonded: closer than this times the sum of the radii
 HYDROGEN_STRETCH = 1.3  # of hydrogens, which have but one bond
-VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
+# Of the elements that have one valence. Molecules of others have single bonds alone.
+VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1, 14: 4, 17: 1, 35: 1, 53: 1}
+# Pairs of a cation and an anion that are compared, at most; so the time is bounded.
+MOST_ION_PAIRS = 2_000
+CHUNK_PAIRS = 2_000_000  # pairs of atoms whose distances are computed at once
 
-Pair = tuple[int, int]  # atom numbers, the smaller first
+# `progress(items, description, total)` yields the items and tells how many have gone.
+Progress: TypeAlias = Callable[[Iterable, str, int | None], Iterable]
 
 
-@dataclasses.dataclass(frozen=True)
-class Smiles:
-    """The heavy atoms of a SMILES text in its order.
+def silent(items: Iterable, description: str, total: int | None) -> Iterable:
+    """The `Progress` that tells nothing."""
+    return items
 
-    Attributes:
-      numbers: atomic numbers.
-      charges: formal charges.
-      bonds: {pair: code}.
+
+def of_equal_size(n_atoms: np.ndarray) -> Iterator[np.ndarray]:
+    """Numbers of molecules with one number of atoms, up to `CHUNK_PAIRS` of pairs."""
+    for size in np.unique(n_atoms).tolist():
+        members = np.flatnonzero(n_atoms == size)
+        count = max(1, CHUNK_PAIRS // size**2)
+        for start in range(0, len(members), count):
+            yield members[start : start + count]
+
+
+def find(
+    n_atoms: np.ndarray,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    smiles: Sequence[str],
+    progress: Progress = silent,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Bonds of D molecules with A atoms in all.
+
+    Args:
+      n_atoms: [D] atoms of each.
+      numbers: [A] atomic numbers.
+      positions: [A, 3] in Å.
+      smiles: D texts, '' if there is none.
+      progress: tells how many have gone.
+
+    Returns:
+      n_bonds [D] int32, rows [sum of n_bonds, 3] uint8 of two atoms and a code, and how
+      many molecules have single bonds alone because no orders fit.
     """
-
-    numbers: tuple[int, ...]
-    charges: tuple[int, ...]
-    bonds: Mapping[Pair, int]
-
-
-_TOKEN = re.compile(
-    r"\[(?P<isotope>\d*)(?P<bracket>[A-Za-z])(?P<chiral>@{0,2})(?P<hydrogens>H\d*)?"
-    r"(?P<charge>[+-]\d*)?\]|(?P<atom>[CNOFcno])|(?P<bond>[-=#:/\\])"
-    r"|(?P<ring>%\d\d|\d)|(?P<open>\()|(?P<close>\))|(?P<dot>\.)"
-)
-_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
-_ORDERS = {"-": 1, "/": 1, "\\": 1, "=": 2, "#": 3, ":": AROMATIC}
-
-
-@functools.lru_cache(maxsize=4096)
-def parse_smiles(text: str) -> Smiles | None:
-    """A SMILES text of H, C, N, O and F; None where it is of another kind."""
-    reader = _Reader()
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None or not reader.read(match):
-            return None
-        position = match.end()
-    if reader.rings or reader.stack:
-        return None
-    return Smiles(tuple(reader.numbers), tuple(reader.charges), reader.bonds)
-
-
-class _Reader:
-    """The state of reading a SMILES text from left to right."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        self.charges: list[int] = []
-        self.bonds: dict[Pair, int] = {}
-        self.rings: dict[str, tuple[int, int | None]] = {}
-        self.stack: list[int | None] = []
-        self._aromatic: list[bool] = []
-        self._last: int | None = None
-        self._order: int | None = None
-
-    def read(self, match: re.Match[str]) -> bool:
-        """Take in one token; False where it makes no sense."""
-        symbol = match["bracket"] or match["atom"]
-        if symbol:
-            return self._atom(symbol, match["charge"] or "")
-        if match["bond"]:
-            self._order = _ORDERS[match["bond"]]
-        elif match["open"]:
-            self.stack.append(self._last)
-        elif match["close"]:
-            if not self.stack:
-                return False
-            self._last = self.stack.pop()
-        elif match["dot"]:
-            self._last = None
-        elif match["ring"]:
-            return self._ring(match["ring"])
-        return True
-
-    def _atom(self, symbol: str, charge: str) -> bool:
-        number = _NUMBERS.get(symbol.upper())
-        if number is None:
-            return False
-        self.numbers.append(number)
-        self.charges.append(int(charge + "1" if charge in ("+", "-") else charge or 0))
-        self._aromatic.append(symbol.islower())
-        atom = len(self.numbers) - 1
-        if self._last is not None:
-            self._join(self._last, atom, self._order)
-        self._last, self._order = atom, None
-        return True
-
-    def _ring(self, label: str) -> bool:
-        if self._last is None:
-            return False
-        if label not in self.rings:
-            self.rings[label] = (self._last, self._order)
-        else:
-            other, order = self.rings.pop(label)
-            if other == self._last:
-                return False
-            self._join(other, self._last, self._order or order)
-        self._order = None
-        return True
-
-    def _join(self, first: int, second: int, order: int | None) -> None:
-        if order is None:
-            both = self._aromatic[first] and self._aromatic[second]
-            order = AROMATIC if both else 1
-        self.bonds[min(first, second), max(first, second)] = order
+    starts = np.cumsum(n_atoms) - n_atoms
+    pairs: list[np.ndarray] = [np.zeros((0, 2), int)] * len(n_atoms)
+    for members in of_equal_size(n_atoms):
+        rows = starts[members][:, None] + np.arange(n_atoms[members[0]])
+        found = connections(numbers[rows], positions[rows])
+        for member, own in zip(members, found, strict=True):
+            pairs[member] = own
+    found_codes: list[int] = []
+    num_single = 0
+    stops = starts + n_atoms
+    for member in progress(range(len(n_atoms)), "bonds", len(n_atoms)):
+        own = numbers[starts[member] : stops[member]].tolist()
+        bonded = list(map(tuple, pairs[member].tolist()))
+        orders, right = codes(own, bonded, smiles[member])
+        found_codes += orders
+        num_single += not right
+    ends = np.concatenate(pairs)
+    rows = np.concatenate([ends, np.array(found_codes, int)[:, None]], axis=1)
+    return np.array(list(map(len, pairs)), np.int32), rows.astype(np.uint8), num_single
 
 
 def connections(numbers: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
@@ -150,7 +106,7 @@ def connections(numbers: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
     """
     count, size = numbers.shape
     radii = np.zeros(256, np.float32)
-    for number, radius in RADII.items():
+    for number, radius in elements.RADII.items():
         radii[number] = radius
     own = radii[numbers]
     offsets = positions[:, :, None] - positions[:, None]
@@ -186,6 +142,8 @@ def codes(
     Returns:
       One code per pair: 1, 2, 3 or AROMATIC, and whether every atom has its valence.
     """
+    if not VALENCES.keys() >= set(numbers):
+        return [1] * len(pairs), False
     degrees = [0] * len(numbers)
     for first, second in pairs:
         degrees[first] += 1
@@ -233,7 +191,9 @@ def _with_valences(
         if code != AROMATIC:
             for atom in pair:
                 missing[atom] -= code - 1
-    solved = _solve(missing, aromatic, most=1)
+    if max(missing, default=0) > 1:
+        return None  # one double bond per atom of an aromatic ring
+    solved = _solve(missing, aromatic)
     if solved is None:
         return None
     kekule = {pair: 1 + extra for pair, extra in zip(aromatic, solved, strict=True)}
@@ -243,27 +203,102 @@ def _with_valences(
 def _of_valences(
     numbers: Sequence[int], degrees: Sequence[int], heavy: Sequence[Pair]
 ) -> dict[Pair, int] | None:
-    """Orders with which every atom has its valence, charged where it must be."""
-    for charges in _charges(numbers, degrees):
-        missing = _missing(numbers, degrees, charges)
-        solved = _solve(missing, heavy, most=2)
-        if solved is not None:
-            return {pair: 1 + extra for pair, extra in zip(heavy, solved, strict=True)}
-    return None
+    """Orders with which every atom has its valence, charged if it must be."""
+    missing = _missing(numbers, degrees, [0] * len(numbers))
+    solved = _solve(missing, heavy)
+    if solved is None:
+        charges = _charges(numbers, missing, heavy)
+        if charges is None:
+            return None
+        solved = _solve(_missing(numbers, degrees, charges), heavy)
+    if solved is None or max(solved, default=0) > 2:
+        return None  # C2 would have a quadruple bond
+    return {pair: 1 + extra for pair, extra in zip(heavy, solved, strict=True)}
 
 
-def _charges(numbers: Sequence[int], degrees: Sequence[int]) -> Iterator[list[int]]:
-    """No charge; then one N+ with one anion (O-, N- or C-)."""
-    neutral = [0] * len(numbers)
-    yield neutral
-    for plus, number in enumerate(numbers):
-        if number != 7:
-            continue
-        for minus, other in enumerate(numbers):
-            if minus != plus and other in (6, 7, 8):
-                charges = neutral.copy()
-                charges[plus], charges[minus] = 1, -1
-                yield charges
+def _charges(
+    numbers: Sequence[int], missing: Sequence[int], heavy: Sequence[Pair]
+) -> list[int] | None:
+    """Formal charges that make the valences right: N+ with O-, N- or C-.
+
+    One pair of charges is tried first, the first N and its first anion that will do,
+    then any number of pairs. There nitrogens of nitro groups are charged sooner than
+    others.
+
+    Args:
+      numbers: atomic numbers.
+      missing: what each neutral atom lacks of its valence.
+      heavy: pairs of bonded heavy atoms.
+
+    Returns:
+      A charge per atom, or None if there are none that will do.
+    """
+    nitrogens = [atom for atom, number in enumerate(numbers) if number == 7]
+    anions = [
+        atom
+        for atom, number in enumerate(numbers)
+        if number in (6, 7, 8) and missing[atom] > 0
+    ]
+    if len(nitrogens) * len(anions) > MOST_ION_PAIRS:
+        return None
+    for nitrogen in nitrogens:
+        ions = [(nitrogen, anion) for anion in anions if anion != nitrogen]
+        charges = _with_ions(missing, heavy, [nitrogen], ions)
+        if charges is not None:
+            return charges
+    bonded = {*heavy, *(pair[::-1] for pair in heavy)}
+    oxides = {n for n, anion in bonded if numbers[anion] == 8 and missing[anion] > 0}
+    neutral = sorted(nitrogens, key=lambda atom: (atom in oxides, atom))
+    ions = [(n, anion) for n in nitrogens for anion in anions if n != anion]
+    ions.sort(key=lambda pair: pair not in bonded)
+    return _with_ions(missing, heavy, neutral, ions)
+
+
+def _with_ions(
+    missing: Sequence[int],
+    heavy: Sequence[Pair],
+    nitrogens: Sequence[int],
+    ions: Sequence[Pair],
+) -> list[int] | None:
+    """Charges of some nitrogens and their anions, if there are any that will do.
+
+    It is one matching for any number of charges. Each N has two points more. A neutral
+    N pairs them with each other. In N+ the first is one bond more, and the second pairs
+    with a point that the anion does not use. An N of four bonds is N+ in any case, and
+    has the second point alone.
+
+    Args:
+      missing, heavy: of `_charges`.
+      nitrogens: that may be charged; the first stay neutral sooner.
+      ions: cations with their anions; the first are preferred.
+    """
+    may = set(nitrogens)
+    if any(lack < -(atom in may) for atom, lack in enumerate(missing)):
+        return None
+    needs = [max(lack, 0) for lack in missing]
+    bond_points, ion_points = {}, {}
+    for atom in nitrogens:
+        bond_points[atom] = len(needs)
+        ion_points[atom] = len(needs) + 1
+        needs += [int(missing[atom] >= 0), 1]
+    pairs = [(bond_points[atom], ion_points[atom]) for atom in nitrogens]
+    pairs += [(ion_points[nitrogen], anion) for nitrogen, anion in ions]
+    pairs += heavy
+    for first, second in heavy:
+        if first in may:
+            pairs.append((bond_points[first], second))
+        if second in may:
+            pairs.append((first, bond_points[second]))
+        if first in may and second in may:
+            pairs.append((bond_points[first], bond_points[second]))
+    counts = matching.fill(needs, pairs)
+    if counts is None:
+        return None
+    charges = [0] * len(missing)
+    for (nitrogen, anion), count in zip(ions, counts[len(nitrogens) :], strict=False):
+        charges[nitrogen] += count
+        charges[anion] -= count
+    return charges
 
 
 def _missing(
@@ -282,26 +317,13 @@ def _missing(
     ]
 
 
-def _solve(missing: list[int], pairs: Sequence[Pair], most: int) -> list[int] | None:
+def _solve(missing: list[int], pairs: Sequence[Pair]) -> list[int] | None:
     """How much to add to the order of each pair, so that no atom lacks anything."""
     if min(missing, default=0) < 0:
         return None
-    if not pairs:
-        return None if any(missing) else []
     if not any(missing):
         return [0] * len(pairs)
-    first, second = pairs[0]
-    for extra in range(min(most, missing[first], missing[second]), -1, -1):
-        left = missing.copy()
-        left[first] -= extra
-        left[second] -= extra
-        rest = pairs[1:]
-        if any(left[a] and not any(a in pair for pair in rest) for a in pairs[0]):
-            continue  # no bond is left that could mend this atom
-        solved = _solve(left, rest, most)
-        if solved is not None:
-            return [extra, *solved]
-    return None
+    return matching.fill(missing, pairs)
 
 
 def _aromatic_bonds(numbers: Sequence[int], orders: Mapping[Pair, int]) -> set[Pair]:

@@ -4,7 +4,8 @@ The file is an uncompressed `.npz` whose arrays are memory-mapped where they lie
 that 130,831 molecules are there in the time of one checksum. Both the cache of the
 command and `tools.prepare_qm9` write it.
 
-    header      JSON as bytes: format, version, source, names, units, fingerprint
+    header      JSON as bytes: format, version, source, names, units, fingerprint, notes
+                and origin
     index       [D] int32, ascending: GDB9 index, or the row number from 1
     n_atoms     [D] int32
     numbers     [A] uint8 atomic numbers, molecule after molecule
@@ -12,6 +13,8 @@ command and `tools.prepare_qm9` write it.
     properties  [D, P] float64, NaN where unknown
     n_bonds     [D] int32
     bonds       [sum of n_bonds, 3] uint8: two atoms of the molecule and the type
+
+The last two are left out if no graph needed them yet.
 """
 
 from __future__ import annotations
@@ -24,27 +27,21 @@ import math
 import os
 import pathlib
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar.data import bonds
+from demetar import files
+from demetar.data import bonds, elements
+from demetar.data.bonds import Progress, silent
 from demetar.errors import UserError
 
 FORMAT = "demetar molecules"
 VERSION = 1
-ELEMENTS: Mapping[str, int] = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
-CHUNK = 2_000  # molecules of one size whose distances are computed at once
-
-# `progress(items, description, total)` yields the items and tells how many have gone.
-Progress: TypeAlias = Callable[[Iterable, str, int | None], Iterable]
-
-
-def silent(items: Iterable, description: str, total: int | None) -> Iterable:
-    """The `Progress` that tells nothing."""
-    return items
+MOST_ATOMS = 255  # of a molecule: atoms are numbered in uint8
+MOST_NUMBER = 2**31 - 1  # of a molecule
+MOST_COORDINATE = 1e9  # in Å, so that squares of distances are finite in float32
 
 
 class Record(NamedTuple):
@@ -53,7 +50,7 @@ class Record(NamedTuple):
     Attributes:
       place: file and row, for errors.
       number: of the molecule.
-      symbols: elements, one character each.
+      numbers: [n] atomic numbers.
       positions: [3 n] coordinates in Å, atom after atom.
       properties: [P] numbers in the order of the source's names.
       smiles: '' where the source has none.
@@ -61,7 +58,7 @@ class Record(NamedTuple):
 
     place: str
     number: int
-    symbols: str
+    numbers: Sequence[int]
     positions: Sequence[float]
     properties: Sequence[float]
     smiles: str
@@ -75,6 +72,8 @@ class Molecules:
       names, units: of the columns of `properties`.
       source: 'qm9' where the properties are QM9's in QM9's units, else 'own'.
       fingerprint: SHA-256 of index, atoms, positions and properties.
+      n_bonds, bonds: None if they were not asked for.
+      notes: one line each, of what a person should know of the reading.
     """
 
     index: np.ndarray
@@ -82,23 +81,27 @@ class Molecules:
     numbers: np.ndarray
     positions: np.ndarray
     properties: np.ndarray
-    n_bonds: np.ndarray
-    bonds: np.ndarray
     names: tuple[str, ...]
     units: tuple[str, ...]
     source: str
     fingerprint: str
+    n_bonds: np.ndarray | None = None
+    bonds: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def column(self, name: str) -> np.ndarray:
         """The property of that name, [D]."""
         return np.asarray(self.properties[:, self.names.index(name)])
 
 
-ARRAYS = (
-    *("index", "n_atoms", "numbers", "positions", "properties"),
-    *("n_bonds", "bonds"),
-)
-_MEASURED = ARRAYS[:5]  # what the fingerprint is of
+_BOND_TYPES = {"n_bonds": np.int32, "bonds": np.uint8}
+_MEASURED = {  # what the fingerprint is of
+    "index": np.int32,
+    "n_atoms": np.int32,
+    "numbers": np.uint8,
+    "positions": np.float64,
+    "properties": np.float64,
+}
 
 
 def build(
@@ -107,21 +110,34 @@ def build(
     units: Sequence[str],
     source: str,
     progress: Progress = silent,
+    *,
+    with_bonds: bool = True,
+    notes: Sequence[str] = (),
 ) -> Molecules:
     """The molecules of a source, in ascending order of their index.
 
+    Args:
+      records: of the molecules.
+      names, units: of the properties.
+      source: 'qm9' or 'own'.
+      progress: tells a person of the search for bonds.
+      with_bonds: whether bonds are searched.
+      notes: of `Molecules`.
+
     Raises:
       UserError: a record with a wrong number of coordinates or properties, an element
-        other than H, C, N, O and F, a number that is not finite, or an index twice.
-        The message names the first such row.
+        that there is not (in QM9: other than H, C, N, O and F), a number that is not
+        finite, or an index twice. The message names the first such row.
     """
-    kept: list[tuple[int, str, np.ndarray, np.ndarray, str]] = []
+    known = elements.QM9 if source == "qm9" else range(1, elements.MOST + 1)
+    species = frozenset(known)
+    kept: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, str]] = []
     for record in records:
-        _check(record, len(names))
+        _check(record, len(names), species)
         kept.append(
             (
                 record.number,
-                record.symbols,
+                np.array(record.numbers, np.uint8),
                 np.asarray(record.positions, np.float64).reshape(-1, 3),
                 np.asarray(record.properties, np.float64),
                 record.smiles,
@@ -134,40 +150,41 @@ def build(
     if (np.diff(index) == 0).any():
         twice = index[:-1][np.diff(index) == 0][0]
         raise UserError(f"expected every molecule once, found number {twice} twice")
-    n_atoms = np.array([len(item[1]) for item in kept], np.int32)
-    numbers = _numbers("".join(item[1] for item in kept))
-    positions = np.concatenate([item[2] for item in kept])
-    n_bonds, bond_rows = find_bonds(
-        n_atoms, numbers, positions, [item[4] for item in kept], progress
-    )
     measured = {
         "index": index,
-        "n_atoms": n_atoms,
-        "numbers": numbers,
-        "positions": positions,
+        "n_atoms": np.array([len(item[1]) for item in kept], np.int32),
+        "numbers": np.concatenate([item[1] for item in kept]),
+        "positions": np.concatenate([item[2] for item in kept]),
         "properties": np.stack([item[3] for item in kept]),
     }
-    return Molecules(
+    known_molecules = Molecules(
         **measured,
-        n_bonds=n_bonds,
-        bonds=bond_rows,
         names=tuple(names),
         units=tuple(units),
         source=source,
         fingerprint=_fingerprint(measured, names),
+        notes=tuple(notes),
     )
+    if not with_bonds:
+        return known_molecules
+    return _with_bonds(known_molecules, [item[4] for item in kept], progress)
 
 
-def _check(record: Record, num_properties: int) -> None:
-    place, size = record.place, len(record.symbols)
-    unknown = set(record.symbols) - ELEMENTS.keys()
+def _check(record: Record, num_properties: int, species: frozenset[int]) -> None:
+    place, size = record.place, len(record.numbers)
+    unknown = set(record.numbers) - species
     if unknown:
         raise UserError(
-            f"{place}: expected the elements {', '.join(ELEMENTS)}, "
-            f"found {sorted(unknown)[0]!r}"
+            f"{place}: expected the elements {elements.span(species)}, "
+            f"found {elements.name(min(unknown))}"
         )
-    if not 1 <= size <= 255:
-        raise UserError(f"{place}: expected 1 to 255 atoms, found {size}")
+    if not 1 <= size <= MOST_ATOMS:
+        raise UserError(f"{place}: expected 1 to {MOST_ATOMS} atoms, found {size}")
+    if not 1 <= record.number <= MOST_NUMBER:
+        raise UserError(
+            f"{place}: expected a number from 1 to {MOST_NUMBER} of the molecule, "
+            f"found {record.number}"
+        )
     if len(record.positions) != 3 * size:
         raise UserError(
             f"{place}: expected {3 * size} coordinates of {size} atoms, "
@@ -180,13 +197,12 @@ def _check(record: Record, num_properties: int) -> None:
         )
     if not math.isfinite(sum(record.positions)):
         raise UserError(f"{place}: expected finite coordinates, found others")
-
-
-def _numbers(symbols: str) -> np.ndarray:
-    table = np.zeros(128, np.uint8)
-    for symbol, number in ELEMENTS.items():
-        table[ord(symbol)] = number
-    return table[np.frombuffer(symbols.encode("ascii"), np.uint8)]
+    largest = max(map(abs, record.positions))
+    if largest > MOST_COORDINATE:
+        raise UserError(
+            f"{place}: expected coordinates up to {MOST_COORDINATE:g} Å, "
+            f"found {largest:g}"
+        )
 
 
 def _fingerprint(measured: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
@@ -198,44 +214,33 @@ def _fingerprint(measured: Mapping[str, np.ndarray], names: Sequence[str]) -> st
     return digest.hexdigest()
 
 
-def of_equal_size(n_atoms: np.ndarray) -> Iterator[np.ndarray]:
-    """Numbers of molecules with one number of atoms, at most `CHUNK` at a time."""
-    for size in np.unique(n_atoms):
-        members = np.flatnonzero(n_atoms == size)
-        for start in range(0, len(members), CHUNK):
-            yield members[start : start + CHUNK]
-
-
-def find_bonds(
-    n_atoms: np.ndarray,
-    numbers: np.ndarray,
-    positions: np.ndarray,
-    smiles: Sequence[str],
-    progress: Progress = silent,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bonds of all molecules: n_bonds [D] and rows [sum of n_bonds, 3]."""
-    starts = np.cumsum(n_atoms) - n_atoms
-    pairs: list[np.ndarray] = [np.zeros((0, 2), int)] * len(n_atoms)
-    for members in of_equal_size(n_atoms):
-        rows = starts[members][:, None] + np.arange(n_atoms[members[0]])
-        found = bonds.connections(numbers[rows], positions[rows])
-        for member, own in zip(members, found, strict=True):
-            pairs[member] = own
-    codes: list[int] = []
-    stops = starts + n_atoms
-    for member in progress(range(len(n_atoms)), "bonds", len(n_atoms)):
-        own = numbers[starts[member] : stops[member]].tolist()
-        bonded = list(map(tuple, pairs[member].tolist()))
-        codes += bonds.codes(own, bonded, smiles[member])[0]
-    rows = np.concatenate([np.concatenate(pairs), np.array(codes, int)[:, None]], 1)
-    return np.array(list(map(len, pairs)), np.int32), rows.astype(np.uint8)
+def _with_bonds(
+    known: Molecules, smiles: Sequence[str], progress: Progress
+) -> Molecules:
+    """The molecules with their bonds, and a note of those without right valences."""
+    n_bonds, rows, num_single = bonds.find(
+        known.n_atoms, known.numbers, known.positions, smiles, progress
+    )
+    notes = known.notes
+    if num_single:
+        notes = (
+            *notes,
+            f"{num_single:,} of {len(n_bonds):,} molecules were given single bonds "
+            "alone, as no orders fit their atoms",
+        )
+    return dataclasses.replace(known, n_bonds=n_bonds, bonds=rows, notes=notes)
 
 
 # --- The file -----------------------------------------------------------------------
 
 
-def write(path: pathlib.Path, molecules: Molecules) -> None:
+def write(path: pathlib.Path, molecules: Molecules, origin: str = "") -> None:
     """Write the file, atomically.
+
+    Args:
+      path: of the file.
+      molecules: its content.
+      origin: of what the file is a cache.
 
     Raises:
       UserError: it cannot be written.
@@ -247,8 +252,11 @@ def write(path: pathlib.Path, molecules: Molecules) -> None:
         "names": molecules.names,
         "units": molecules.units,
         "fingerprint": molecules.fingerprint,
+        "notes": molecules.notes,
+        "origin": origin,
     }
-    arrays: dict[str, Any] = {name: getattr(molecules, name) for name in ARRAYS}
+    names = [*_MEASURED, *(_BOND_TYPES if molecules.bonds is not None else ())]
+    arrays: dict[str, Any] = {name: getattr(molecules, name) for name in names}
     encoded = np.frombuffer(json.dumps(header).encode(), np.uint8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -268,37 +276,86 @@ def write(path: pathlib.Path, molecules: Molecules) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def read(path: pathlib.Path) -> Molecules:
+_ANEW = "remove it and make it anew"
+
+
+def read(path: pathlib.Path, origin: str | None = None) -> Molecules:
     """The molecules of a file that `write` wrote, memory-mapped.
 
+    Args:
+      path: of the file.
+      origin: that it must have; None: any.
+
     Raises:
-      UserError: the file is missing, damaged (by its CRC-32) or of another format.
+      UserError: the file is missing, damaged (by its CRC-32 or its fingerprint), of
+        another format or of another origin.
     """
-    try:
-        arrays = dict(_members(path))
-        header = json.loads(arrays.pop("header").tobytes())
-        if header["format"] != FORMAT or set(arrays) != set(ARRAYS):
-            raise ValueError("it holds other arrays")
-    except FileNotFoundError:
-        raise UserError(f"expected molecules in {path}, found no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} is damaged or no file of molecules ({reason}); remove it and "
-            "make it anew"
-        ) from None
-    if header["version"] != VERSION:
-        raise UserError(
-            f"{path} has version {header['version']}, expected {VERSION}; remove it "
-            "and make it anew"
-        )
+    if not os.path.exists(path):
+        raise UserError(f"expected molecules in {path}, found no such file")
+    arrays = files.read_npz(path, _ANEW, mapped=True)
+    if "header" not in arrays:
+        raise UserError(f"{path} is no file of molecules: it has no header; {_ANEW}")
+    header = files.parse_json(arrays.pop("header").tobytes(), path, _ANEW)
+    if header.get("version") != VERSION:
+        found = files.one_line(header.get("version"))
+        raise UserError(f"{path} has version {found}, expected {VERSION}; {_ANEW}")
+    fault = _fault(header, arrays)
+    if origin is not None and header.get("origin") != origin:
+        fault = "it was made from other data"
+    if fault:
+        raise UserError(f"{path} is damaged or no file of molecules: {fault}; {_ANEW}")
     return Molecules(
         **arrays,
         names=tuple(header["names"]),
         units=tuple(header["units"]),
         source=header["source"],
         fingerprint=header["fingerprint"],
+        notes=tuple(header.get("notes", ())),
     )
+
+
+def _fault(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with a file; '' if all is well."""
+    texts = [header.get(name, []) for name in ("names", "units", "notes")]
+    if header.get("format") != FORMAT or not all(
+        isinstance(text, list) and all(isinstance(one, str) for one in text)
+        for text in texts
+    ):
+        return "its header is another one"
+    types = dict(_MEASURED)
+    if "bonds" in arrays:
+        types |= _BOND_TYPES
+    if {name: array.dtype.type for name, array in arrays.items()} != types:
+        return "it holds other arrays"
+    n_atoms = arrays["n_atoms"]
+    shapes = {
+        "index": (len(arrays["index"]),),
+        "n_atoms": (len(arrays["index"]),),
+        "numbers": (int(n_atoms.sum(dtype=np.int64)),),
+        "positions": (int(n_atoms.sum(dtype=np.int64)), 3),
+        "properties": (len(arrays["index"]), len(texts[0])),
+    }
+    if "bonds" in arrays:
+        count = int(arrays["n_bonds"].sum(dtype=np.int64))
+        shapes |= {"n_bonds": (len(arrays["index"]),), "bonds": (count, 3)}
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        return "its arrays do not fit each other"
+    if header.get("fingerprint") != _fingerprint(arrays, texts[0]):
+        return "its fingerprint is that of other molecules"
+    if len(texts[1]) != len(texts[0]) or header.get("source") not in ("qm9", "own"):
+        return "its header is another one"
+    if n_atoms.min(initial=1) < 1 or n_atoms.max(initial=1) > MOST_ATOMS:
+        return "its molecules have impossible sizes"
+    if "bonds" in arrays:
+        sizes = np.repeat(n_atoms, np.maximum(arrays["n_bonds"], 0))
+        found = arrays["bonds"]
+        if (
+            len(sizes) != len(found)
+            or (found[:, :2] >= sizes[:, None]).any()
+            or not np.isin(found[:, 2], 1 + np.arange(len(bonds.TYPES))).all()
+        ):
+            return "it has impossible bonds"
+    return ""
 
 
 def is_file_of_molecules(path: pathlib.Path) -> bool:
@@ -306,28 +363,5 @@ def is_file_of_molecules(path: pathlib.Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "header.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # no archive; its reader tells why
         return False
-
-
-def _members(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of an uncompressed `.npz`, mapped, each checked against its CRC-32."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        whole = np.memmap(path, np.uint8, "r")
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{member.filename} is compressed")
-            file.seek(member.header_offset + 26)  # lengths of name and extra field
-            name_size, extra_size = np.frombuffer(file.read(4), "<u2").tolist()
-            start = member.header_offset + 30 + name_size + extra_size
-            content = whole[start : start + member.file_size]
-            if zlib.crc32(content.data) != member.CRC:
-                raise ValueError(f"the checksum of {member.filename} is wrong")
-            file.seek(start)
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise ValueError(f"{member.filename} has .npy version {version}")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            values = content[file.tell() - start :].view(np.ndarray)
-            array = np.frombuffer(values.data, dtype).reshape(shape)
-            yield member.filename.removesuffix(".npy"), array

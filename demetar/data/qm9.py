@@ -2,13 +2,11 @@
 
 The twelve targets stand in the units of the papers' tables. U0, U, H and G are energies
 of atomisation: QM9's reference energies of the free atoms are subtracted. Energies are
-converted with 1 Ha = 27.211386 eV. Mean and mean absolute deviation, with which models
-predict, are those of the training molecules alone.
+converted with 1 Ha = 27.211386 eV. What else is known of a target, and the scale of
+what remains, follow from the training molecules alone (`heads.fit`); it is subtracted
+in float64, before anything is rounded.
 
-Splits: 'egnn', 100,000 / 17,748 / 13,083 by `numpy.random.seed(0)` as EGNN, Cormorant
-and SEGNN have it; 'torchmd', 110,000 / 10,000 / the rest, the sizes of TorchMD-NET and
-PaiNN in an order of our own; 'random', 80 / 10 / 10 % for other molecules; or a `.npz`
-with the row numbers `train`, `valid` and `test`.
+Splits are those of `demetar.data.splits`.
 
 Source: Ramakrishnan, Dral, Rupp, von Lilienfeld 2014, doi 10.1038/sdata.2014.22.
 """
@@ -18,15 +16,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import pathlib
-import zipfile
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import graphs
+from demetar import files, graphs, heads
 from demetar.data import base, bonds, molecule_files, molecules
+from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
+from demetar.data.readers import text
+from demetar.data.splits import PARTS, split_rows
 from demetar.errors import UserError
 from demetar.types import Head, Nodes, TaskSpec
 
@@ -35,12 +36,17 @@ EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial e
 RADIAL_PERCENTILE = 99.9
 
 CONNECTIVITY = ("complete", "radius", "bonds")
-NODE_FEATURES = ("species", "egnn")
-SPLITS = ("egnn", "torchmd", "random")
-PARTS = ("train", "valid", "test")
+CUTOFF = 5.0  # in Å, where a radius graph is asked for without one
 
-_EGNN_SIZES = (100_000, 17_748)
-_TORCHMD_SIZES = (110_000, 10_000)
+
+# Properties of own molecules that grow with the molecule, in lower case.
+EXTENSIVE_NAMES = frozenset(
+    {
+        *("energy", "total_energy", "free_energy", "e", "u0", "u", "h", "g"),
+        *("zpve", "alpha", "cv", "r2"),
+    }
+)
+TARGET_KINDS = ("auto", "extensive", "intensive")
 
 
 class Target(NamedTuple):
@@ -50,20 +56,22 @@ class Target(NamedTuple):
       unit: of the tables.
       factor: what one unit of QM9 is in it.
       extensive: whether it grows with the molecule.
+      quantity: of `types.Head`.
     """
 
     unit: str
     factor: float = 1.0
     extensive: bool = True
+    quantity: str = ""
 
 
 TARGETS: Mapping[str, Target] = {
-    "mu": Target("D", extensive=False),
+    "mu": Target("D", extensive=False, quantity="dipole"),
     "alpha": Target("bohr^3"),
     "homo": Target("meV", MEV_PER_HARTREE, extensive=False),
     "lumo": Target("meV", MEV_PER_HARTREE, extensive=False),
     "gap": Target("meV", MEV_PER_HARTREE, extensive=False),
-    "r2": Target("bohr^2"),
+    "r2": Target("bohr^2", quantity="spatial_extent"),
     "zpve": Target("meV", MEV_PER_HARTREE),
     "U0": Target("meV", MEV_PER_HARTREE),
     "U": Target("meV", MEV_PER_HARTREE),
@@ -87,10 +95,15 @@ class Settings:
 
     Attributes:
       target: a key of `TARGETS`, or a property of own molecules.
-      split: a member of `SPLITS`, or the path of a file of row numbers.
+      target_kind: 'extensive' for a sum over atoms, 'intensive' for a mean over them,
+        'auto' for the former where the target is known to be extensive, or is named as
+        such a one.
+      offsets: of an extensive target, a member of `heads.OFFSETS`.
+      split: a member of `splits.SPLITS`, or the path of a file of row numbers.
       num_train, num_valid: the first so many of the split's; None for all.
       connectivity: 'complete', 'radius' or 'bonds'.
-      cutoff: in Å, of the radius graph.
+      cutoff: in Å, of radius graphs, envelopes and bases; None for `CUTOFF`. Other
+        graphs have none.
       node_features: 'species' (one-hot), or 'egnn' (each times 1, Z/9 and (Z/9)^2).
       bond_features: whether edges know their bond: one-hot of `bonds.TYPES`, zero
         where there is none.
@@ -99,11 +112,13 @@ class Settings:
     """
 
     target: str = "homo"
+    target_kind: str = "auto"
+    offsets: str = "species"
     split: str = "egnn"
     num_train: int | None = None
     num_valid: int | None = None
     connectivity: str = "complete"
-    cutoff: float = 5.0
+    cutoff: float | None = None
     node_features: str = "species"
     bond_features: bool = False
     batch_size: int = 96
@@ -114,6 +129,7 @@ def cached(
     place: pathlib.Path | None,
     folder: pathlib.Path,
     progress: molecules.Progress = molecules.silent,
+    with_bonds: bool = True,
 ) -> tuple[molecules.Molecules, pathlib.Path]:
     """The molecules of a source, from a cache that is written on first use.
 
@@ -121,6 +137,8 @@ def cached(
       place: of `molecule_files.find`; None for the wheel.
       folder: where the cache is kept; made where there is none.
       progress: tells a person of the first use.
+      with_bonds: whether the bonds are needed (`needs_bonds`); else they are searched
+        on the first use that needs them.
 
     Returns:
       The molecules, and where they were read.
@@ -130,19 +148,33 @@ def cached(
     """
     kind, paths = molecule_files.find(place)
     if kind == "file":
-        return molecules.read(paths[0]), paths[0]
+        known = molecules.read(paths[0])
+        if with_bonds and known.bonds is None:
+            raise UserError(
+                f"expected bonds in {paths[0]}, found none; make it anew with "
+                "python -m tools.prepare_qm9"
+            )
+        return known, paths[0]
     identity = [kind]
     for path in paths:
         status = path.stat()
         where = "" if kind == "wheel" else f"{path.resolve()} {status.st_mtime_ns}"
         identity.append(f"{path.name} {status.st_size} {where}")
-    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
-    cache = folder / f"molecules-{kind}-{key}-v{molecules.VERSION}.npz"
+    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+    cache = folder / f"molecules-{kind}-{key[:12]}-v{molecules.VERSION}.npz"
     if cache.exists():
         with contextlib.suppress(UserError):  # damaged: made anew
-            return molecules.read(cache), cache
-    molecules.write(cache, molecule_files.load(kind, paths, progress))
-    return molecules.read(cache), cache
+            known = molecules.read(cache, key)
+            if known.bonds is not None or not with_bonds:
+                return known, cache
+    known = molecule_files.load(kind, paths, progress, with_bonds)
+    molecules.write(cache, known, key)
+    return molecules.read(cache, key), cache
+
+
+def needs_bonds(settings: Mapping[str, Any]) -> bool:
+    """Whether graphs of these settings need bonds: fields of `Settings` by name."""
+    return settings["connectivity"] == "bonds" or bool(settings["bond_features"])
 
 
 def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
@@ -174,34 +206,55 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         part: np.arange(stop - len(rows[part]), stop)
         for part, stop in zip(PARTS, stops, strict=True)
     }
-    samples = _samples(known, chosen, values[chosen], settings)
+    samples = base.centred(_samples(known, chosen, settings), ())
+    task = _task(known, settings, unit, samples, len(rows["train"]))
+    counts = heads.composition(task, samples.nodes.scalars, samples.n_node)
+    (head,) = task.heads
+    train = splits["train"]
+    head = heads.fit(head, values[chosen][train], counts[train], settings.offsets)
+    task = dataclasses.replace(task, heads=(head,))
+    targets = {head.name: heads.residual(head, values[chosen][:, None], counts)}
+    samples = dataclasses.replace(samples, targets=targets)
     samples = base.to_dtype(samples, settings.dtype)
-    train = values[rows["train"]]
-    deviation = float(np.abs(train - train.mean()).mean())
-    head = Head(
-        settings.target,
-        "graph_scalar",
-        unit=unit,
-        mean=float(train.mean()),
-        scale=deviation or 1.0,
-        loss="absolute",
-    )
-    task = _task(known, settings, head, samples, len(train))
     packing = base.make_packing(samples, task, settings.batch_size)
-    return base.Dataset(task, packing, splits, known.fingerprint)
+    identity = base.identify(known.fingerprint, _described(known, settings, unit), rows)
+    return base.Dataset(task, packing, splits, known.fingerprint, identity)
+
+
+def _described(
+    known: molecules.Molecules, settings: Settings, unit: str
+) -> dict[str, Any]:
+    """What decides the numbers beside the molecules and the rows of the splits."""
+    ignored = ("split", "num_train", "num_valid", "batch_size")
+    read = dataclasses.asdict(settings)
+    return {
+        **{name: value for name, value in read.items() if name not in ignored},
+        "source": known.source,
+        "names": known.names,
+        "unit": unit,
+        "references": {
+            str(number): energy
+            for number, energy in ATOMIC_REFERENCES.get(settings.target, {}).items()
+            if known.source == "qm9"
+        },
+        "bonds": files.array_hash(known.bonds),
+        "n_bonds": files.array_hash(known.n_bonds),
+    }
 
 
 def _check(settings: Settings) -> None:
     for name, options in (
         ("connectivity", CONNECTIVITY),
         ("node_features", NODE_FEATURES),
+        ("target_kind", TARGET_KINDS),
+        ("offsets", heads.OFFSETS),
     ):
         found = getattr(settings, name)
         if found not in options:
             raise UserError(
                 f"expected --{name} of {', '.join(options)}, found {found!r}"
             )
-    if not settings.cutoff > 0:
+    if settings.cutoff is not None and not 0 < settings.cutoff < math.inf:
         raise UserError(f"expected a --cutoff above 0 Å, found {settings.cutoff}")
 
 
@@ -215,7 +268,7 @@ def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, 
     if target not in names:
         raise UserError(
             f"no target is called {target!r}; expected one of "
-            f"{', '.join(names) or 'none: the molecules have no properties'}"
+            f"{text.listed(names) or 'none: the molecules have no properties'}"
         )
     values = known.column(target)
     if known.source != "qm9":
@@ -229,97 +282,29 @@ def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, 
     return values * TARGETS[target].factor, TARGETS[target].unit
 
 
-def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
-    """Row numbers {'train' | 'valid' | 'test': [..]} of a split of `total` molecules.
-
-    Raises:
-      UserError: the split is of another number of molecules, or its file is bad.
-    """
-    if split not in SPLITS:
-        return _read_split(pathlib.Path(split), total)
-    if split == "random":
-        order = np.random.default_rng(0).permutation(total)
-        sizes = (total - 2 * (total // 10), total // 10)
-    elif total != molecule_files.NUM_MOLECULES:
-        raise UserError(
-            f"the split {split!r} is of {molecule_files.NUM_MOLECULES} molecules, "
-            f"found {total}; pass --split=random or a file of row numbers"
-        )
-    elif split == "egnn":
-        order, sizes = np.random.RandomState(0).permutation(total), _EGNN_SIZES
-    else:
-        order, sizes = np.random.default_rng(0).permutation(total), _TORCHMD_SIZES
-    parts = dict(zip(PARTS, np.split(order, np.cumsum(sizes)), strict=True))
-    if not all(map(len, parts.values())):
-        raise UserError(f"expected at least 10 molecules to split, found {total}")
-    return parts
-
-
-def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            parts = {part: file[part] for part in PARTS}
-    except FileNotFoundError:
-        raise UserError(
-            f"expected --split of {', '.join(SPLITS)} or a file, found {str(path)!r}"
-        ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"expected the arrays train, valid and test in {path} ({reason})"
-        ) from None
-    for part, rows in parts.items():
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
-            raise UserError(f"expected row numbers in {part!r} of {path}, found others")
-        outside = rows[(rows < 0) | (rows >= total)]
-        if len(outside):
-            raise UserError(
-                f"expected row numbers below {total} in {part!r} of {path}, "
-                f"found {outside[0]}"
-            )
-    numbers, counts = np.unique(
-        np.concatenate(list(parts.values())), return_counts=True
-    )
-    if (counts > 1).any():
-        raise UserError(f"{path} names row {numbers[counts > 1][0]} more than once")
-    return parts
+def is_extensive(known: molecules.Molecules, settings: Settings) -> bool:
+    """Whether the target is a sum over the atoms."""
+    if settings.target_kind != "auto":
+        return settings.target_kind == "extensive"
+    if known.source == "qm9":
+        return TARGETS[settings.target].extensive
+    return settings.target.lower() in EXTENSIVE_NAMES
 
 
 # --- Graphs -------------------------------------------------------------------------
 
 
-def node_features(numbers: np.ndarray, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Scalar inputs of atoms [A, S] and their names.
-
-    Args:
-      numbers: [A] atomic numbers.
-      kind: a member of `NODE_FEATURES`.
-    """
-    species = np.array(list(molecules.ELEMENTS.values()))
-    one_hot = (numbers[:, None] == species).astype(np.float64)  # [A, 5]
-    names = tuple(molecules.ELEMENTS)
-    if kind == "species":
-        return one_hot, names
-    powers = (numbers[:, None] / 9.0) ** np.arange(3)  # [A, 3]
-    features = one_hot[:, :, None] * powers[:, None]
-    suffixes = ("", "*Z/9", "*(Z/9)^2")
-    return features.reshape(-1, 15), tuple(
-        name + suffix for name in names for suffix in suffixes
-    )
-
-
 def _samples(
     known: molecules.Molecules,
     rows: np.ndarray,
-    values: np.ndarray,
     settings: Settings,
 ) -> base.Samples:
-    """The molecules of some rows, in that order."""
+    """The molecules of some rows, in that order, without targets."""
     n_node = known.n_atoms[rows]
     atoms = _ranges((np.cumsum(known.n_atoms) - known.n_atoms)[rows], n_node)
     numbers, positions = known.numbers[atoms], known.positions[atoms]
     n_edge, ends, edges = _edges(known, rows, positions, settings)
-    features, _ = node_features(numbers, settings.node_features)
+    features, _ = node_features(numbers, settings.node_features, species_of(known))
     return base.Samples(
         nodes=Nodes(positions, features, np.zeros((len(atoms), 0, 3))),
         edges=edges,
@@ -327,7 +312,7 @@ def _samples(
         receivers=ends[1] if ends else None,
         n_node=n_node.astype(np.int32),
         n_edge=n_edge.astype(np.int32),
-        targets={settings.target: values[:, None]},
+        targets={},
     )
 
 
@@ -352,17 +337,19 @@ def _edges(
     chunks = []
     n_edge = np.zeros(len(rows), np.int64)
     node_starts = np.cumsum(sizes) - sizes
-    for members in molecules.of_equal_size(sizes):
+    for members in bonds.of_equal_size(sizes):
         size = int(sizes[members[0]])
         senders, receivers = graphs.complete_edges(size)
-        types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
+        types = np.zeros((len(members), len(senders)), np.uint8)
+        if needs_bonds(dataclasses.asdict(settings)):
+            types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
         kept = np.ones(types.shape, bool)
         if settings.connectivity == "bonds":
             kept = types > 0
         elif not complete:
             own = positions[node_starts[members][:, None] + np.arange(size)]
             distances = np.linalg.norm(own[:, receivers] - own[:, senders], axis=-1)
-            kept = distances < settings.cutoff
+            kept = distances < (settings.cutoff or CUTOFF)
         n_edge[members] = kept.sum(axis=1)
         _, pairs = np.nonzero(kept)
         chunks.append((members, senders[pairs], receivers[pairs], types[kept]))
@@ -382,6 +369,8 @@ def _edges(
 
 def _bond_matrix(known: molecules.Molecules, rows: np.ndarray, size: int) -> np.ndarray:
     """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n]."""
+    if known.n_bonds is None or known.bonds is None:
+        raise ValueError("expected molecules that were read with their bonds")
     counts = known.n_bonds[rows]
     starts = (np.cumsum(known.n_bonds) - known.n_bonds)[rows]
     first, second, code = known.bonds[_ranges(starts, counts)].T
@@ -395,19 +384,31 @@ def _bond_matrix(known: molecules.Molecules, rows: np.ndarray, size: int) -> np.
 def _task(
     known: molecules.Molecules,
     settings: Settings,
-    head: Head,
+    unit: str,
     samples: base.Samples,
     num_train: int,
 ) -> TaskSpec:
+    """The task, of whose target nothing is known yet."""
     edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
     connectivity = settings.connectivity
-    extent = settings.cutoff
+    cutoff = None
     if connectivity == "radius":
-        connectivity = f"radius {settings.cutoff:g}"
+        extent = cutoff = settings.cutoff or CUTOFF
+        connectivity = f"radius {cutoff:g}"
     else:
         extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
-    _, names = node_features(np.zeros(0, int), settings.node_features)
+    _, names = node_features(
+        np.zeros(0, int), settings.node_features, species_of(known)
+    )
     source = "QM9" if known.source == "qm9" else "molecules"
+    head = Head(
+        settings.target,
+        "graph_scalar",
+        unit=unit,
+        error="absolute",
+        extensive=is_extensive(known, settings),
+        quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
+    )
     return TaskSpec(
         name=f"{source} {settings.target}",
         heads=(head,),
@@ -416,7 +417,9 @@ def _task(
         length_unit="Å",
         connectivity=connectivity,
         radial_extent=extent,
-        average_neighbors=edges / int(samples.n_node[:num_train].sum()),
+        average_neighbors=edges / int(samples.n_node[:num_train].sum()) or 1.0,
+        species=tuple(name for name in names if "*" not in name),
+        cutoff=cutoff,
     )
 
 
@@ -437,4 +440,4 @@ def _extent(samples: base.Samples, count: int) -> float:
     everything = np.concatenate(lengths)
     if not len(everything):
         return 1.0
-    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE)))
+    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE))) or 1.0

@@ -105,11 +105,14 @@ def build(
       static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}.
 
     Raises:
-      UserError: unknown model or field, a value of the wrong type, or a head that the
-        model does not support.
+      UserError: unknown model or field, a value of the wrong type, a cutoff other than
+        that of the task, or a head that the model does not support.
     """
     cls = model_class(name)
     checked = check_fields(name, overrides or {})
+    if "cutoff" in fields(name):
+        own = checked.get("cutoff")
+        checked["cutoff"] = base.shared_cutoff(task, own, name)
     for head in task.heads:
         if head.kind not in cls.supports:
             raise UserError(

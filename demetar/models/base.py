@@ -44,15 +44,21 @@ class Model(hk.Module):
         raise NotImplementedError
 
 
-def raw_coordinates(nodes: Nodes) -> jax.Array:
-    """Positions and vectors side by side, [N, 3 + 3V], for S(n) models alone."""
+def raw_coordinates(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    """Positions as the source has them beside the vectors, [N, 3 + 3V].
+
+    For S(n) models alone: all others see no origin.
+    """
+    nodes = graph.nodes
     vectors = nodes.vectors.reshape(nodes.vectors.shape[0], -1)
-    return jnp.concatenate([nodes.positions, vectors], axis=-1)
+    positions = nodes.positions + graphs.centers_of_nodes(graph, bucket)
+    return jnp.concatenate([positions, vectors], axis=-1)
 
 
-def raw_inputs(nodes: Nodes) -> jax.Array:
+def raw_inputs(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
     """Scalars and raw coordinates, [N, S + 3 + 3V], for S(n) models alone."""
-    return jnp.concatenate([nodes.scalars, raw_coordinates(nodes)], axis=-1)
+    coordinates = raw_coordinates(graph, bucket)
+    return jnp.concatenate([graph.nodes.scalars, coordinates], axis=-1)
 
 
 def base_vectors(head: Head, task: TaskSpec, nodes: Nodes) -> Array:
@@ -64,13 +70,46 @@ def base_vectors(head: Head, task: TaskSpec, nodes: Nodes) -> Array:
     return jnp.zeros_like(nodes.positions)[:, None]
 
 
-def absolute(values: Array, head: Head, task: TaskSpec, nodes: Nodes) -> Array:
-    """The output whose prediction is `values` [N, K, 3] itself, without the base.
+def without_base(values: Array, head: Head, task: TaskSpec, nodes: Nodes) -> Array:
+    """The output whose prediction is `values` [N, K, 3] itself."""
+    return (values - base_vectors(head, task, nodes)) / head.scale
+
+
+def absolute(
+    values: Array, head: Head, task: TaskSpec, graph: graphs.Graph, bucket: Bucket
+) -> Array:
+    """The output whose prediction is `values` [N, K, 3] in the frame of the source.
 
     For models whose papers predict absolute vectors; they are not equivariant under
     translations.
     """
-    return (values - base_vectors(head, task, nodes)) / head.scale
+    if head.base == "positions":
+        values = values - graphs.centers_of_nodes(graph, bucket)[:, None]
+    return without_base(values, head, task, graph.nodes)
+
+
+def shared_cutoff(task: TaskSpec, own: float | None, model: str) -> float | None:
+    """The cutoff of a model that has a field of that name: envelope and basis.
+
+    It is that of the task, so that graphs, envelope and basis have one. A model on a
+    task without a cutoff may have its own.
+
+    Args:
+      task: what the model is built for.
+      own: value of the model's field; None for the task's.
+      model: named in the error.
+
+    Raises:
+      UserError: both have one, and they differ.
+    """
+    if own is None or task.cutoff is None:
+        return task.cutoff if own is None else own
+    if own != task.cutoff:
+        raise UserError(
+            f"{model}.cutoff is {own:g} where that of the graphs is {task.cutoff:g}; "
+            "leave it out of --set, and choose --cutoff for both"
+        )
+    return own
 
 
 def vector_heads(task: TaskSpec) -> list[Head]:
@@ -78,7 +117,9 @@ def vector_heads(task: TaskSpec) -> list[Head]:
     return [head for head in task.heads if head.kind == "node_vector"]
 
 
-def absolute_heads(task: TaskSpec, features: Array, nodes: Nodes) -> dict[str, Array]:
+def absolute_heads(
+    task: TaskSpec, features: Array, graph: graphs.Graph, bucket: Bucket
+) -> dict[str, Array]:
     """Vectors decoded from features [N, C] by one perceptron per vector head.
 
     Returns:
@@ -89,7 +130,7 @@ def absolute_heads(task: TaskSpec, features: Array, nodes: Nodes) -> dict[str, A
         sizes = [features.shape[-1], head.size * 3]
         values = mlp.MLP(sizes, name=f"decoder_{head.name}")(features)
         values = values.reshape(-1, head.size, 3)
-        outputs[head.name] = absolute(values, head, task, nodes)
+        outputs[head.name] = absolute(values, head, task, graph, bucket)
     return outputs
 
 
@@ -121,5 +162,5 @@ def moved_heads(
         if head.base == "positions":
             outputs[head.name] = shift[:, None] / head.scale
         else:
-            outputs[head.name] = absolute(moves[:, None], head, task, nodes)
+            outputs[head.name] = without_base(moves[:, None], head, task, nodes)
     return outputs

@@ -41,7 +41,7 @@ class DeepSet(base.Model):
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
-        nodes: Array = base.raw_inputs(graph.nodes)  # [N, S + 3 + 3V]
+        nodes: Array = base.raw_inputs(graph, bucket)  # [N, S + 3 + 3V]
         for layer in range(self.num_layers):
             means = graphs.pool_mean(nodes, graph, bucket)  # [G, C]
             pooled = mlp.Linear(
@@ -49,4 +49,4 @@ class DeepSet(base.Model):
             )(means)
             own = mlp.Linear(self.hidden_size, name=f"own_linear_{layer}")(nodes)
             nodes = jax.nn.relu(own + graphs.broadcast_to_nodes(pooled, graph, bucket))
-        return base.absolute_heads(self.task, nodes, graph.nodes)
+        return base.absolute_heads(self.task, nodes, graph, bucket)

@@ -10,7 +10,8 @@ Vectors of nodes and edges are multiplied by learned scalars, where the report h
 free 3-vector, so the predictions are equivariant by construction; velocities enter by
 their angles and projections and, on edges, by the relative speed, without which the
 motion of a pair is not determined; edge lengths enter by a Bessel basis. Encoders
-normalise before each step. The bonds of molecules are one token each.
+normalise before each step. The bonds of molecules are one token each. An extensive
+scalar of a graph is a sum over its nodes: one token could not grow with the molecule.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from demetar.nn import attention, capture, inputs, mlp, radial, readout
 from demetar.types import Array, Bucket, Head
 
 EQUIVARIANCE = ("full", "none")
+POOLINGS = ("target", "cls", "sum", "mean")
 LOGIT_BYTES = 4
 
 
@@ -55,6 +57,9 @@ class Demetar(base.Model):
         be there in both directions.
       max_edge_tokens: tokens of one graph beyond which the attention among them is
         refused: it takes memory that grows with their square. 0: any number.
+      pooling: of the scalars of a graph: 'cls', by the token of the graph as in the
+        report; 'sum' or 'mean' of the nodes; or 'target', the sum for extensive targets
+        and the token for others.
       equivariance: 'full', or 'none' to read raw coordinates and predict their free
         combinations; the symmetry is then S(n), that of `demetar_free`.
     """
@@ -72,6 +77,7 @@ class Demetar(base.Model):
     node_only: bool = False
     bond_tokens: bool = False
     max_edge_tokens: int = 640
+    pooling: str = "target"
     equivariance: str = "full"
 
     def __call__(
@@ -99,6 +105,11 @@ class Demetar(base.Model):
             raise UserError(
                 f"demetar.equivariance expects one of {', '.join(EQUIVARIANCE)}, "
                 f"found {self.equivariance!r}"
+            )
+        if self.pooling not in POOLINGS:
+            raise UserError(
+                f"demetar.pooling expects one of {', '.join(POOLINGS)}, "
+                f"found {self.pooling!r}"
             )
         if self.edge_layers < 1:
             raise UserError(
@@ -130,6 +141,13 @@ class Demetar(base.Model):
             f"--set max_edge_tokens={tokens}"
         )
 
+    def _has_token(self, head: Head) -> bool:
+        """Whether a head is decoded from the token of the graph."""
+        if head.kind != "graph_scalar":
+            return False
+        by_target = self.pooling == "target" and not head.extensive
+        return by_target or self.pooling == "cls"
+
     def _polar_vectors(self, graph: graphs.Graph) -> list[Array]:
         """Vector inputs [N, 3] that a reflection turns round.
 
@@ -145,7 +163,7 @@ class Demetar(base.Model):
         """Invariants, distance to the centroid and angles with it: [N, S + 1 + V]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         if self.equivariance == "none":
-            coordinates = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+            coordinates = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
             return jnp.concatenate([scalars, coordinates], axis=-1)
         inward = -geometry.centred_positions(graph, bucket)  # [N, 3]
         distances = geometry.safe_norm(inward, keepdims=True) / self.task.radial_extent
@@ -210,10 +228,10 @@ class Demetar(base.Model):
     def _encode_jointly(
         self, nodes: Array, graph: graphs.Graph, bucket: Bucket
     ) -> tuple[jax.Array, Array | None]:
-        """Nodes [N, C] and, where the task has a head for graphs, [CLS] [G, C]."""
+        """Nodes [N, C] and, if a head reads it, the token [CLS] of graphs [G, C]."""
         encoder = attention.Encoder(self.joint_layers, self.num_heads, name="joint")
         tokens, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
-        if all(head.kind != "graph_scalar" for head in self.task.heads):
+        if not any(map(self._has_token, self.task.heads)):
             encoded = encoder(tokens, mask)
             return graphs.dense_to_ragged(encoded, graph, bucket), None
         num_graphs, _, size = tokens.shape
@@ -242,11 +260,14 @@ class Demetar(base.Model):
                 make = self._vectors if self.equivariance == "full" else self._free
                 outputs[head.name] = make(head, nodes, edges, graph, bucket)
                 continue
-            features = nodes
-            if head.kind == "graph_scalar" and summary is not None:
-                features = summary
             decoder = mlp.MLP([size, head.size], name=f"readout_{head.name}")
-            outputs[head.name] = decoder(features)
+            if summary is not None and self._has_token(head):
+                outputs[head.name] = decoder(summary)
+                continue
+            values = decoder(nodes)
+            if head.kind == "graph_scalar":
+                values = readout.pool(values, head, self.pooling, graph, bucket)
+            outputs[head.name] = values
         return outputs
 
     @hk.transparent

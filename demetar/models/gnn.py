@@ -4,7 +4,8 @@ Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 5.1 and app
 C.1; the messages are those of Gilmer et al. 2017, arXiv 1704.01212.
 
 Differs from the paper: nothing on N-body. It has no GNN of molecules; here one reads
-the coordinates beside the scalars, and averages a decoder of the nodes.
+the coordinates beside the scalars, and pools a decoder of the nodes by the kind of the
+target: the sum for an extensive one, the mean for any other.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class GNN(base.Model):
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
         size = self.hidden_size
-        features = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+        features = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
         if self.node_inputs:
             scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
             features = jnp.concatenate([features, scalars], axis=-1)
@@ -59,6 +60,6 @@ class GNN(base.Model):
             update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
             nodes = nodes + update(jnp.concatenate([nodes, received], axis=-1))
         return {
-            **base.absolute_heads(self.task, nodes, graph.nodes),
+            **base.absolute_heads(self.task, nodes, graph, bucket),
             **readout.scalar_heads(self.task, nodes, graph, bucket),
         }

@@ -60,10 +60,10 @@ class LinearMap(base.Model):
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
-        coordinates = base.raw_coordinates(graph.nodes)  # [N, 3 + 3V]
+        coordinates = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
         outputs: dict[str, Array] = {}
         for head in self.task.heads:
             layer = mlp.Linear(head.size * 3, name=f"map_{head.name}")
             values = layer(coordinates).reshape(-1, head.size, 3)
-            outputs[head.name] = base.absolute(values, head, self.task, graph.nodes)
+            outputs[head.name] = base.absolute(values, head, self.task, graph, bucket)
         return outputs

@@ -4,13 +4,17 @@ Source: Batzner, Musaelian, Sun, Geiger, Mailoa, Kornbluth, Molinari, Smidt, Koz
 2022, arXiv 2101.03164, methods section; its radial basis and cutoff are equations 7 and
 8 of Gasteiger et al. 2020, arXiv 2003.03123.
 
-Differs from the paper: there is no cutoff unless one is asked for, and then the Bessel
-functions span the distances of the task. Edge features stand beside the basis. Nodes
-start from invariants and vectors; the self-connection is steered by (1, charge) where
-the paper has the species of the atom. With `parity` off the features have the parity of
-harmonics, which keeps reflections exact; the authors' code treats vectors as axial
-then. The last layer makes only what the heads read, vectors at `lmax` 0 too, and vector
-heads read the vector inputs beside it.
+With the weights of the authors' code, mir-group/nequip 0.6.1, the outputs are the same.
+
+Differs from the authors' code: there is no cutoff unless one is asked for, and then the
+Bessel functions span the distances of the task. Edge features stand beside the basis.
+Nodes start from invariants and vectors; the self-connection is steered by (1, species
+inputs), where the 1 adds nothing to the species of an atom, and the embedding has a
+bias. Activations are scaled by e3nn-jax's constants, 0.2 % from e3nn's, which the next
+linear map absorbs; linear maps hold the factor 1 / sqrt(inputs) that e3nn multiplies
+its weights by. The last layer makes only what the heads read, vectors at `lmax` 0 too,
+and vector heads read the vector inputs beside it. The scale and shift of each species
+start from 1 and 0, and are always trained.
 """
 
 from __future__ import annotations
@@ -28,19 +32,20 @@ from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import capture, depthwise, inputs, radial, readout, steerable
 from demetar.nn.steerable import SCALAR, VECTOR, Attribute, Channels, Features
-from demetar.types import Array, Bucket
+from demetar.types import Array, Bucket, Head
 
 
 @dataclasses.dataclass
 class Nequip(base.Model):
     """Interaction blocks: convolutions with learned radial functions and harmonics.
 
-    The defaults have 154,499 parameters on N-body.
+    The defaults have 154,507 parameters on N-body.
 
     Attributes:
       hidden_size: channels of every irrep.
       lmax: highest degree of the features and, from 1 on, of the harmonics.
-      parity: features of both parities of each degree; else of parity (-1)^l alone.
+      parity: features of both parities of each degree. Else all are taken for even, as
+        the authors' code takes them, with all products: reflections are noticed.
       num_layers: interaction blocks.
       num_basis: Bessel functions.
       radial_sizes: hidden layers of the radial networks.
@@ -49,7 +54,8 @@ class Nequip(base.Model):
       pooling: of the nodes for scalars of a graph: 'sum', 'mean', or 'target', the sum
         for extensive targets and the mean for others.
       node_inputs: invariants that the nodes start from.
-      species_inputs: invariants that, beside 1, steer the self-connection.
+      species_inputs: invariants that, beside 1, steer the self-connection, and that the
+        scale and shift of a node's scalar outputs are linear in.
     """
 
     symmetry: ClassVar[str] = "E(3)"
@@ -74,6 +80,8 @@ class Nequip(base.Model):
         attribute, radial_inputs = self._edge_inputs(graph, bucket)
         species = self._species(graph)  # [N, A]
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
+        if not self.parity:
+            given = steerable.even_features(given)
         start = {irrep: self.hidden_size for irrep in given}
         nodes = steerable.Linear(start, name="embedding")(given)
         for layer in range(self.num_layers):
@@ -94,16 +102,43 @@ class Nequip(base.Model):
             )
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
-        vectors = [part[VECTOR] for part in (nodes, given) if VECTOR in part]
-        return readout.heads(
-            self.task,
-            nodes[SCALAR][0],
-            jnp.concatenate(vectors, axis=-1) if vectors else None,
-            graph,
-            bucket,
-            self.pooling,
+        return self._heads(nodes, given, species, graph, bucket)
+
+    @hk.transparent
+    def _heads(
+        self,
+        nodes: Features,
+        given: Features,
+        species: Array,
+        graph: graphs.Graph,
+        bucket: Bucket,
+    ) -> dict[str, Array]:
+        """Two linear maps of the scalars, scaled and shifted; a map of the vectors."""
+
+        def scaled(head: Head, values: Array) -> jax.Array:
+            # Of the species alone if there are any.
+            columns = jnp.asarray(species[:, 1:] if species.shape[1] > 1 else species)
+            shape, dtype = (columns.shape[1], head.size), columns.dtype
+            scale, shift = (
+                columns
+                @ hk.get_parameter(f"{name}_{head.name}", shape, dtype, jnp.zeros)
+                for name in ("scale", "shift")
+            )
+            return (1 + scale) * values + shift
+
+        vector = self._vector()
+        vectors = [part[vector] for part in (nodes, given) if vector in part]
+        joined = jnp.concatenate(vectors, axis=-1) if vectors else None
+        hidden = (max(self.hidden_size // 2, 1),)
+        return readout.vector_heads(self.task, joined) | readout.linear_heads(
+            self.task, nodes[SCALAR][0], graph, bucket, self.pooling, hidden, scaled
         )
 
+    def _vector(self) -> steerable.Irrep:
+        """The irrep of vectors, which are even without parities."""
+        return VECTOR if self.parity else steerable.even_irrep(VECTOR)
+
+    @hk.transparent
     def _edge_inputs(
         self, graph: graphs.Graph, bucket: Bucket
     ) -> tuple[Attribute, jax.Array]:
@@ -112,10 +147,14 @@ class Nequip(base.Model):
         lengths = geometry.safe_norm(vectors)  # [E]
         # The direction of the paper points from receiver to sender.
         attribute = depthwise.harmonics(-vectors, max(self.lmax, 1))
+        if not self.parity:
+            attribute = {steerable.even_irrep(ir): y for ir, y in attribute.items()}
         extent = self.task.radial_extent if self.cutoff is None else self.cutoff
-        values = radial.edge_inputs(
-            lengths, graph.edges, radial.bessel, self.num_basis, extent
-        )
+        shape, dtype = (self.num_basis,), lengths.dtype
+        roots = jnp.pi * jnp.arange(1, self.num_basis + 1, dtype=dtype)
+        roots += hk.get_parameter("root_shifts", shape, dtype, jnp.zeros)
+        basis = radial.rooted_bessel(lengths, roots, extent)
+        values = jnp.concatenate([basis, graph.edges], axis=-1)
         if self.cutoff is not None:
             values = values * radial.polynomial_cutoff(lengths, self.cutoff)[:, None]
         return attribute, values
@@ -133,13 +172,11 @@ class Nequip(base.Model):
     ) -> Channels:
         """Irreps after a layer: those that can be reached and that somebody reads."""
         degrees = range(self.lmax + 1)
-        if self.parity:
-            wanted = {steerable.Irrep(l, p) for l in degrees for p in (-1, 1)}
-        else:
-            wanted = {steerable.natural_irrep(l) for l in degrees}
+        parities = (-1, 1) if self.parity else (1,)
+        wanted = {steerable.Irrep(l, p) for l in degrees for p in parities}
         if layer == self.num_layers - 1:
             kinds = {head.kind for head in self.task.heads}
-            wanted = {SCALAR, VECTOR} if "node_vector" in kinds else {SCALAR}
+            wanted = {SCALAR, self._vector()} if "node_vector" in kinds else {SCALAR}
         paths = depthwise.find_paths(nodes, attribute, wanted)
         return {irrep: self.hidden_size for irrep in {path.out for path in paths}}
 

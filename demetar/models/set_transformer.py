@@ -45,13 +45,13 @@ class SetTransformer(base.Model):
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool
     ) -> dict[str, Array]:
-        coordinates = base.raw_inputs(graph.nodes)  # [N, S + 3 + 3V]
+        coordinates = base.raw_inputs(graph, bucket)  # [N, S + 3 + 3V]
         nodes = mlp.Linear(self.hidden_size, name="embedding")(coordinates)
         tokens, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
         for layer in range(self.num_layers):
             tokens = self._block(layer, tokens, mask)
         nodes = graphs.dense_to_ragged(tokens, graph, bucket)
-        return base.absolute_heads(self.task, nodes, graph.nodes)
+        return base.absolute_heads(self.task, nodes, graph, bucket)
 
     @hk.transparent
     def _block(self, layer: int, tokens: Array, mask: Array) -> jax.Array:

@@ -129,22 +129,44 @@ def harmonics(vectors: Array, lmax: int) -> Attribute:
 class NormedMLP(hk.Module):
     """A perceptron with layer norm and SiLU after every layer but the last.
 
-    The radial networks of Equiformer and of the e3nn tutorial.
+    The radial networks of Equiformer and of the e3nn tutorial. Biases start from 0, but
+    for the last in Equiformer's.
     """
 
     def __init__(
-        self, hidden_sizes: Sequence[int], num_outputs: int, name: str | None = None
+        self,
+        hidden_sizes: Sequence[int],
+        num_outputs: int,
+        epsilon: float = 1e-5,
+        w_init: mlp.Initializer | None = None,
+        last_b_init: mlp.Initializer | None = None,
+        name: str | None = None,
     ):
+        """Sizes and starts.
+
+        Args:
+          hidden_sizes: channels of the layers with a norm.
+          num_outputs: channels of the last layer.
+          epsilon: added to the variances of the norms.
+          w_init: of the weights; by default that of PyTorch.
+          last_b_init: of the last bias; by default that of PyTorch.
+          name: of the module.
+        """
         super().__init__(name=name)
         self.hidden_sizes = tuple(hidden_sizes)
         self.num_outputs = num_outputs
+        self.epsilon = epsilon
+        self.w_init = w_init
+        self.last_b_init = last_b_init
 
     def __call__(self, inputs: Array) -> Array:
         """[X, C] -> [X, num_outputs]."""
         values: Any = inputs
         for index, size in enumerate(self.hidden_sizes):
-            values = mlp.Linear(size, name=f"linear_{index}")(values)
-            norm = hk.LayerNorm(-1, True, True, name=f"norm_{index}")
+            name = f"linear_{index}"
+            values = mlp.Linear(size, True, self.w_init, jnp.zeros, name)(values)
+            norm = hk.LayerNorm(-1, True, True, self.epsilon, name=f"norm_{index}")
             values = jax.nn.silu(norm(values))
-        last = len(self.hidden_sizes)
-        return mlp.Linear(self.num_outputs, name=f"linear_{last}")(values)
+        name = f"linear_{len(self.hidden_sizes)}"
+        last = mlp.Linear(self.num_outputs, True, self.w_init, self.last_b_init, name)
+        return last(values)

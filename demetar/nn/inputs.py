@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from demetar import geometry
+from demetar import elements, geometry
 from demetar.errors import UserError
 from demetar.types import Array, Nodes, TaskSpec
 
@@ -56,3 +57,22 @@ def vector(nodes: Nodes, task: TaskSpec, name: str) -> Array:
             f"it has {', '.join(names) or 'none'}"
         )
     return nodes.vectors[:, names.index(name)]
+
+
+def masses(nodes: Nodes, task: TaskSpec) -> jax.Array:
+    """Masses of atoms in u by the one-hot inputs that are named after elements: [N, 1].
+
+    Padding has mass 0.
+
+    Raises:
+      UserError: no input of the task is named after an element.
+    """
+    columns = [i for i, name in enumerate(task.scalars) if name in elements.MASSES]
+    if not columns:
+        raise UserError(
+            f"the task {task.name!r} has no node input named after an element, whose "
+            f"masses a centre of mass needs; it has {', '.join(task.scalars) or 'none'}"
+        )
+    values = np.array([[elements.MASSES[task.scalars[i]]] for i in columns])
+    scalars = nodes.scalars[:, np.array(columns)]
+    return jnp.matmul(scalars, values.astype(scalars.dtype))

@@ -12,11 +12,15 @@ arXiv 2006.10503, equation 8.
 
 All couplings are there, those that change parity included, so kernels commute with
 rotations but not with reflections. Features stand under the irreps of the harmonics.
+Coupling coefficients have norm 1, harmonics the mean square 1 / 4 pi over the sphere,
+and weights start as in the code of Satorras et al. 2021, arXiv 2102.09844.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
@@ -27,7 +31,7 @@ import numpy as np
 
 from demetar import geometry, graphs
 from demetar.errors import UserError
-from demetar.nn import attention, inputs, mlp, radial, steerable
+from demetar.nn import attention, inputs, mlp, radial, readout, steerable
 from demetar.types import Array, Bucket, Nodes, TaskSpec
 
 Channels = steerable.Channels
@@ -35,8 +39,13 @@ Features = steerable.Features
 Irrep = steerable.Irrep
 EdgeFeatures = dict[Irrep, jax.Array]  # {irrep: [E, 2l + 1, C]}, edges first
 
-# As PyTorch's kaiming_uniform_ draws.
-KAIMING_UNIFORM = hk.initializers.VarianceScaling(2.0, "fan_in", "uniform")
+# {degree out: [E, 2k + 1, J, C] of each degree in}
+Mixed = dict[Irrep, list[jax.Array]]
+
+# As PyTorch's kaiming_uniform_ draws weights [..., inputs, outputs].
+KAIMING_UNIFORM = hk.initializers.VarianceScaling(
+    2.0, "fan_in", "uniform", fan_in_axes=(-2,)
+)
 
 
 class Steering(NamedTuple):
@@ -76,7 +85,7 @@ def input_features(nodes: Nodes, task: TaskSpec, names: tuple[str, ...]) -> Feat
 
 
 def output_channels(task: TaskSpec, num_scalars: int) -> Channels:
-    """Channels from which `readout.heads` makes the heads of a task."""
+    """Channels of which `output_heads` makes the heads of a task."""
     channels = {}
     if any(head.kind != "node_vector" for head in task.heads):
         channels[steerable.SCALAR] = num_scalars
@@ -84,6 +93,31 @@ def output_channels(task: TaskSpec, num_scalars: int) -> Channels:
     if num_vectors:
         channels[steerable.VECTOR] = num_vectors
     return channels
+
+
+def output_heads(
+    task: TaskSpec, features: Features, graph: graphs.Graph, bucket: Bucket
+) -> dict[str, Array]:
+    """Heads of the features that have `output_channels`.
+
+    The vectors are the heads themselves, in the order of the task; scalars go through
+    a perceptron.
+
+    Returns:
+      {head: [N, K, 3] | [N, T] | [G, T]}.
+    """
+    outputs: dict[str, Array] = {}
+    if steerable.SCALAR in features:
+        scalars = features[steerable.SCALAR][0]
+        outputs = readout.scalar_heads(task, scalars, graph, bucket)
+    start = 0
+    for head in task.heads:
+        if head.kind == "node_vector":
+            stop = start + head.size
+            vectors = features[steerable.VECTOR][..., start:stop]  # [3, N, K]
+            outputs[head.name] = jnp.transpose(vectors, (1, 2, 0))
+            start = stop
+    return outputs
 
 
 def num_couplings(source: int, target: int) -> int:
@@ -105,8 +139,7 @@ def _coupling_tensor(lmax: int, target: int) -> np.ndarray:
                 np.asarray(coefficients), (1, 2, 0)
             )
         blocks.append(block.reshape(*shape[:2], -1))
-    # As `steerable.couple` normalises.
-    return np.concatenate(blocks, axis=-1) * (2 * target + 1) ** 0.5
+    return np.concatenate(blocks, axis=-1)
 
 
 def steer(
@@ -148,67 +181,142 @@ def steer(
     return Steering(values, bases)
 
 
+class RadialHidden(hk.Module):
+    """Hidden layers of several radial networks side by side.
+
+    Each has two of them with layer normalisation and ReLU. The weights of all networks
+    are stacked, so that a layer is one product however many networks there are.
+    """
+
+    def __init__(self, num_networks: int, size: int, name: str | None = None):
+        super().__init__(name=name)
+        self.num_networks = num_networks
+        self.size = size
+
+    def __call__(self, values: Array) -> list[Array]:
+        """[E, R] -> [E, size] for each network."""
+        outputs: Array = values
+        for index, equation in enumerate(("er,prh->peh", "per,prh->peh")):
+            num_inputs = outputs.shape[-1]
+            shape = (self.num_networks, num_inputs, self.size)
+            w = hk.get_parameter(f"w_{index}", shape, values.dtype, KAIMING_UNIFORM)
+            b = hk.get_parameter(
+                f"b_{index}",
+                (self.num_networks, 1, self.size),
+                values.dtype,
+                mlp.uniform_fan_in(num_inputs),
+            )
+            norm = hk.LayerNorm(-1, True, True, param_axis=(0, 2), name=f"norm_{index}")
+            outputs = jax.nn.relu(norm(jnp.einsum(equation, outputs, w) + b))
+        # Unlike that of slices, the transpose of a split is one concatenation.
+        return [part[0] for part in jax.lax.split(outputs, [1] * self.num_networks, 0)]
+
+
 class Kernels(hk.Module):
     """Kernels applied to the features of the sending nodes: sum_k W^{lk}(x_ij) f_j^k.
 
-    The radial functions of all kernels share their hidden layers, two of `radial_size`
-    with layer normalisation and ReLU. Their last layer is one matrix per degree k, with
-    columns in the order of channel in, degree l, coupling J, channel out. The channels
-    are mixed by it before the couplings, so that the couplings see the fewer ones.
+    The outputs have several parts, as values and keys, side by side. Radial functions
+    are the last layers of networks: one network per part and pair of degrees k, l,
+    whose last layer is a matrix with columns in the order of channel in, coupling J,
+    channel out; or, if `shared_radial`, one network for all, whose last layer is one
+    matrix per degree k, with columns in the order of channel in, degree l, coupling J,
+    part, channel out. The channels are mixed before the couplings, so that the
+    couplings see the fewer ones.
     """
 
-    def __init__(self, channels: Channels, radial_size: int, name: str | None = None):
+    def __init__(
+        self,
+        parts: Sequence[Channels],
+        radial_size: int,
+        shared_radial: bool,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
-        self.channels = dict(sorted(channels.items()))
+        self.parts = parts
         self.radial_size = radial_size
+        self.shared_radial = shared_radial
+        irreps = sorted({irrep for part in parts for irrep in part})
+        self.channels = {
+            irrep: sum(part.get(irrep, 0) for part in parts) for irrep in irreps
+        }
 
     def __call__(
         self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
     ) -> EdgeFeatures:
         """Node features of degrees 0, 1, ... without a gap -> [E, 2l + 1, C] each."""
-        hidden = self._radial_hidden(steering.radial)  # [E, H]
-        mixed: dict[Irrep, list[jax.Array]] = {out: [] for out in self.channels}
-        for irrep in sorted(nodes):
-            values = _rows(nodes[irrep])  # [N, (2k + 1) C]
-            senders = graphs.gather_senders(values, graph, bucket)
-            senders = senders.reshape(-1, irrep.dim, nodes[irrep].shape[-1])
-            weights = self._radial_weights(hidden, irrep, senders.shape[-1])
-            products = jnp.einsum("emc,eco->emo", senders, weights)
-            start = 0
-            for out, num in self.channels.items():
-                stop = start + num_couplings(irrep.l, out.l) * num
-                part = products[..., start:stop]  # [E, 2k + 1, J C]
-                mixed[out].append(part.reshape(part.shape[0], -1, num))
-                start = stop
+        senders = {}
+        for irrep, values in sorted(nodes.items()):
+            rows = graphs.gather_senders(_rows(values), graph, bucket)
+            shape = (bucket.max_edges, irrep.dim, values.shape[-1])
+            senders[irrep] = rows.reshape(shape)
+        mix = self._mix_shared if self.shared_radial else self._mix_separate
+        mixed = mix(senders, steering.radial)
         outputs = {}
-        for out, parts in mixed.items():
-            stacked = jnp.concatenate(parts, axis=1)  # [E, P, C]
+        for out in self.channels:
+            blocks = [
+                part.reshape(
+                    bucket.max_edges, math.prod(part.shape[1:3]), part.shape[3]
+                )
+                for part in mixed[out]
+            ]
+            stacked = jnp.concatenate(blocks, axis=1)  # [E, P, C]
             basis = steering.bases[out.l][..., : stacked.shape[1]]
             outputs[out] = jnp.einsum("emp,epc->emc", basis, stacked)
         return outputs
 
     @hk.transparent
-    def _radial_hidden(self, values: Array) -> Array:
-        """The hidden layers of the radial functions: [E, radial_size]."""
-        for index in range(2):
-            values = mlp.Linear(
-                self.radial_size, w_init=KAIMING_UNIFORM, name=f"radial_{index}"
-            )(values)
-            values = jax.nn.relu(attention.layer_norm(values, f"radial_norm_{index}"))
-        return values
+    def _mix_shared(self, senders: EdgeFeatures, values: Array) -> Mixed:
+        """With one network: one matrix product per edge and degree in."""
+        (hidden,) = RadialHidden(1, self.radial_size, name="radial")(values)
+        mixed: Mixed = {out: [] for out in self.channels}
+        for irrep, sent in senders.items():
+            shapes = {
+                out: (num_couplings(irrep.l, out.l), num)
+                for out, num in self.channels.items()
+            }
+            sizes = [math.prod(shape) for shape in shapes.values()]
+            products = _mix(sent, hidden, sum(sizes), f"radial_{irrep}")
+            parts = jax.lax.split(products, sizes, 2)
+            for (out, shape), part in zip(shapes.items(), parts, strict=True):
+                mixed[out].append(part.reshape(*part.shape[:2], *shape))
+        return mixed
 
     @hk.transparent
-    def _radial_weights(self, hidden: Array, irrep: Irrep, num_inputs: int) -> Array:
-        """All radial functions that read one degree: [E, C, sum over l of J C']."""
-        num_outputs = sum(
-            num_couplings(irrep.l, out.l) * num for out, num in self.channels.items()
-        )
-        values = mlp.Linear(
-            num_inputs * num_outputs,
-            w_init=KAIMING_UNIFORM,
-            name=f"radial_{irrep}",
-        )(hidden)
-        return values.reshape(-1, num_inputs, num_outputs)
+    def _mix_separate(self, senders: EdgeFeatures, values: Array) -> Mixed:
+        """With one network per part and pair of degrees.
+
+        Their weights are many times larger than what they make, and are not joined.
+        """
+        pairs = [
+            (irrep, out, part)
+            for irrep in senders
+            for out in self.channels
+            for part, channels in enumerate(self.parts)
+            if out in channels
+        ]
+        networks = RadialHidden(len(pairs), self.radial_size, name="radial")(values)
+        blocks: dict[tuple[Irrep, Irrep], list[Array]] = {}
+        for (irrep, out, part), hidden in zip(pairs, networks, strict=True):
+            shape = (num_couplings(irrep.l, out.l), self.parts[part][out])
+            name = f"radial_{part}_{irrep}_{out}"
+            products = _mix(senders[irrep], hidden, math.prod(shape), name)
+            block = products.reshape(*products.shape[:2], *shape)
+            blocks.setdefault((irrep, out), []).append(block)
+        mixed: Mixed = {out: [] for out in self.channels}
+        for (_, out), parts in blocks.items():
+            mixed[out].append(jnp.concatenate(parts, axis=-1))
+        return mixed
+
+
+def _mix(senders: Array, hidden: Array, num_outputs: int, name: str) -> jax.Array:
+    """Channels mixed by radial functions: [E, 2k + 1, C] -> [E, 2k + 1, num_outputs].
+
+    The functions are the last layer of a network with hidden values [E, H].
+    """
+    num_edges, _, num_inputs = senders.shape
+    linear = mlp.Linear(num_inputs * num_outputs, w_init=KAIMING_UNIFORM, name=name)
+    weights = linear(hidden).reshape(num_edges, num_inputs, num_outputs)
+    return jnp.einsum("emc,eco->emo", senders, weights)
 
 
 class PointConvolution(hk.Module):
@@ -218,26 +326,32 @@ class PointConvolution(hk.Module):
     the mean and for a self-interaction that mixes the node's own channels.
     """
 
-    def __init__(self, channels: Channels, radial_size: int, name: str | None = None):
+    def __init__(
+        self,
+        channels: Channels,
+        radial_size: int,
+        shared_radial: bool,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         self.channels = channels
         self.radial_size = radial_size
+        self.shared_radial = shared_radial
 
     def __call__(
         self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
     ) -> Features:
         """{irrep: [2l + 1, N, C]} -> {irrep: [2l + 1, N, channels[irrep]]}."""
-        messages = Kernels(self.channels, self.radial_size, name="kernels")(
-            nodes, steering, graph, bucket
-        )
+        messages = Kernels(
+            [self.channels], self.radial_size, self.shared_radial, name="kernels"
+        )(nodes, steering, graph, bucket)
         own = steerable.Linear(self.channels, with_bias=False, name="self_interaction")(
             nodes
         )
         outputs = {}
         for irrep, values in messages.items():
-            received = graphs.mean_to_receivers(
-                values.reshape(values.shape[0], -1), graph, bucket
-            )
+            rows = values.reshape(bucket.max_edges, irrep.dim * values.shape[-1])
+            received = graphs.mean_to_receivers(rows, graph, bucket)
             outputs[irrep] = _components(received, irrep)
             if irrep in own:
                 outputs[irrep] += own[irrep]

@@ -1,7 +1,8 @@
 """Linear layers and perceptrons with PyTorch's default initialisation.
 
 The published N-body codes are written in PyTorch, so their protocols include its
-default initialisation: weights and biases uniform in +-1/sqrt(inputs).
+default initialisation: weights and biases uniform in +-1/sqrt(inputs). A model whose
+authors draw otherwise names its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from demetar.types import Array, Bucket
 
 Activation = Callable[[Array], jax.Array]
 Initializer = Callable[..., jax.Array]
+
+# Glorot, Bengio 2010, equation 16 (Xavier's in PyTorch): uniform in
+# +-sqrt(6 / (inputs + outputs)).
+GLOROT_UNIFORM: Initializer = hk.initializers.VarianceScaling(1.0, "fan_avg", "uniform")
+ZEROS: Initializer = hk.initializers.Constant(0.0)
 
 
 def uniform_fan_in(num_inputs: int) -> Initializer:
@@ -75,12 +81,14 @@ class Linear(hk.Module):
         num_outputs: int,
         with_bias: bool = True,
         w_init: Initializer | None = None,
+        b_init: Initializer | None = None,
         name: str | None = None,
     ):
         super().__init__(name=name)
         self.num_outputs = num_outputs
         self.with_bias = with_bias
         self.w_init = w_init
+        self.b_init = b_init
 
     def __call__(self, inputs: Array) -> Array:
         """[..., C] -> [..., num_outputs]."""
@@ -97,7 +105,7 @@ class Linear(hk.Module):
         w = hk.get_parameter("w", shape, dtype, self.w_init or init)
         if not self.with_bias:
             return w, None
-        return w, hk.get_parameter("b", shape[1:], dtype, init)
+        return w, hk.get_parameter("b", shape[1:], dtype, self.b_init or init)
 
 
 class EdgeLinear(Linear):
@@ -134,18 +142,26 @@ class MLP(hk.Module):
         activation: Activation = silu,
         activate_last: bool = False,
         name: str | None = None,
+        w_init: Initializer | None = None,
+        b_init: Initializer | None = None,
+        last_w_init: Initializer | None = None,
     ):
         super().__init__(name=name)
         self.sizes = tuple(sizes)
         self.activation = activation
         self.activate_last = activate_last
+        self.w_init = w_init
+        self.b_init = b_init
+        self.last_w_init = last_w_init or w_init
 
     def __call__(self, inputs: Array) -> jax.Array:
         """[..., C] -> [..., sizes[-1]]."""
         values: Any = inputs
         last = len(self.sizes) - 1
         for index, size in enumerate(self.sizes):
-            values = Linear(size, name=f"linear_{index}")(values)
+            w_init = self.w_init if index < last else self.last_w_init
+            layer = Linear(size, True, w_init, self.b_init, f"linear_{index}")
+            values = layer(values)
             if index < last or self.activate_last:
                 values = self.activation(values)
         return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +32,25 @@ def bessel(lengths: Array, num_basis: int, extent: float) -> jax.Array:
     # jnp.sinc(x) is sin(pi x) / (pi x), with its limit at 0.
     waves = jnp.pi * frequencies * jnp.sinc(frequencies * lengths[:, None])
     return jnp.sqrt(2.0 / extent).astype(lengths.dtype) * waves
+
+
+def rooted_bessel(lengths: Array, roots: Array, extent: float) -> jax.Array:
+    """(2 / c) sin(w_n r / c) / r with roots w_n that a network learns.
+
+    Source: the code of NequIP (arXiv 2101.03164), whose roots start from n pi.
+
+    Args:
+      lengths: [E], >= 0; finite and smooth at 0.
+      roots: [num_basis].
+      extent: c, in the unit of `lengths`.
+
+    Returns:
+      [E, num_basis].
+    """
+    frequencies = jnp.asarray(roots) / extent
+    return (
+        2.0 / extent * frequencies * jnp.sinc(frequencies / jnp.pi * lengths[:, None])
+    )
 
 
 def gaussian_steps(
@@ -67,6 +87,36 @@ def gaussian(lengths: Array, num_basis: int, extent: float) -> jax.Array:
     step = extent / (num_basis - 1)
     centres = step * jnp.arange(num_basis, dtype=lengths.dtype)
     return jnp.exp(-0.5 * jnp.square((lengths[:, None] - centres) / step))
+
+
+class TrainedGaussians(hk.Module):
+    """Normal densities of the length over `extent`, whose means and widths are learned.
+
+    Source: the code of Equiformer (arXiv 2206.11990), after Graphormer's: means start
+    uniform in (0, 1), widths in (1 / num_basis, 1); the length is shifted and scaled
+    by two more parameters.
+    """
+
+    EPSILON = 1e-5
+
+    def __init__(self, num_basis: int, extent: float, name: str | None = None):
+        super().__init__(name=name)
+        self.num_basis = num_basis
+        self.extent = extent
+
+    def __call__(self, lengths: Array) -> jax.Array:
+        """[E] -> [E, num_basis]."""
+        shape, dtype = (1, self.num_basis), lengths.dtype
+        uniform = hk.initializers.RandomUniform
+        mean = hk.get_parameter("mean", shape, dtype, uniform(0.0, 1.0))
+        width_init = uniform(1.0 / self.num_basis, 1.0)
+        width = hk.get_parameter("width", shape, dtype, width_init)
+        factor = hk.get_parameter("factor", (1, 1), dtype, jnp.ones)
+        shift = hk.get_parameter("shift", (1, 1), dtype, jnp.zeros)
+        width = jnp.abs(width) + self.EPSILON
+        scaled = factor * (lengths[:, None] / self.extent) + shift
+        density = jnp.exp(-0.5 * jnp.square((scaled - mean) / width))
+        return density / (math.sqrt(2.0 * math.pi) * width)
 
 
 def exp_normal(lengths: Array, num_basis: int, extent: float) -> jax.Array:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import graphs
+from demetar import geometry, graphs
 from demetar.errors import UserError
-from demetar.nn import mlp
+from demetar.nn import inputs, mlp
 from demetar.types import Array, Bucket, Head, TaskSpec
 
 KINDS = frozenset({"node_vector", "node_scalar", "graph_scalar"})
 SCALAR_KINDS = frozenset({"node_scalar", "graph_scalar"})
 POOLINGS = ("target", "sum", "mean")
+OUTPUTS = ("target", "scalar", "dipole", "spatial_extent")
 
 
 def pool(
@@ -70,6 +72,23 @@ def heads(
       UserError: a vector head without vectors, or unknown pooling.
     """
     outputs = scalar_heads(task, scalars, graph, bucket, pooling=pooling)
+    return outputs | vector_heads(task, vectors)
+
+
+def vector_heads(task: TaskSpec, vectors: Array | None) -> dict[str, Array]:
+    """The vector heads of a task: linear maps without bias.
+
+    Args:
+      task: heads.
+      vectors: [3, N, C'] polar vectors; None where the model has none.
+
+    Returns:
+      {head: [N, K, 3]}.
+
+    Raises:
+      UserError: a vector head without vectors.
+    """
+    outputs: dict[str, Array] = {}
     for head in task.heads:
         if head.kind != "node_vector":
             continue
@@ -77,6 +96,49 @@ def heads(
             raise UserError(f"head {head.name!r} needs a model with vector features")
         linear = mlp.Linear(head.size, with_bias=False, name=f"readout_{head.name}")
         outputs[head.name] = jnp.transpose(linear(vectors), (1, 2, 0))
+    return outputs
+
+
+def linear_heads(
+    task: TaskSpec,
+    scalars: Array,
+    graph: graphs.Graph,
+    bucket: Bucket,
+    pooling: str = "target",
+    hidden_sizes: Sequence[int] = (),
+    per_node: Callable[[Head, Array], Array] = lambda head, values: values,
+) -> dict[str, Array]:
+    """The scalar heads of a task: linear maps of the nodes alone, without biases.
+
+    They are drawn as e3nn draws them: normal, variance 1 / inputs.
+
+    Args:
+      task: heads.
+      scalars: [N, C].
+      graph, bucket: the batch.
+      pooling: of `pool`.
+      hidden_sizes: channels between several maps one after the other.
+      per_node: (head, values [N, T]) -> [N, T], before the pooling.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    init = hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
+    outputs: dict[str, Array] = {}
+    for head in task.heads:
+        if head.kind == "node_vector":
+            continue
+        values: Array = scalars
+        for index, size in enumerate((*hidden_sizes, head.size)):
+            name = f"readout_{head.name}_{index}"
+            values = mlp.Linear(size, False, w_init=init, name=name)(values)
+        values = per_node(head, values)
+        if head.kind == "graph_scalar":
+            values = pool(values, head, pooling, graph, bucket)
+        outputs[head.name] = values
     return outputs
 
 
@@ -105,16 +167,44 @@ def scalar_heads(
     Raises:
       UserError: unknown pooling.
     """
-    outputs: dict[str, Array] = {}
+    values: dict[str, Array] = {}
     for head in task.heads:
         if head.kind == "node_vector":
             continue
         sizes = [hidden_size or scalars.shape[-1], head.size]
-        values = mlp.MLP(sizes, activation, name=f"readout_{head.name}")(scalars)
-        if head.kind == "graph_scalar":
-            values = pool(values, head, pooling, graph, bucket)
-        outputs[head.name] = values
-    return outputs
+        network = mlp.MLP(sizes, activation, name=f"readout_{head.name}")
+        values[head.name] = network(scalars)
+    return pooled(task, values, graph, bucket, pooling)
+
+
+def pooled(
+    task: TaskSpec,
+    values: Mapping[str, Array],
+    graph: graphs.Graph,
+    bucket: Bucket,
+    pooling: str = "target",
+) -> dict[str, Array]:
+    """Values of the nodes {head: [N, T]}, pooled if the head is of the graph.
+
+    Args:
+      task: heads.
+      values: of scalar heads.
+      graph, bucket: the batch.
+      pooling: of `pool`.
+
+    Returns:
+      {head: [N, T] | [G, T]}.
+
+    Raises:
+      UserError: unknown pooling.
+    """
+    return {
+        head.name: pool(values[head.name], head, pooling, graph, bucket)
+        if head.kind == "graph_scalar"
+        else values[head.name]
+        for head in task.heads
+        if head.name in values
+    }
 
 
 def summed_heads(
@@ -153,3 +243,83 @@ def summed_heads(
         )
         outputs[head.name] = decoder(pooled if head.kind == "graph_scalar" else nodes)
     return outputs
+
+
+def output_of(head: Head, output: str) -> str:
+    """What a head is made of: 'scalar', 'dipole' or 'spatial_extent'.
+
+    Args:
+      head: any.
+      output: one of these for all graph scalars, or 'target' for what the quantity of
+        the head asks for. Any other kind of head is not concerned.
+
+    Raises:
+      UserError: unknown output.
+    """
+    if output not in OUTPUTS:
+        raise UserError(f"expected an output of {', '.join(OUTPUTS)}, found {output!r}")
+    if head.kind != "graph_scalar":
+        return "scalar"
+    return (head.quantity or "scalar") if output == "target" else output
+
+
+def dipole(
+    task: TaskSpec,
+    head: Head,
+    charges: Array,
+    moments: Array | None,
+    graph: graphs.Graph,
+    bucket: Bucket,
+) -> jax.Array:
+    """The length of sum_i (q_i (x_i - c) + m_i), c the centre of mass: [G, T].
+
+    Source: Schuett et al. 2021, arXiv 2102.03150, section 4.3, from the centre of mass
+    as in the code of Thoelke and De Fabritiis 2022, arXiv 2202.02541.
+
+    Args:
+      task: names the elements.
+      head: a graph scalar, whose prediction is the length itself.
+      charges: [N, T].
+      moments: [3, N, T] polar vectors, or None.
+      graph, bucket: the batch.
+
+    Raises:
+      UserError: the task names no elements.
+    """
+    places = _from_centre_of_mass(task, graph, bucket).T[..., None]  # [3, N, 1]
+    vectors = places * charges
+    if moments is not None:
+        vectors = vectors + moments
+    rows = jnp.moveaxis(vectors, 0, -1)  # [N, T, 3]
+    total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph, bucket)
+    lengths = geometry.safe_norm(total.reshape(-1, *rows.shape[1:]))
+    return (lengths - head.mean) / head.scale
+
+
+def spatial_extent(
+    task: TaskSpec, head: Head, values: Array, graph: graphs.Graph, bucket: Bucket
+) -> jax.Array:
+    """sum_i q_i |x_i - c|^2 with the centre of mass c: [G, T].
+
+    Source: that of `dipole`.
+
+    Args:
+      task: names the elements.
+      head: a graph scalar, whose prediction is the extent itself.
+      values: q [N, T].
+      graph, bucket: the batch.
+
+    Raises:
+      UserError: the task names no elements.
+    """
+    squares = jnp.square(_from_centre_of_mass(task, graph, bucket)).sum(-1)  # [N]
+    total = graphs.pool_sum(squares[:, None] * values, graph, bucket)
+    return (total - head.mean) / head.scale
+
+
+def _from_centre_of_mass(
+    task: TaskSpec, graph: graphs.Graph, bucket: Bucket
+) -> jax.Array:
+    """Places of the atoms relative to the centre of mass of their molecule: [N, 3]."""
+    masses = inputs.masses(graph.nodes, task)
+    return geometry.centred_positions(graph, bucket, masses)

@@ -68,6 +68,20 @@ def natural_attribute(harmonics: Mapping[int, jax.Array]) -> Attribute:
     return {natural_irrep(degree): value for degree, value in harmonics.items()}
 
 
+def even_irrep(irrep: Irrep) -> Irrep:
+    """The irrep of the same degree whose parity is even."""
+    return Irrep(irrep.l, 1)
+
+
+def even_features(features: Features) -> Features:
+    """Features as if all of them were even, so that all products are allowed.
+
+    Rotations are kept, reflections are not. Irreps of one degree come to stand side by
+    side, in their order.
+    """
+    return concatenate([{even_irrep(irrep): features[irrep]} for irrep in features])
+
+
 def natural_paths(lmax: int, lmax_attribute: int) -> int:
     """Number of couplings l1 x l2 -> l3 of natural irreps, l1 and l3 up to lmax."""
     degrees = [natural_irrep(degree) for degree in range(lmax + 1)]
@@ -131,20 +145,26 @@ def couple(
 class Linear(hk.Module):
     """Mixes the channels of each irrep, with a bias for the scalars alone.
 
-    Weights are drawn as e3nn draws them: normal, variance 1 / inputs. Irreps that the
-    inputs do not have are absent from the outputs.
+    Weights are drawn as e3nn draws them, normal with variance 1 / inputs, unless
+    another start is asked for. Irreps that the inputs do not have are absent from the
+    outputs.
     """
 
     def __init__(
-        self, channels: Channels, with_bias: bool = True, name: str | None = None
+        self,
+        channels: Channels,
+        with_bias: bool = True,
+        w_init: mlp.Initializer | None = None,
+        name: str | None = None,
     ):
         super().__init__(name=name)
         self.channels = channels
         self.with_bias = with_bias
+        self.w_init = w_init
 
     def __call__(self, features: Features) -> Features:
         """{irrep: [2l + 1, X, C]} -> {irrep: [2l + 1, X, channels[irrep]]}."""
-        init = hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
+        init = self.w_init or hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
         outputs = {}
         for irrep in sorted(set(features) & set(self.channels)):
             values = features[irrep]
@@ -303,8 +323,13 @@ def gated_channels(channels: Channels) -> Channels:
     return {**channels, SCALAR: channels.get(SCALAR, 0) + num_gates}
 
 
-def gate(features: Features, gate_fn: mlp.Activation = mlp.sigmoid) -> Features:
-    """SiLU on scalars, tanh on pseudoscalars, other irreps times functions of scalars.
+def gate(
+    features: Features,
+    gate_fn: mlp.Activation = mlp.sigmoid,
+    even_fn: mlp.Activation = mlp.silu,
+    odd_fn: mlp.Activation = jnp.tanh,
+) -> Features:
+    """Activations of scalars and pseudoscalars, other irreps times those of scalars.
 
     The last scalars are the gates. The activations are scaled to keep the second
     moment of a standard normal input, as e3nn does.
@@ -312,15 +337,17 @@ def gate(features: Features, gate_fn: mlp.Activation = mlp.sigmoid) -> Features:
     Args:
       features: of the channels that `gated_channels` gives.
       gate_fn: activation of the gates.
+      even_fn: activation of the other scalars.
+      odd_fn: activation of pseudoscalars, an odd function.
     """
     dtype = features[SCALAR].dtype
     gated = sorted(irrep for irrep in features if irrep.l)
     sizes = [features[irrep].shape[-1] for irrep in gated]
     rest = features[SCALAR].shape[-1] - sum(sizes)
     scalars, *gates = jax.lax.split(features[SCALAR], [rest, *sizes], 2)
-    outputs = {SCALAR: normalized(mlp.silu, dtype)(scalars)}
+    outputs = {SCALAR: normalized(even_fn, dtype)(scalars)}
     if PSEUDOSCALAR in features:  # an odd function, or a reflection would be noticed
-        outputs[PSEUDOSCALAR] = normalized(jnp.tanh, dtype)(features[PSEUDOSCALAR])
+        outputs[PSEUDOSCALAR] = normalized(odd_fn, dtype)(features[PSEUDOSCALAR])
     for irrep, values in zip(gated, gates, strict=True):
         outputs[irrep] = features[irrep] * normalized(gate_fn, dtype)(values)
     return outputs

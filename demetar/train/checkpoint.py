@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from demetar import files
 from demetar.errors import UserError
 from demetar.types import Params, TaskSpec
 
@@ -32,6 +33,8 @@ PathLike = str | os.PathLike[str]
 # name can never be one of them.
 _HEADER = "header"
 _TEMPORARY = ".tmp"
+
+ID_DIGITS = 12  # of a run's id that are shown
 
 
 class _Content(NamedTuple):
@@ -132,6 +135,33 @@ def restore(path: PathLike, template: Any) -> tuple[Any, dict[str, Any]]:
     return jax.tree_util.tree_unflatten(structure, leaves), content.metadata
 
 
+def check_run(path: PathLike, run_id: str) -> None:
+    """Make sure that a file which `save` or `save_model` wrote is of this run.
+
+    Args:
+      run_id: of the run; '' if any will do.
+
+    Raises:
+      UserError: it carries another id or none, or cannot be read.
+    """
+    if not run_id:
+        return
+    metadata = read(path)[1]
+    inner = metadata.get("metadata")
+    found = metadata.get("run") or (isinstance(inner, dict) and inner.get("run_id"))
+    if found != run_id:
+        raise foreign(path, found, run_id)
+
+
+def foreign(path: PathLike, found: Any, expected: str) -> UserError:
+    """The error of a file that carries the id of another run."""
+    shown = f"run {str(found)[:ID_DIGITS]}" if found else "no run"
+    return UserError(
+        f"{os.fspath(path)} belongs to {shown}, expected run {expected[:ID_DIGITS]}; "
+        "put back the file of this run, or choose another --workdir"
+    )
+
+
 def save_model(path: PathLike, checkpoint: ModelCheckpoint) -> None:
     """Writes a trained model, atomically.
 
@@ -168,7 +198,7 @@ def load_model(path: PathLike) -> ModelCheckpoint:
         return ModelCheckpoint(
             metadata["model"], metadata["fields"], task, params, metadata["metadata"]
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: expected a trained model, found another file ({error!r}); "
             "give a model checkpoint that this release wrote"
@@ -275,11 +305,11 @@ def _encode(content: _Content) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(encoded: bytes) -> tuple[_Content, str]:
+def _decode(encoded: bytes, path: PathLike) -> tuple[_Content, str]:
     """The content of a file and the digest that it should have."""
-    with np.load(io.BytesIO(encoded), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    header = json.loads(arrays.pop(_HEADER).tobytes())
+    arrays = files.parse_npz(encoded, path)
+    text = arrays.pop(_HEADER).tobytes()
+    header = files.parse_json(text, path, non_finite="keep")
     digest = header.pop("sha256")
     return _Content(**(header | {"arrays": arrays})), digest
 
@@ -293,20 +323,19 @@ def _read(path: PathLike) -> _Content:
             "give the path of a file that a run has written"
         ) from error
     try:
-        content, digest = _decode(encoded)
-        intact = digest == _digest(content)
+        content, digest = _decode(encoded, path)
+        if digest != _digest(content):
+            raise ValueError("its SHA-256 is not the one it was written with")
+        for name, dtype in content.dtypes.items():
+            content.arrays[name] = content.arrays[name].view(np.dtype(dtype))
+        return content
     except Exception as error:
-        # Zip, NumPy and JSON fail in a dozen ways, by the place of the damage.
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if not intact:
-        raise _damaged(path, "its SHA-256 is not the one it was written with")
-    for name, dtype in content.dtypes.items():
-        content.arrays[name] = content.arrays[name].view(np.dtype(dtype))
-    return content
+        # A header may hold anything where the file is of another program.
+        raise _damaged(path, error) from error
 
 
-def _damaged(path: PathLike, reason: str) -> UserError:
-    reason = " ".join(reason.split())
+def _damaged(path: PathLike, error: Exception) -> UserError:
+    reason = files.one_line(error)
     return UserError(
         f"{os.fspath(path)} is truncated, altered or no checkpoint ({reason}); "
         "restore it from a copy, or remove it and train again"

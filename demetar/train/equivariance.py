@@ -102,15 +102,22 @@ def random_rotations(
 def rotate(task: TaskSpec, batch: Batch, rotations: Array) -> Batch:
     """The batch with positions, vectors and vector targets under rotations [N, 3, 3].
 
-    Also what augmentation by rotations trains on.
+    The rotations are about the origin of the source: centres turn too. Also what
+    augmentation by rotations trains on.
     """
-    nodes = geometry.transform_nodes(batch.graph.nodes, rotations)
+    graph = batch.graph
+    nodes = geometry.transform_nodes(graph.nodes, rotations)
     vector_heads = {head.name for head in task.heads if head.kind == "node_vector"}
     targets = {
         name: _rotate_vectors(rotations, target) if name in vector_heads else target
         for name, target in batch.targets.items()
     }
-    graph = batch.graph._replace(nodes=nodes)
+    known = graph.globals
+    if known is not None:
+        flat = rotations.reshape(-1, 9)
+        turns = graphs.pool_mean(flat, graph, batch.bucket).reshape(-1, 3, 3)
+        known = known._replace(centers=jnp.einsum("gij,gj->gi", turns, known.centers))
+    graph = graph._replace(nodes=nodes, globals=known)
     return dataclasses.replace(batch, graph=graph, targets=targets)
 
 

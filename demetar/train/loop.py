@@ -20,7 +20,7 @@ from demetar.train import equivariance, losses
 from demetar.types import Array, Batch, Params, TaskSpec, TrainState
 
 AUGMENTATIONS = ("none", "rotation")
-LOSSES = ("squared", "log")
+LOSS_TRANSFORMS = ("none", "log")
 AXIS = "data"  # of the mesh of devices
 METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
 SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
@@ -39,10 +39,10 @@ class Settings:
         models that are not equivariant.
       average_decay: decay of a moving average of the parameters that is evaluated in
         their place; 0 for none.
-      loss: 'squared', the mean of the squared errors, or 'log', the mean over graphs of
-        log(error + loss_floor) / 2, which weighs relative improvements alike. What is
-        evaluated is the squared error either way.
-      loss_floor: c of the logarithm, in the squared unit of the targets.
+      loss_transform: of the error of each graph before the mean over them: 'none', or
+        'log' for log(error + loss_floor) / 2, which weighs relative improvements alike.
+        What is evaluated is the error either way.
+      loss_floor: of the logarithm, in the unit of the errors.
       clip_each: bound on the norm of the gradient of each graph by itself, before the
         mean over the batch, so that a few graphs cannot drown the rest; 0 for none.
         For graphs of equal size.
@@ -56,7 +56,7 @@ class Settings:
     seeds: tuple[int, ...] = (1,)
     augment: str = "none"
     average_decay: float = 0.0
-    loss: str = "squared"
+    loss_transform: str = "none"
     loss_floor: float = 1e-3
     clip_each: float = 0.0
     max_steps_per_call: int = 256
@@ -108,7 +108,7 @@ def make_update(
         predictions = losses.predict(task, outputs, batch.graph.nodes)
         errors = losses.sample_errors(task, predictions, batch)
         told = losses.mean_loss(errors, batch.weights)  # in the unit of the errors
-        if settings.loss == "log":
+        if settings.loss_transform == "log":
             errors = losses.log_errors(errors, settings.loss_floor)
         return losses.training_loss(task, errors, batch.weights), told
 
@@ -145,14 +145,19 @@ def make_update(
             average = optax.incremental_update(params, average, 1 - decay)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": global_norm(gradients),
+            "update_norm": global_norm(updates),
         }
         return TrainState(params, opt_state, state.step + 1, state.key, average), (
             metrics
         )
 
     return update
+
+
+def global_norm(tree: Params) -> jax.Array:
+    """The Euclidean norm of all leaves together."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 GradientFn = Callable[[Params, Array, Batch], tuple[jax.Array, Params]]
@@ -168,7 +173,7 @@ def clipped_each(gradient_fn: GradientFn, bound: float) -> GradientFn:
     def clipped(params: Params, key: Array, batch: Batch) -> tuple[jax.Array, Params]:
         def one(single: Batch) -> tuple[jax.Array, Params]:
             loss, gradients = gradient_fn(params, key, single)
-            norm = optax.global_norm(gradients)
+            norm = global_norm(gradients)
             finite = jnp.isfinite(norm)
             factor = bound / jnp.maximum(jnp.where(finite, norm, 1), bound)
             return loss, jax.tree.map(

@@ -1,4 +1,4 @@
-"""Predictions from outputs, and their errors per graph."""
+"""Predicted residuals from outputs, and their errors per graph."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from demetar.types import Array, Batch, Bucket, Head, Nodes, TaskSpec
 def predict(
     task: TaskSpec, outputs: Mapping[str, Array], nodes: Nodes
 ) -> dict[str, Array]:
-    """Predictions in the units of the heads: base + mean + scale * output.
+    """Residuals in the units of the heads: base + scale * output.
 
     The one place where a base is added, so that translation equivariance is exact for
-    every model whose output does not depend on the origin.
+    every model whose output does not depend on the origin. What is known of a target
+    beforehand is in neither the targets nor these: `heads.absolute` adds it.
 
     Args:
       task: heads.
@@ -30,7 +31,7 @@ def predict(
     """
     predictions: dict[str, Array] = {}
     for head in task.heads:
-        values = head.mean + head.scale * outputs[head.name]
+        values = head.scale * outputs[head.name]
         if head.kind == "node_vector":
             values = values + base.base_vectors(head, task, nodes)
         predictions[head.name] = values
@@ -42,13 +43,13 @@ def sample_errors(
 ) -> dict[str, jax.Array]:
     """Mean error of each graph, {head: [G]}, over its nodes and components.
 
-    Squared, in unit^2, or absolute, in the unit of the head: what its loss says.
+    Squared, in unit^2, or absolute, in the unit of the head: what the head says.
     """
     measures = {"squared": jnp.square, "absolute": jnp.abs}
     return {
         head.name: _per_graph(
             head,
-            measures[head.loss](predictions[head.name] - batch.targets[head.name]),
+            measures[head.error](predictions[head.name] - batch.targets[head.name]),
             batch.graph,
             batch.bucket,
         )
@@ -88,7 +89,7 @@ def training_loss(
     """
     scaled = {
         head.name: errors[head.name] / head.scale
-        if head.loss == "absolute"
+        if head.error == "absolute"
         else errors[head.name]
         for head in task.heads
     }

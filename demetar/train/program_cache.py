@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
@@ -53,6 +54,7 @@ class ProgramCache:
     def __init__(self, folder: pathlib.Path, description: Mapping[str, Any]):
         self._folder = folder
         self._description = json.dumps(description, sort_keys=True, default=str)
+        self._loaded: list[pathlib.Path] = []
 
     def get(
         self,
@@ -71,12 +73,27 @@ class ProgramCache:
         """
         path = self._folder / f"{self.key(name, args, devices)}{SUFFIX}"
         program = _load(path, devices)
-        if program is None:
+        if program is not None:
+            self._loaded.append(path)
+            return program
+        with _without_jax_cache():
             program = make()
-            # What cannot be kept is compiled next time too.
-            with contextlib.suppress(*_NOT_KEPT):
-                _save(path, program)
+        # What cannot be kept is compiled next time too.
+        with contextlib.suppress(*_NOT_KEPT):
+            _save(path, program)
+            if _load(path, devices) is None:
+                path.unlink()
         return program
+
+    def discard_loaded(self) -> bool:
+        """Remove the files that programs came from, for one does not run.
+
+        Returns:
+          Whether there were any.
+        """
+        for path in self._loaded:
+            path.unlink(missing_ok=True)
+        return bool(self._loaded)
 
     def key(self, name: str, args: Any, devices: Sequence[jax.Device]) -> str:
         """SHA-256 of all that determines a program."""
@@ -95,9 +112,10 @@ def _load(path: pathlib.Path, devices: Sequence[jax.Device]) -> Any:
     except OSError:
         return None
     digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(payload).digest() != digest:
+    if _digest_of(path, payload) != digest:
         return None
-    with _quiet_loader(), contextlib.suppress(ValueError, RuntimeError):
+    # Whatever is wrong with it, it can be compiled.
+    with _quiet_loader(), contextlib.suppress(Exception):
         executable, in_tree, out_tree = pickle.loads(payload)
         return serialize_executable.deserialize_and_load(
             executable, in_tree, out_tree, execution_devices=devices
@@ -105,10 +123,32 @@ def _load(path: pathlib.Path, devices: Sequence[jax.Device]) -> Any:
     return None  # jax will not have it
 
 
+def _digest_of(path: pathlib.Path, payload: bytes) -> bytes:
+    """SHA-256 of a program and of the name that it is kept under."""
+    return hashlib.sha256(path.name.encode() + b"\0" + payload).digest()
+
+
+@contextlib.contextmanager
+def _without_jax_cache() -> Iterator[None]:
+    """Compile, whatever jax's own persistent cache holds.
+
+    What comes from there lacks parts when it is kept once more, and fails when it runs.
+    """
+    flag = "jax_enable_compilation_cache"
+    before = jax.config.values[flag]
+    jax.config.update(flag, False)
+    compilation_cache.reset_cache()  # or it keeps to what it was asked first
+    try:
+        yield
+    finally:
+        jax.config.update(flag, before)
+        compilation_cache.reset_cache()
+
+
 def _save(path: pathlib.Path, program: Any) -> None:
     payload = pickle.dumps(serialize_executable.serialize(program))
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_bytes(path, hashlib.sha256(payload).digest() + payload)
+    checkpoint.write_bytes(path, _digest_of(path, payload) + payload)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ class Progress:
 
     Attributes:
       epoch: epochs finished and evaluated.
-      calls: compiled calls made since.
-      partial: sums over those calls, [quantity][replica], in the order of `SUMS`.
+      rows: batches of the plan trained since; what follows may be called otherwise.
+      partial: sums over those, [quantity][replica], in the order of `SUMS`.
       best_loss, best_epoch: lowest validation loss and its epoch, per replica.
       seconds: wall time of all sittings, compilation included.
       num_compiles: the largest number of programs that a sitting compiled.
@@ -43,7 +43,7 @@ class Progress:
     """
 
     epoch: int
-    calls: int
+    rows: int
     partial: list[list[float]]
     best_loss: list[float]
     best_epoch: list[int]
@@ -65,6 +65,8 @@ class Run:
       best: parameters with the lowest validation loss so far, [R, ...].
       progress: where the run stands.
       path: the checkpoint that it continues from.
+      run_id: of the run, in every checkpoint; '' for none.
+      is_saved: whether there is a checkpoint.
     """
 
     trainer: Trainer
@@ -72,6 +74,8 @@ class Run:
     best: Params
     progress: Progress
     path: pathlib.Path
+    run_id: str = ""
+    is_saved: bool = False
     _planner: futures.Executor = dataclasses.field(
         default_factory=lambda: futures.ThreadPoolExecutor(1), repr=False
     )
@@ -80,27 +84,25 @@ class Run:
     )
 
     @classmethod
-    def start(cls, trainer: Trainer, path: pathlib.Path) -> Run:
+    def start(cls, trainer: Trainer, path: pathlib.Path, run_id: str = "") -> Run:
         """A new run, or the one that the checkpoint at `path` holds.
 
+        Args:
+          run_id: that the checkpoint must carry.
+
         Raises:
-          UserError: the checkpoint is damaged or belongs to another model.
+          UserError: the checkpoint is damaged or belongs to another run or model.
         """
         state = trainer.init()
         best = jax.tree.map(jnp.copy, trainer.evaluated_params(state))
         num = len(trainer.settings.seeds)
         progress = Progress(0, 0, _zeros(num), [math.inf] * num, [0] * num, 0.0)
-        restored = _restore(path, trainer.placement.here((state, best)))
+        restored = _restore(path, trainer.placement.here((state, best)), run_id)
         if restored is not None:
             (state, best), fields = restored
             state, best = trainer.placement.everywhere((state, best))
-            fields["best_loss"] = [
-                math.inf if loss is None else loss for loss in fields["best_loss"]
-            ]
-            if not fields["calls"]:  # nothing is summed: any earlier release will do
-                fields["partial"] = _zeros(num)
-            progress = Progress(**fields)
-        return cls(trainer, state, best, progress, path)
+            progress = _progress(path, fields, trainer)
+        return cls(trainer, state, best, progress, path, run_id, restored is not None)
 
     def save(self) -> None:
         """Write the checkpoint. Atomic: a crash leaves the earlier one.
@@ -118,7 +120,7 @@ class Run:
         ]
         arrays = {"state": self.state, "best": self.best}
         arrays = self.trainer.placement.here(arrays)
-        checkpoint.save(self.path, arrays, {"progress": progress})
+        checkpoint.save(self.path, arrays, {"progress": progress, "run": self.run_id})
 
     def fit(
         self,
@@ -148,9 +150,10 @@ class Run:
             seconds = time.perf_counter() - saved
             finished = self.progress.epoch >= self.trainer.settings.epochs
             due = seconds >= self.trainer.settings.checkpoint_seconds
-            if stopped or finished or due:
+            if stopped or finished or due or not self.is_saved:
                 on_save()
                 self.save()
+                self.is_saved = True
                 saved = time.perf_counter()
             elapsed = time.perf_counter() - began
             self.progress.between_seconds += elapsed - self.progress.seconds + counted
@@ -171,11 +174,11 @@ class Run:
         plan = self._plan(progress.epoch, stop)
         progress.data_seconds += time.perf_counter() - began
         steps = trainer.steps_per_call
-        num_calls = len(plan["weight"]) // steps
+        num_rows = len(plan["weight"])
         clock = _Clock(trainer)
-        first_row = progress.calls * steps
-        while progress.calls < num_calls:
-            start = progress.calls * steps
+        first_row = progress.rows
+        while progress.rows < num_rows:
+            start = progress.rows
             began = time.perf_counter()
             rows = jax.block_until_ready(
                 trainer.placement.rows(
@@ -187,8 +190,8 @@ class Run:
             self._check_finite(metrics, stop)
             for sums, name in zip(progress.partial, loop.SUMS, strict=True):
                 sums[:] = (np.asarray(sums) + metrics[name]).tolist()
-            progress.calls += 1
-            if hosts.any_process(should_stop()) and progress.calls < num_calls:
+            progress.rows += steps
+            if hosts.any_process(should_stop()) and progress.rows < num_rows:
                 clock.add_to(progress)
                 return False
         seconds = clock.running_seconds()
@@ -206,7 +209,7 @@ class Run:
                 "wall_seconds": progress.seconds,
             }
         )
-        progress.epoch, progress.calls = stop, 0
+        progress.epoch, progress.rows = stop, 0
         progress.partial = _zeros(len(settings.seeds))
         return not hosts.any_process(should_stop())
 
@@ -214,7 +217,10 @@ class Run:
         """The plan of an interval; that of the next one is made in the meantime."""
         trainer, settings = self.trainer, self.trainer.settings
         planned = self._planned.pop((start, stop), None)
-        plan = planned.result() if planned else trainer.interval_plan(start, stop)
+        if planned:
+            plan = planned.result()
+        else:
+            plan = trainer.interval_plan(start, stop, self.progress.rows)
         if stop < settings.epochs:
             following = (stop, trainer.interval_end(stop))
             future = self._planner.submit(trainer.interval_plan, *following)
@@ -300,7 +306,9 @@ def _select(mask: Array, new: Params, old: Params) -> Params:
     return jax.tree.map(choose, new, old)
 
 
-def _restore(path: pathlib.Path, template: Any) -> tuple[Any, dict[str, Any]] | None:
+def _restore(
+    path: pathlib.Path, template: Any, run_id: str
+) -> tuple[Any, dict[str, Any]] | None:
     """State and best parameters as `save` left them, and `Progress` as JSON data."""
     names = ("state", "best")
     found = dict(zip(names, template, strict=True))
@@ -308,14 +316,40 @@ def _restore(path: pathlib.Path, template: Any) -> tuple[Any, dict[str, Any]] | 
     def read() -> dict[str, Any] | None:
         if not path.exists():
             return None
+        checkpoint.check_run(path, run_id)
         arrays, metadata = checkpoint.restore(path, found)
         found.update(arrays)
-        return metadata["progress"]
+        return metadata
 
-    fields = hosts.from_main(read)
-    if fields is None:
+    metadata = hosts.from_main(read)
+    if metadata is None:
         return None
-    return hosts.tree_from_main(tuple(found[name] for name in names)), fields
+    return hosts.tree_from_main(tuple(found[name] for name in names)), metadata
+
+
+def _progress(
+    path: pathlib.Path, metadata: dict[str, Any], trainer: Trainer
+) -> Progress:
+    """Where the run stood, from the metadata of its checkpoint.
+
+    Raises:
+      UserError: they say something else.
+    """
+    try:
+        fields = dict(metadata["progress"])
+        if "calls" in fields:  # what earlier releases counted
+            fields["rows"] = fields.pop("calls") * trainer.steps_per_call
+        fields["best_loss"] = [
+            math.inf if loss is None else loss for loss in fields["best_loss"]
+        ]
+        if not fields["rows"]:  # nothing is summed: any earlier release will do
+            fields["partial"] = _zeros(len(trainer.settings.seeds))
+        return Progress(**fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: expected where a run stands, found something else ({error!r}); "
+            "restore it from a copy, or remove it and train again"
+        ) from None
 
 
 def _zeros(num_replicas: int) -> list[list[float]]:

@@ -6,11 +6,13 @@ replica. What it computes is a function of (seeds, settings, data) alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import haiku as hk
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from demetar import heads
 from demetar.data import base as data
 from demetar.data import shares
 from demetar.train import flat, loop, losses, optim
@@ -44,6 +47,7 @@ class Trainer:
       num_compiles, compile_seconds: of training and evaluation programs so far.
       call_seconds: what their calls took so far, waiting for the results included.
       num_steps: updates of a whole run.
+      telling: gives a context in which a program is compiled, to tell a person.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Trainer:
         self._model = model
         self._cache = cache if jax.process_count() == 1 else None
         self._phases = tuple(phases)
+        self._composition = dataset.composition()  # [D, Z]
         self._arrays = self.placement.everywhere(dataset.packing.arrays())
         self._valid_plan = dataset.plan("valid")
         per_epoch = len(dataset.train_plan(settings.seeds[0], 0)["weight"])
@@ -82,37 +87,50 @@ class Trainer:
         self._optimizer = optim.make(optimizer, self.num_steps)
         self.learning_rate = optim.learning_rate(optimizer, self.num_steps)
         self._programs: dict[str, Any] = {}
+        self.telling: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
     def init(self) -> TrainState:
         """The state before the first update, one replica per seed."""
-        packing, arrays = self._whole, self.placement.here(self._arrays)
-        row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
 
         def init_one(key: Array) -> TrainState:
-            batch = packing.assemble(arrays, row)
-            init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
-            params = self._model.init(init_key, batch.graph, batch.bucket, True)
+            params = self.first_params(key)
             average = params if self.settings.average_decay else {}
             opt_state = self._optimizer.init(params)
             return TrainState(params, opt_state, jnp.int32(0), key, average)
 
         keys = jnp.stack([jax.random.key(seed) for seed in self.settings.seeds])
-        start = self._kept(
-            "init",
-            keys,
-            list(keys.devices()),
-            lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile(),
-        )
+        with self.telling():
+            start = self._kept(
+                "init",
+                keys,
+                list(keys.devices()),
+                lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile(),
+            )
         return self.placement.everywhere(start(keys))
+
+    def first_params(self, key: Array | None = None) -> Params:
+        """The parameters of a replica before the first update.
+
+        Args:
+          key: of the replica; None for that of the first one.
+        """
+        if key is None:
+            key = jax.random.key(self.settings.seeds[0])
+        packing, arrays = self._whole, self.placement.here(self._arrays)
+        row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
+        batch = packing.assemble(arrays, row)
+        init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+        return self._model.init(init_key, batch.graph, batch.bucket, True)
 
     def evaluated_params(self, state: TrainState) -> Params:
         """The parameters that are evaluated and kept, [R, ...]."""
         return state.average if self.settings.average_decay else state.params
 
-    def interval_plan(self, start: int, stop: int) -> data.Plan:
+    def interval_plan(self, start: int, stop: int, done: int = 0) -> data.Plan:
         """Training batches of the epochs start to stop - 1 of every seed: [B, R, ...].
 
-        The number of batches is a multiple of `steps_per_call`.
+        Without the first `done`, the number of batches is a multiple of
+        `steps_per_call`.
         """
         packing = self.dataset.packing
         plans = [
@@ -122,7 +140,8 @@ class Trainer:
             for seed in self.settings.seeds
         ]
         longest = max(len(plan["weight"]) for plan in plans)
-        length = math.ceil(longest / self.steps_per_call) * self.steps_per_call
+        calls = math.ceil(max(longest - done, 0) / self.steps_per_call)
+        length = done + calls * self.steps_per_call
         padded = [data.pad_plan(plan, packing, length) for plan in plans]
         return {
             name: np.stack([plan[name] for plan in padded], axis=1)
@@ -132,7 +151,11 @@ class Trainer:
     def interval_end(self, epoch: int) -> int:
         """The epoch at which the interval that begins at `epoch` is evaluated."""
         ends = [phase.end for phase in self._phases if phase.end > epoch]
-        return min(epoch + self.settings.eval_every, self.settings.epochs, *ends)
+        began = max([phase.end for phase in self._phases if phase.end <= epoch] or [0])
+        every = self.settings.eval_every
+        # A run that was extended goes on as one that was longer from the start.
+        following = began + ((epoch - began) // every + 1) * every
+        return min(following, self.settings.epochs, *ends)
 
     def train(
         self, state: TrainState, rows: data.Plan, epoch: int = 0
@@ -170,8 +193,9 @@ class Trainer:
           plan: of `self.dataset.plan`.
 
         Returns:
-          {head: [R, D']} in the order of the plan, and {head: [R, B, ...]} as the
-          batches hold them; the shares of several devices one after the other.
+          {head: [R, D']} in the order of the plan, and {head: [R, B, ...]}, the values
+          themselves and not their residuals, as the batches hold them; the shares of
+          several devices one after the other.
         """
         params = self.placement.everywhere(params)
         steps = len(self._valid_plan["weight"])
@@ -196,7 +220,8 @@ class Trainer:
         ordered = {
             name: data.in_sample_order(value, padded) for name, value in errors.items()
         }
-        return ordered, predictions
+        counts = self._composition[padded["sample"]]  # [B, G, Z]
+        return ordered, heads.absolute_all(self.dataset.task, predictions, counts)
 
     def validate(self, params: Params) -> np.ndarray:
         """Validation loss of each replica, [R]: mean over heads and samples."""
@@ -209,7 +234,8 @@ class Trainer:
     ) -> tuple[Batch, dict[str, Array]]:
         """The first batch of a plan with its predictions, of the first replica.
 
-        With several devices, the share of the first one.
+        Its targets are the values themselves, as the predictions are. With several
+        devices, the share of the first one.
 
         Args:
           plan, predictions: of `evaluate`.
@@ -221,7 +247,11 @@ class Trainer:
             name: value[0, 0, : value.shape[2] // self.placement.num_devices]
             for name, value in predictions.items()
         }
-        return packing.assemble(packing.arrays(), row), first
+        batch = packing.assemble(packing.arrays(), row)
+        task, counts = self.dataset.task, self._composition[plan["sample"][0]]
+        share = counts[: len(batch.weights)]
+        targets: dict[str, Array] = {**heads.absolute_all(task, batch.targets, share)}
+        return dataclasses.replace(batch, targets=targets), first
 
     def _program(
         self,
@@ -235,12 +265,13 @@ class Trainer:
         if name not in self._programs:
             start = time.perf_counter()
             whole = (args[0], self._arrays, args[1])
-            self._programs[name] = self._kept(
-                name,
-                whole,
-                self.placement.devices,
-                lambda: self.placement.compile(function, whole, out_axis, donate),
-            )
+            with self.telling():
+                self._programs[name] = self._kept(
+                    name,
+                    whole,
+                    self.placement.devices,
+                    lambda: self.placement.compile(function, whole, out_axis, donate),
+                )
             self.compile_seconds += time.perf_counter() - start
             self.num_compiles += 1
         return self._programs[name]

@@ -149,7 +149,7 @@ def random_molecules(batch_size: int) -> data.Dataset:
     )
     task = TaskSpec(
         name="molecules",
-        heads=(Head("energy", "graph_scalar", loss="absolute"),),
+        heads=(Head("energy", "graph_scalar", error="absolute"),),
         scalars=tuple(f"feature_{index}" for index in range(NUM_FEATURES)),
         vectors=(),
         edge_features=(),

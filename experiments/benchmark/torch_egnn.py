@@ -291,7 +291,7 @@ def step_run(
     def run() -> Any:
         optimizer.zero_grad()
         errors = model(given) - targets
-        loss = (errors.abs() if head.loss == "absolute" else errors.square()).mean()
+        loss = (errors.abs() if head.error == "absolute" else errors.square()).mean()
         loss.backward()
         optimizer.step()
         return loss

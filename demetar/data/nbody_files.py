@@ -1,0 +1,282 @@
+"""The folder of an N-body data set, as it is written and read.
+
+A folder holds one `.npz` per split and `metadata.json`. Each split has `positions` and
+`velocities` (S, F, n, 3), `charges` or `masses` (S, n), `steps` (F,), where they were
+asked for `forces` (S, F, n, 3) and, where the systems differ in size, `num_bodies`
+(S,): the entries of a system beyond its number of bodies are padding. Splits may
+differ in n. S counts systems, F saved frames, n bodies.
+
+The metadata name the system, units, saved frames and the SHA-256 of every array. Their
+`fingerprint` is of the arrays, and since format 2 their `checksum` of all the rest too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from demetar import files
+from demetar.errors import UserError
+
+FORMAT = 2
+FORMATS = (1, 2)
+METADATA = "metadata.json"
+SPLITS = ("train", "valid", "test")
+VECTORS = ("positions", "velocities", "forces")
+CHARGED = "charged"
+_ANEW = "generate the data set anew"
+_UNITS = ("positions", "velocities")
+_AXES = ("system", "frame", "body", "axis")
+
+
+def sources(metadata: Mapping[str, Any]) -> str:
+    """What acts on the bodies: 'charges' or 'masses'."""
+    return "charges" if metadata["settings"]["system"] == CHARGED else "masses"
+
+
+def fingerprint(arrays: Mapping[str, Mapping[str, str]]) -> str:
+    """SHA-256 of the lines 'split/array:hash' in sorted order."""
+    lines = [
+        f"{split}/{name}:{digest}"
+        for split, digests in arrays.items()
+        for name, digest in digests.items()
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with format, fingerprint and checksum.
+
+    Args:
+      content: `settings` with the `system`, `frames`, `units`, `arrays` with the
+        SHA-256 of each array by split and name, and whatever else is to be told.
+    """
+    metadata = {
+        "format": FORMAT,
+        **content,
+        "fingerprint": fingerprint(content["arrays"]),
+    }
+    return {**metadata, "checksum": files.json_hash(metadata)}
+
+
+# --- Metadata -----------------------------------------------------------------------
+
+
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """`metadata.json` of a folder.
+
+    Raises:
+      UserError: there is no such file, it is of another format or was altered, or an
+        entry is missing or of another kind than it must be.
+    """
+    path = folder / METADATA
+    if not path.exists():
+        raise UserError(
+            f"{folder} is not a finished data set: it has no {METADATA}; write one "
+            "with python -m tools.generate_nbody or tools.import_nbody --out=DIR"
+        )
+    metadata = files.read_json(path, _ANEW)
+    found = metadata.get("format")
+    if type(found) is not int or found not in FORMATS:
+        raise UserError(
+            f"{path} has format {found!r}, expected {' or '.join(map(str, FORMATS))}; "
+            f"{_ANEW}"
+        )
+    wrong = _wrong_entry(metadata)
+    if wrong:
+        raise UserError(f"cannot read {path}: expected {wrong}; {_ANEW}")
+    rest = {name: value for name, value in metadata.items() if name != "checksum"}
+    for name, expected in (
+        ("fingerprint", fingerprint(metadata["arrays"])),
+        ("checksum", files.json_hash(rest) if found > 1 else None),
+    ):
+        if metadata.get(name) != expected:
+            raise UserError(
+                f"{path} was altered: its {name} is not that of its "
+                f"{'checksums' if name == 'fingerprint' else 'entries'}; {_ANEW}"
+            )
+    return metadata
+
+
+def _wrong_entry(metadata: Mapping[str, Any]) -> str:
+    """What an entry should have been; '' if all of them are right."""
+    settings, units = metadata.get("settings"), metadata.get("units")
+    if not isinstance(settings, dict) or not isinstance(settings.get("system"), str):
+        return "settings.system, a name"
+    if not _is_number(settings.get("dt", 1)) or not settings.get("dt", 1) > 0:
+        return f"a positive settings.dt, found {settings['dt']!r}"
+    if not _is_whole(settings.get("sample_every", 1), 1):
+        found = settings["sample_every"]
+        return f"settings.sample_every from 1, found {found!r}"
+    if not isinstance(units, dict) or not {*_UNITS} <= {*units}:
+        return f"units of {' and '.join(_UNITS)}"
+    if not all(isinstance(unit, str) for unit in units.values()):
+        return "units that are names"
+    frames = metadata.get("frames")
+    if not isinstance(frames, list) or not frames:
+        return "frames, a list of numbers"
+    if not all(_is_whole(frame, 0) for frame in frames):
+        return f"frames that are whole numbers from 0, found {_listed(frames)}"
+    if frames != sorted({*frames}):
+        return f"frames in ascending order, each once, found {_listed(frames)}"
+    arrays = metadata.get("arrays")
+    if not isinstance(arrays, dict) or not all(
+        isinstance(own, dict) and all(isinstance(value, str) for value in own.values())
+        for own in arrays.values()
+    ):
+        return "arrays, the checksums by split and name"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _listed(values: Sequence[Any]) -> str:
+    text = ", ".join(map(repr, values[:10]))
+    return f"{text}, ..." if len(values) > 10 else text
+
+
+# --- Splits -------------------------------------------------------------------------
+
+
+def read_split(
+    folder: pathlib.Path, split: str, metadata: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays of a split as `checked` gives them.
+
+    Raises:
+      UserError: the file is missing, damaged or altered, or as `checked`; or the steps
+        do not fit the frames.
+    """
+    path = folder / f"{split}.npz"
+    if not path.exists():
+        raise UserError(f"{path} is missing; {_ANEW}")
+    arrays = files.read_npz(path, _ANEW)
+    faults = alterations(arrays, metadata["arrays"][split])
+    if faults:
+        raise UserError(f"{path} was altered: {faults[0]}; {_ANEW}")
+    place = f"the {split} set of {folder}"
+    arrays = checked(arrays, sources(metadata), len(metadata["frames"]), place)
+    if "steps" in arrays and metadata["format"] == 1:  # no checksum holds the frames
+        _check_frames(arrays["steps"], metadata, place)
+    return arrays
+
+
+def alterations(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, str]
+) -> list[str]:
+    """What each array is that has not its SHA-256: missing, extra or another."""
+    names = sorted({*arrays, *expected})
+    return [
+        f"{name} is missing"
+        if name not in arrays
+        else f"{name} is extra"
+        if name not in expected
+        else f"the SHA-256 of {name} differs"
+        for name in names
+        if name not in arrays or not _has_hash(arrays[name], expected.get(name))
+    ]
+
+
+def _has_hash(array: np.ndarray, expected: str | None) -> bool:
+    """Whether it has the SHA-256 in the byte order of the machine, or in the other."""
+    if files.array_hash(array) == expected:
+        return True
+    return files.array_hash(array.astype(array.dtype.newbyteorder())) == expected
+
+
+def checked(
+    arrays: Mapping[str, np.ndarray],
+    kind: str,
+    num_frames: int | None,
+    place: str,
+    hint: str = _ANEW,
+) -> dict[str, np.ndarray]:
+    """The arrays of a split as finite float64 numbers, padding as 0.
+
+    `steps`, where they are there, and `num_bodies`, always, are int64.
+
+    Args:
+      arrays: as they were read; others than those of the format are left out.
+      kind: of `sources`.
+      num_frames: F; None for any number.
+      place: where they were read, for errors.
+      hint: ends errors of arrays that are missing or of another shape.
+
+    Raises:
+      UserError: one is missing, of another type or shape or not finite, which is told
+        with its system; or there is no system or no body.
+    """
+    needed = ("positions", "velocities", kind)
+    if not {*needed} <= {*arrays}:
+        raise UserError(
+            f"expected positions, velocities and {kind} in {place}, found "
+            f"{', '.join(arrays) or 'nothing'}; {hint}"
+        )
+    shape = (None, num_frames, None, 3)
+    found = arrays["positions"].shape
+    if not files.fits(found, shape) or 0 in found:
+        # Of the wrong shape, or without any system, frame or body.
+        raise UserError(
+            f"expected at least one system in {place}, with 'positions' "
+            f"{files.shown(('S', num_frames or 'F', 'n', 3))}, "
+            f"found {files.describe(arrays['positions'])}; {hint}"
+        )
+    num_systems, num_frames, most, _ = found
+    sizes = arrays.get("num_bodies", np.full(num_systems, most))
+    sizes = files.whole_numbers(sizes, "num_bodies", place, [num_systems], 1, most)
+    real = np.arange(most) < sizes[:, None]  # [S, n]
+    result = {"num_bodies": sizes}
+    for name in (*VECTORS, kind):
+        if name in arrays:
+            own, shape, mask = arrays[name], found, real[:, None, :, None]
+            if name == kind:
+                shape, mask = found[::2], real
+            if own.shape == shape and own.dtype.kind == "f" and not real.all():
+                own = np.where(mask, own, own.dtype.type(0))
+            axes = _AXES if name != kind else _AXES[::2]
+            result[name] = files.real_numbers(own, name, place, shape, axes)
+    if "steps" in arrays:
+        steps = files.whole_numbers(
+            arrays["steps"], "steps", place, [num_frames], most=2**62
+        )
+        if (np.diff(steps) <= 0).any():
+            raise UserError(
+                f"expected steps in ascending order in {place}, found "
+                f"{_listed(steps.tolist())}; {hint}"
+            )
+        result["steps"] = steps
+    return result
+
+
+def _check_frames(steps: np.ndarray, metadata: Mapping[str, Any], place: str) -> None:
+    """Refuse frames that are not those of the steps.
+
+    Frame k comes after k times a number of steps, of a charged system after k + 1
+    times. A folder that does not tell the number may have either.
+    """
+    frames = np.array(metadata["frames"])
+    settings = metadata["settings"]
+    every = settings.get("sample_every")
+    firsts: tuple[int, ...] = (0, 1)
+    if every is not None:
+        firsts = (int(settings["system"] == CHARGED),)
+    elif len(frames) > 1:
+        every = (steps[-1] - steps[0]) / (frames[-1] - frames[0])
+    else:
+        return
+    if not any((steps == every * (frames + first)).all() for first in firsts):
+        raise UserError(
+            f"the frames {_listed(frames.tolist())} in {METADATA} are not those of the "
+            f"steps {_listed(steps.tolist())} in {place}: one was altered; {_ANEW}"
+        )

@@ -1,0 +1,1 @@
+"""Readers of molecules, one file per format."""

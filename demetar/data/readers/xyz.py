@@ -1,0 +1,96 @@
+"""Own molecules as xyz or extended xyz, one after the other.
+
+A molecule is the number of its atoms, a comment (`readers.comment`), and a line per
+atom: element (a symbol in letters of any case, or the atomic number), x, y and z in Å.
+Columns beyond these are passed over; `Properties=` of extended xyz may put the columns
+in another order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+
+from demetar.data import elements
+from demetar.data.molecules import MOST_ATOMS, Record
+from demetar.data.readers import comment, text
+from demetar.errors import UserError
+
+
+def read(path: pathlib.Path) -> tuple[list[Record], list[str], list[str]]:
+    """Molecules, names of their properties, and notes for a person.
+
+    Raises:
+      UserError: the file cannot be read, or a molecule of it; the line is named.
+    """
+    names: list[str] | None = None
+    passed: dict[str, None] = {}  # names in their order
+    records: list[Record] = []
+    numbered = enumerate(text.lines(path), 1)
+    for number, line in numbered:
+        if not line.strip():
+            continue
+        place = f"{path.name}, line {number}"
+        with text.naming(place):
+            size = _size(line)
+            told = comment.parse(next(numbered, (0, ""))[1])
+            rows = list(itertools.islice(numbered, size))
+            if len(rows) < size:
+                raise ValueError(f"{size} atoms announced, {len(rows)} there")
+            atoms = [_atom(*row, told.columns) for row in rows]
+        if names is None:
+            names = list(told.properties)
+        if told.properties.keys() != set(names):
+            raise UserError(
+                f"{place}: expected the properties {text.listed(names) or 'none'}, "
+                f"found {text.listed(list(told.properties)) or 'none'}"
+            )
+        passed |= dict.fromkeys(told.passed)
+        records.append(
+            Record(
+                place,
+                len(records) + 1,
+                [element for element, _ in atoms],
+                [value for _, position in atoms for value in position],
+                [told.properties[name] for name in names],
+                told.smiles,
+            )
+        )
+    notes = [f"{path.name} was read by demetar's own reader of extended xyz"]
+    if passed:
+        notes.append(
+            f"passed over in the comments of {path.name}, as no single numbers: "
+            f"{text.listed(list(passed))}"
+        )
+    return records, names or [], notes
+
+
+def _size(line: str) -> int:
+    word = line.strip()
+    if not word.isascii() or not word.isdigit():
+        raise ValueError(f"{word[:40]!r} is no number of atoms")
+    if len(word) > text.MOST_DIGITS or not 1 <= int(word) <= MOST_ATOMS:
+        raise ValueError(f"expected 1 to {MOST_ATOMS} atoms, found {word[:40]}")
+    return int(word)
+
+
+def _atom(
+    number: int, line: str, columns: comment.Columns
+) -> tuple[int, tuple[float, ...]]:
+    """Atomic number and position of one line."""
+    words = line.split()
+    if columns.total is None and len(words) < 4:
+        raise ValueError(
+            f"line {number} has {len(words)} columns, expected an element and x y z"
+        )
+    if columns.total is not None and len(words) != columns.total:
+        raise ValueError(
+            f"line {number} has {len(words)} columns, Properties= declares "
+            f"{columns.total}"
+        )
+    try:
+        element = elements.number_of(words[columns.element])
+        position = words[columns.position : columns.position + 3]
+        return element, tuple(map(text.number, position))
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None

@@ -1,0 +1,135 @@
+"""What is known of a target beforehand, and what remains of it: both directions.
+
+A total energy of -1528 that varies by 2e-5 from one molecule to the next has nothing
+left of that variation in float32. So what is large and known is subtracted in float64,
+before anything is rounded:
+
+    value = known + residual,  known = mean + sum over the nodes of offsets[species]
+
+Samples hold residuals, models are trained and evaluated on them, and errors, which are
+differences, need nothing else. `absolute` gives the values that a person reads. What
+is known is that of the task that the model was trained on, on every data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from demetar.types import Array, Head, TaskSpec
+
+OFFSETS = ("species", "mean")
+
+_ROUNDING = 1e-12  # relative to the values: what remains of those that are all alike
+
+
+def composition(task: TaskSpec, scalars: Array, n_node: Array) -> np.ndarray:
+    """Number of nodes of each species in each graph, [G, Z] float64.
+
+    Args:
+      task: species, of which there may be none: Z = 0.
+      scalars: [N, S] of `Nodes`.
+      n_node: [G].
+    """
+    columns = [task.scalars.index(name) for name in task.species]
+    sums = np.zeros((len(scalars) + 1, len(columns)))
+    np.cumsum(np.asarray(scalars)[:, columns], axis=0, dtype=np.float64, out=sums[1:])
+    stops = np.cumsum(n_node)
+    return sums[stops] - sums[stops - np.asarray(n_node)]
+
+
+def known_values(head: Head, counts: np.ndarray) -> np.ndarray:
+    """What is known of each value of a head, float64, in its unit.
+
+    Args:
+      head: of any kind; only graph scalars have offsets.
+      counts: [G, Z] of `composition`.
+
+    Returns:
+      [G, 1], or [1, 1] without offsets, where it is the same for all.
+    """
+    if not head.offsets:
+        return np.full((1, 1), head.mean, np.float64)
+    return head.mean + counts @ np.array(head.offsets)[:, None]
+
+
+def residual(head: Head, values: Array, counts: np.ndarray) -> np.ndarray:
+    """Values [G, T] less what is known of them, in float64."""
+    return np.asarray(values, np.float64) - known_values(head, counts)
+
+
+def absolute(head: Head, residuals: Array, counts: np.ndarray) -> np.ndarray:
+    """Values of residuals [..., G, T], in float64."""
+    return np.asarray(residuals, np.float64) + known_values(head, counts)
+
+
+def knows(head: Head) -> bool:
+    """Whether a head's values differ from its residuals."""
+    return bool(head.mean or head.offsets)
+
+
+def absolute_all(
+    task: TaskSpec, residuals: Mapping[str, Array], counts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`absolute` of all heads; those of which nothing is known are left as they are.
+
+    Args:
+      task: heads.
+      residuals: {head: [..., G, T] | [..., N, T] | [..., N, K, 3]}.
+      counts: [G, Z] of `composition`.
+    """
+    return {
+        head.name: absolute(head, residuals[head.name], counts)
+        if knows(head)
+        else np.asarray(residuals[head.name])
+        for head in task.heads
+    }
+
+
+def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Head:
+    """The graph scalar with what is known of it, and its scale, by training values.
+
+    With 'species', an extensive head gets the offsets of least squares, those of the
+    smallest norm where the compositions do not determine them, and as its scale the
+    mean of |residual| per node: what one node of a sum is to account for. A mean joins
+    the offsets only where they alone explain less than a mean alone would, as with
+    totals that were shifted. Otherwise the head gets the mean of the values, and as
+    its scale their mean absolute deviation, as in the protocol of Satorras,
+    Hoogeboom, Welling 2021, arXiv 2102.09844, appendix C.3. Values that do not vary
+    have a scale of 1.
+
+    Args:
+      head: a graph scalar of size 1.
+      values: [D] of the training graphs, float64.
+      counts: [D, Z] of `composition`.
+      offsets: a member of `OFFSETS`.
+    """
+    values = np.asarray(values, np.float64)
+    mean, weights = values.mean(), np.ones(len(values))
+    fitted: tuple[float, ...] = ()
+    if head.extensive and offsets == "species" and counts.shape[1]:
+        weights = counts.sum(axis=1)
+        found = _least_squares(counts, values)
+        spread = values - mean
+        left = values - counts @ found
+        mean = 0.0
+        noise = _ROUNDING**2 * (values @ values)
+        if left @ left > 1.0001 * (spread @ spread) + noise:
+            design = np.concatenate([counts, np.ones((len(values), 1))], axis=1)
+            found = _least_squares(design, values)
+            found, mean = found[:-1], found[-1]
+        fitted = tuple(map(float, found))
+    known = dataclasses.replace(head, mean=float(mean), offsets=fitted)
+    remains = residual(known, values[:, None], counts)[:, 0]
+    scale = float(np.mean(np.abs(remains) / weights))
+    if scale <= _ROUNDING * np.abs(values).max():
+        scale = 1.0
+    return dataclasses.replace(known, scale=scale)
+
+
+def _least_squares(design: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The solution of the smallest norm, corrected once for its own rounding."""
+    found = np.linalg.lstsq(design, values)[0]
+    return found + np.linalg.lstsq(design, values - design @ found)[0]

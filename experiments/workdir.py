@@ -1,0 +1,280 @@
+"""The work directory of a run: one id in every file, one process that writes.
+
+Nothing in it is believed that carries another id; see `run_files.run_id`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from demetar import files, locks
+from demetar.data import base as data
+from demetar.errors import UserError
+from demetar.train import checkpoint, hosts, writers
+from demetar.types import Head, TaskSpec, VectorInput
+from experiments import run_files
+from experiments.run_files import RUN_ID
+
+CONFIG_FILE = "config.json"
+LAST, BEST = "last.npz", "best.npz"
+ANOTHER = "choose another --workdir"
+
+# What a data set must share with the task of a checkpoint. Sizes and statistics are its
+# own: a model that was trained on 5 bodies is at home on 20.
+_TASK_FIELDS: Mapping[str, str] = {
+    "scalars": "the node inputs",
+    "vectors": "the vectors",
+    "edge_features": "the edge features",
+    "heads": "the targets",
+    "length_unit": "the length unit",
+    "connectivity": "the connectivity",
+    "num_neighbors": "the number of neighbours",
+}
+
+
+def make_config(settings: Mapping[str, Any], dataset: data.Dataset) -> dict[str, Any]:
+    """All that decides the numbers of a run: what its id is made of.
+
+    This is the one place where the identity of the data enters.
+    """
+    return {**settings, "fingerprint": dataset.fingerprint}
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What a work directory holds of a run.
+
+    Attributes:
+      record: of the finished run; None if it is to be begun or continued.
+      earlier: record of the same run with fewer epochs, which is continued; or None.
+    """
+
+    record: dict[str, Any] | None = None
+    earlier: dict[str, Any] | None = None
+
+
+def check(folder: pathlib.Path, config: Mapping[str, Any], task: TaskSpec) -> Standing:
+    """What a work directory holds of a run.
+
+    Args:
+      folder: it need not exist.
+      config: of the run.
+      task: of its data set.
+
+    Raises:
+      UserError: it belongs to another run or holds a file of one, a file is damaged,
+        or it is no directory that can be read.
+    """
+    check_task(folder / BEST, task)
+    found = _read_config(folder)
+    if found is None:
+        return Standing()
+    config = json.loads(json.dumps(config))
+    _check_config(folder, found, config)
+    run_id = found.get(RUN_ID, "")
+    path = folder / run_files.RECORD_FILE
+    if not path.exists() and not run_id:
+        raise UserError(
+            f"{folder} holds an unfinished run of an earlier release, whose files "
+            f"name no run; {ANOTHER}, or finish it with that release"
+        )
+    for name in (LAST, BEST):
+        if (folder / name).exists():
+            checkpoint.check_run(folder / name, run_id)
+    if not path.exists():
+        return Standing()
+    record = run_files.read_record(path)
+    _check_record(path, record, found)
+    if record["epochs"] < config["epochs"]:
+        _check_extensible(folder, run_id)
+        return Standing(earlier=record)
+    run_files.read_errors(folder, record)
+    return Standing(record)
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The config.json of a run; None in a folder that is free."""
+    path = folder / CONFIG_FILE
+    try:
+        if path.exists():
+            found = files.read_json(path, ANOTHER)
+            run_files.check_id(path, found, found)
+            return found
+        others = list(folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        reason = error.strerror or files.one_line(error)
+        raise UserError(f"cannot read {path} ({reason}); {ANOTHER}") from None
+    names = [other.name for other in others if not checkpoint.is_temporary(other)]
+    if {*names} - {locks.FILE}:
+        raise UserError(
+            f"{folder} holds files but no {CONFIG_FILE} of a run; {ANOTHER}"
+        )
+    return None
+
+
+def _check_config(
+    folder: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    names = sorted({*found, *config} - {RUN_ID})
+    changed = [name for name in names if found.get(name) != config.get(name)]
+    if not changed or (changed == ["epochs"] and _grows(folder, found, config)):
+        return
+    told = [
+        f"{name} was {found.get(name)!r} and is now {config.get(name)!r}"
+        for name in changed
+    ]
+    digits = checkpoint.ID_DIGITS
+    ids = [str(found.get(RUN_ID, "without id")), run_files.run_id(config)]
+    raise UserError(
+        f"{folder} belongs to another run: {'; '.join(told)} (run "
+        f"{ids[0][:digits]}, expected {ids[1][:digits]}); {ANOTHER}, or give the "
+        "command of that run to continue it"
+    )
+
+
+def _grows(
+    folder: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]
+) -> bool:
+    """Whether the run goes on as a longer one.
+
+    Raises:
+      UserError: it could not, because its schedule depends on its length.
+    """
+    epochs = found.get("epochs")
+    if not isinstance(epochs, int) or config["epochs"] < epochs or RUN_ID not in found:
+        return False
+    if not run_files.may_grow(config):
+        raise UserError(
+            f"{folder} holds a run of {epochs} epochs, which cannot go on to "
+            f"{config['epochs']}: the learning rate of --schedule={config['schedule']} "
+            f"depends on the length of the run; {ANOTHER} to train anew"
+        )
+    return True
+
+
+def _check_record(
+    path: pathlib.Path, record: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Make sure that a record is of the run of config.json, or a shorter one."""
+    if record.get(RUN_ID) != config.get(RUN_ID):
+        expected = config.get(RUN_ID) or "without id"
+        raise checkpoint.foreign(path, record.get(RUN_ID), expected)
+    settings = record["settings"]
+    names = sorted({*settings, *config} - {RUN_ID, "epochs"})
+    changed = [name for name in names if settings.get(name) != config.get(name)]
+    epochs, most = record["epochs"], config["epochs"]
+    is_part = epochs == most or (epochs < most and run_files.may_grow(config))
+    if epochs != settings.get("epochs") or not is_part:
+        changed.append("epochs")
+    if changed:
+        raise UserError(
+            f"{path} is not of the run in {path.with_name(CONFIG_FILE)}: they differ "
+            f"in {', '.join(changed)}; put back the record of this run, or {ANOTHER}"
+        )
+
+
+def _check_extensible(folder: pathlib.Path, run_id: str) -> None:
+    if not run_id or not (folder / LAST).exists():
+        reason = "has no last.npz to go on from" if run_id else "is of earlier releases"
+        raise UserError(
+            f"{folder} {reason}, so its run cannot be given more epochs; {ANOTHER}"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Hold the work directory: another start is told so and ends.
+
+    The main process of several holds it for all.
+
+    Raises:
+      UserError: another process holds it, or it cannot be made.
+    """
+    held: list[locks.FolderLock] = []
+
+    def acquire() -> None:
+        lock = locks.acquire(folder, f"wait for its end, or {ANOTHER}")
+        held.append(lock)
+        if lock.earlier is not None:
+            print(f"note      {lock.earlier} left {folder} without unlocking it")
+
+    hosts.from_main(acquire)
+    try:
+        yield
+    finally:
+        for lock in held:
+            lock.release()
+
+
+def claim(folder: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Mark a work directory that `check` has let pass as that of a run.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = folder / CONFIG_FILE
+    content = {**config, RUN_ID: run_files.run_id(config)}
+    if not path.exists() or files.read_json(path) != json.loads(json.dumps(content)):
+        checkpoint.write_json(path, content)
+
+
+def lost_progress(folder: pathlib.Path) -> list[str]:
+    """Files of a run that was under way, in a folder without a last.npz."""
+    if (folder / LAST).exists() or not folder.exists():
+        return []
+    metrics = folder / writers.METRICS_FILE
+    names = [BEST] if (folder / BEST).exists() else []
+    if metrics.exists() and metrics.stat().st_size:
+        names.append(metrics.name)
+    return names + sorted(path.name for path in folder.glob("events*"))[:1]
+
+
+def check_task(path: pathlib.Path, task: TaskSpec) -> None:
+    """Make sure that the model at `path`, if there is one, fits a data set.
+
+    Raises:
+      UserError: the data set has other inputs or targets than the model was trained
+        with, or the checkpoint is damaged.
+    """
+    if not path.exists():
+        return
+    changed = task_differences(task, checkpoint.load_model(path).task, str(path))
+    if changed:
+        raise UserError(
+            f"the data set {task.name!r} does not fit the trained model: it has "
+            f"{changed}; give the data set of that model, or {ANOTHER}"
+        )
+
+
+def task_differences(task: TaskSpec, known: TaskSpec, knower: str) -> str:
+    """What a data set has that `knower`, of the task `known`, does not; '' if nothing.
+
+    Sizes and statistics may differ.
+    """
+    changed = [
+        f"{what} {_listed(getattr(task, field))} where {knower} knows "
+        f"{_listed(getattr(known, field))}"
+        for field, what in _TASK_FIELDS.items()
+        if _listed(getattr(task, field)) != _listed(getattr(known, field))
+    ]
+    return "; ".join(changed)
+
+
+def _listed(values: Any) -> str:
+    """Names, vectors or heads of a task as one text, without their statistics."""
+    if values is None or isinstance(values, (str, int)):
+        return repr(values)
+    texts = [
+        f"{value.name} ({value.size} {value.kind} from {value.base or 'zero'})"
+        if isinstance(value, Head)
+        else f"{value.name} (parity {value.parity:+d})"
+        if isinstance(value, VectorInput)
+        else value
+        for value in values
+    ]
+    return ", ".join(texts) or "none"
