@@ -29,3 +29,10 @@ def test_output_and_gradient_are_the_authors(case, shared_dir):
         # Negative control: weights that are a little off are noticed.
         changed = jax.tree.map(lambda leaf: leaf * (1 + 1e-6), loaded.params)
         assert comparison.output_deviation(changed) > case.tolerance
+
+
+def test_every_golden_file_of_a_model_has_a_case(shared_dir):
+    stems = {path.stem for path in (shared_dir / "golden").glob("*.npz")}
+    simulations = {stem for stem in stems if "_seed43_" in stem}
+    assert len(simulations) < len(stems)
+    assert sorted(case.file for case in CASES) == sorted(stems - simulations)

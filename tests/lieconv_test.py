@@ -30,7 +30,7 @@ NORMS = {"layer": plain.layer_norm, "affine": affine}
 
 
 def activate(case, name, x):
-    return plain.silu(NORMS[case.norm](case.params, name, x))
+    return plain.silu(NORMS[case.subject.small["norm"]](case.params, name, x))
 
 
 def convolution(case, layer, f, i):
@@ -67,7 +67,6 @@ def test_the_network_is_the_papers(norm, pooling):
     fields = {**FIELDS, "norm": norm, "pooling": pooling}
     with jax.enable_x64(True):
         case = plain_molecules.Case("lieconv", fields)
-    case.norm = norm
     x = {i: plain.linear(case.params, "embedding", case.scalars[i]) for i in case.nodes}
     for layer in range(2):
         x = block(case, layer, x)
