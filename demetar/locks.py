@@ -72,7 +72,7 @@ class FolderLock:
     _made: list[pathlib.Path]
 
     def release(self) -> None:
-        """Give the lock back. Folders that were made for it and are empty are removed."""
+        """Give the lock back. Folders that were made for it go if they are empty."""
         with contextlib.suppress(OSError):
             if _is_at(self._handle, self.path):
                 self.path.unlink()
