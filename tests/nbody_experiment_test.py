@@ -687,7 +687,7 @@ def unfinish(folder):
     "damage, message",
     [
         (remove, "valid.npz is missing; generate the data set anew"),
-        (truncate, "train.npz is truncated or damaged"),
+        (truncate, "train.npz: it is damaged or no .npz"),
         (alter, "test.npz was altered: the checksum of 'positions'"),
         (unfinish, "is not a finished data set: it has no metadata.json"),
     ],
