@@ -40,15 +40,16 @@ def composition(task: TaskSpec, scalars: Array, n_node: Array) -> np.ndarray:
     return sums[stops] - sums[stops - np.asarray(n_node)]
 
 
-def known_values(head: Head, counts: np.ndarray) -> np.ndarray:
-    """What is known of each value of a head, float64, in its unit.
+def known_values(head: Head, counts: Array) -> Array:
+    """What is known of each value of a head, in its unit.
 
     Args:
       head: of any kind; only graph scalars have offsets.
       counts: [G, Z] of `composition`.
 
     Returns:
-      [G, 1], or [1, 1] without offsets, where it is the same for all.
+      [G, 1], or [1, 1] without offsets, where it is the same for all; float64 for
+      counts that are NumPy's.
     """
     if not head.offsets:
         return np.full((1, 1), head.mean, np.float64)
@@ -57,12 +58,12 @@ def known_values(head: Head, counts: np.ndarray) -> np.ndarray:
 
 def residual(head: Head, values: Array, counts: np.ndarray) -> np.ndarray:
     """Values [G, T] less what is known of them, in float64."""
-    return np.asarray(values, np.float64) - known_values(head, counts)
+    return np.asarray(values, np.float64) - np.asarray(known_values(head, counts))
 
 
 def absolute(head: Head, residuals: Array, counts: np.ndarray) -> np.ndarray:
     """Values of residuals [..., G, T], in float64."""
-    return np.asarray(residuals, np.float64) + known_values(head, counts)
+    return np.asarray(residuals, np.float64) + np.asarray(known_values(head, counts))
 
 
 def knows(head: Head) -> bool:

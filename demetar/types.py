@@ -115,6 +115,11 @@ class Head:
         anything else. Some models compute these two from charges and places.
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
+      offsets: of an extensive scalar, what is known of each node by its species, in the
+        unit and in the order of `TaskSpec.species`; none where only the mean is known.
+      quantity: of a graph scalar, what it is of a molecule: 'dipole' for the length of
+        its dipole moment, 'spatial_extent' for its electronic spatial extent, '' for
+        anything else. Some models compute these two from charges and places.
     """
 
     name: str
@@ -153,6 +158,8 @@ class Head:
             raise ValueError(
                 f"head {self.name!r}: only an extensive head has offsets of species"
             )
+        if self.kind != "graph_scalar" and self.quantity:
+            raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
 
 
 def _read_head(data: Mapping[str, Any]) -> Head:

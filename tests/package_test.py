@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
-    "nn": _BASE | {"nn"},
+    "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
     "data": _BASE | {"files", "heads", "data"},
     "train": _BASE | {"files", "heads", "data", "nn", "models", "train"},

@@ -453,6 +453,16 @@ def test_graphs(connectivity, bond_features):
     assert samples.edges.shape[1] == len(dataset.task.edge_features)
 
 
+def test_a_radius_graph_has_the_cutoff_of_its_task():
+    for cutoff, expected in ((3.0, 3.0), (None, qm9.CUTOFF)):
+        settings = dataclasses.replace(SETTINGS, connectivity="radius", cutoff=cutoff)
+        task = qm9.load(make_molecules(), settings).task
+        assert task.cutoff == task.radial_extent == expected
+        assert task.connectivity == f"radius {expected:g}"
+    settings = dataclasses.replace(SETTINGS, cutoff=3.0)
+    assert qm9.load(make_molecules(), settings).task.cutoff is None
+
+
 @pytest.mark.parametrize(
     "target, quantity", [("mu", "dipole"), ("r2", "spatial_extent"), ("gap", "")]
 )
@@ -462,16 +472,6 @@ def test_the_head_names_what_models_have_heads_for(target, quantity, source):
     known = dataclasses.replace(make_molecules(names=(target,)), source=source)
     (head,) = qm9.load(known, dataclasses.replace(SETTINGS, target=target)).task.heads
     assert head.quantity == (quantity if source == "qm9" else "")
-
-
-def test_a_radius_graph_has_the_cutoff_of_its_task():
-    for cutoff, expected in ((3.0, 3.0), (None, qm9.CUTOFF)):
-        settings = dataclasses.replace(SETTINGS, connectivity="radius", cutoff=cutoff)
-        task = qm9.load(make_molecules(), settings).task
-        assert task.cutoff == task.radial_extent == expected
-        assert task.connectivity == f"radius {expected:g}"
-    settings = dataclasses.replace(SETTINGS, cutoff=3.0)
-    assert qm9.load(make_molecules(), settings).task.cutoff is None
 
 
 def test_statistics_are_those_of_the_training_molecules():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import elements, geometry
+from demetar import elements, geometry, heads
 from demetar.errors import UserError
 from demetar.nn import inputs, readout
 from demetar.types import Head
@@ -79,6 +79,25 @@ def test_a_spatial_extent_is_a_sum_of_squares():
             expected = sum(values[i, t] * sum(x**2) for i, x in atoms)
             prediction = HEAD.mean + HEAD.scale * found[row, t]
             assert abs(prediction - expected) < 1e-9
+
+
+def test_what_is_known_by_species_is_not_added_to_an_extent():
+    """The value, what is known and what remains together, is the sum of squares."""
+    head = dataclasses.replace(HEAD, extensive=True, offsets=(1.0, -2.0, 3.0, 5.0, 7.0))
+    task = dataclasses.replace(TASK, heads=(head,), species=TASK.scalars)
+    with jax.enable_x64(True):
+        graph, bucket = molecules()
+        values, _ = values_of(bucket)
+        found = readout.spatial_extent(task, head, values, graph, bucket)
+        plain = readout.spatial_extent(
+            TASK, dataclasses.replace(HEAD, mean=0.0), values, graph, bucket
+        )
+        found, plain = (np.asarray(one)[: len(SIZES)] for one in (found, plain))
+        scalars, n_node = graph.nodes.scalars, np.asarray(graph.n_node)
+    counts = heads.composition(task, scalars, n_node)[: len(SIZES)]
+    told = heads.absolute(head, head.scale * found, counts)
+    np.testing.assert_allclose(told, head.scale * plain, rtol=1e-9)
+    assert np.abs(found - plain).min() > 0.1
 
 
 def test_a_dipole_of_zero_has_a_gradient():

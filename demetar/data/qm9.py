@@ -237,6 +237,16 @@ def _described(
             for number, energy in ATOMIC_REFERENCES.get(settings.target, {}).items()
             if known.source == "qm9"
         },
+        **_hashed_bonds(known, settings),
+    }
+
+
+def _hashed_bonds(known: molecules.Molecules, settings: Settings) -> dict[str, str]:
+    """Hashes of the bonds, if the graphs need them."""
+    if not needs_bonds(dataclasses.asdict(settings)):
+        return {}
+    assert known.bonds is not None and known.n_bonds is not None
+    return {
         "bonds": files.array_hash(known.bonds),
         "n_bonds": files.array_hash(known.n_bonds),
     }

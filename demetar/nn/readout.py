@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from demetar import geometry, graphs
 from demetar.errors import UserError
+from demetar.heads import known_values
 from demetar.nn import inputs, mlp
 from demetar.types import Array, Bucket, Head, TaskSpec
 
@@ -293,7 +294,7 @@ def dipole(
     rows = jnp.moveaxis(vectors, 0, -1)  # [N, T, 3]
     total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph, bucket)
     lengths = geometry.safe_norm(total.reshape(-1, *rows.shape[1:]))
-    return (lengths - head.mean) / head.scale
+    return lengths / head.scale - _known(task, head, graph, bucket)
 
 
 def spatial_extent(
@@ -314,7 +315,14 @@ def spatial_extent(
     """
     squares = jnp.square(_from_centre_of_mass(task, graph, bucket)).sum(-1)  # [N]
     total = graphs.pool_sum(squares[:, None] * values, graph, bucket)
-    return (total - head.mean) / head.scale
+    return total / head.scale - _known(task, head, graph, bucket)
+
+
+def _known(task: TaskSpec, head: Head, graph: graphs.Graph, bucket: Bucket) -> Array:
+    """What is known of a head beforehand, in multiples of its scale: [G or 1, 1]."""
+    columns = [task.scalars.index(name) for name in task.species]
+    counts = graphs.pool_sum(graph.nodes.scalars[:, columns], graph, bucket)
+    return jnp.asarray(known_values(head, counts) / head.scale, counts.dtype)
 
 
 def _from_centre_of_mass(
