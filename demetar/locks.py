@@ -69,13 +69,15 @@ class FolderLock:
     path: pathlib.Path
     earlier: Owner | None
     _handle: int
+    _made: list[pathlib.Path]
 
     def release(self) -> None:
-        """Give the lock back. A folder that is empty then is removed."""
+        """Give the lock back. Folders that were made for it go if they are empty."""
         with contextlib.suppress(OSError):
             if _is_at(self._handle, self.path):
                 self.path.unlink()
-                self.path.parent.rmdir()
+                for folder in self._made:
+                    folder.rmdir()
         os.close(self._handle)
 
 
@@ -90,6 +92,7 @@ def acquire(folder: pathlib.Path, hint: str) -> FolderLock:
       UserError: another process holds the lock, or the folder cannot be written.
     """
     path = folder / FILE
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     for _ in range(_TRIES):
         handle = _open(folder, path, hint)
         if handle is None:
@@ -105,7 +108,7 @@ def acquire(folder: pathlib.Path, hint: str) -> FolderLock:
         raise UserError(f"cannot lock {folder}: it comes and goes; {hint}")
     earlier = read_owner(handle)
     _write_owner(handle, path)
-    return FolderLock(path, earlier, handle)
+    return FolderLock(path, earlier, handle, made)
 
 
 def try_lock(handle: int) -> bool:

@@ -251,7 +251,8 @@ def write_best(
     folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: data.Dataset
 ) -> None:
     """The model at the lowest validation loss, as a checkpoint that needs no flags."""
-    settings = {name: value for name, value in config.items() if name != "fingerprint"}
+    of_data = ("fingerprint", workdir.IDENTITY)
+    settings = {name: value for name, value in config.items() if name not in of_data}
     best = checkpoint.ModelCheckpoint(
         model=settings["model"],
         fields=settings["fields"],

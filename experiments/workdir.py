@@ -22,6 +22,7 @@ from experiments.run_files import RUN_ID
 
 CONFIG_FILE = "config.json"
 LAST, BEST = "last.npz", "best.npz"
+IDENTITY = "identity"  # of the data: splits, frames, units and all
 ANOTHER = "choose another --workdir"
 
 # What a data set must share with the task of a checkpoint. Sizes and statistics are its
@@ -42,7 +43,11 @@ def make_config(settings: Mapping[str, Any], dataset: data.Dataset) -> dict[str,
 
     This is the one place where the identity of the data enters.
     """
-    return {**settings, "fingerprint": dataset.fingerprint}
+    return {
+        **settings,
+        "fingerprint": dataset.fingerprint,
+        IDENTITY: dataset.identity,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +125,9 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any] | None:
 def _check_config(
     folder: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
-    names = sorted({*found, *config} - {RUN_ID})
+    # Earlier releases had neither.
+    left_out = {RUN_ID} if RUN_ID in found else {RUN_ID, IDENTITY}
+    names = sorted({*found, *config} - left_out)
     changed = [name for name in names if found.get(name) != config.get(name)]
     if not changed or (changed == ["epochs"] and _grows(folder, found, config)):
         return

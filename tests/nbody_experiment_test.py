@@ -687,8 +687,8 @@ def unfinish(folder):
     "damage, message",
     [
         (remove, "valid.npz is missing; generate the data set anew"),
-        (truncate, "train.npz: it is damaged"),
-        (alter, "test.npz was altered: the SHA-256 of positions"),
+        (truncate, "train.npz: it is damaged or no .npz"),
+        (alter, "test.npz was altered: the SHA-256 of positions differs"),
         (unfinish, "is not a finished data set: it has no metadata.json"),
     ],
 )

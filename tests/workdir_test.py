@@ -165,6 +165,8 @@ def forget_ids(workdir: pathlib.Path) -> None:
     for name in ("config.json", "record.json"):
         content = read(workdir / name)
         del content["run_id"]
+        content.pop("identity", None)
+        content.get("settings", {}).pop("identity", None)
         (workdir / name).write_text(json.dumps(content))
     with np.load(workdir / "test_errors.npz") as file:
         errors = file["squared_errors"]
@@ -202,6 +204,8 @@ def test_a_start_in_a_directory_in_use_is_told_by_whom(run, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     lock.release()
     assert not (tmp_path / "run").exists()  # nothing was in it
+    locks.acquire(tmp_path / "runs" / "data" / "egnn", "wait").release()
+    assert not (tmp_path / "runs").exists()
     run(*HERE).succeeded()
     # Nor does another start disturb a lock that somebody else has.
     again = locks.acquire(tmp_path / "run", "wait")
