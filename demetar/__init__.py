@@ -1,7 +1,6 @@
 """Equivariant networks on point clouds with physics in them, in JAX and Haiku.
 
-Importing the package stops with one line under the releases of jax in `FAULTY_JAX`, and
-under `python -OO`, which takes away the docstrings that dm-haiku reads.
+Importing the package stops with one line under the releases of jax in `FAULTY_JAX`.
 """
 
 from __future__ import annotations
@@ -24,25 +23,8 @@ FAULTY_JAX = {
 }
 
 
-class UnsupportedError(ImportError):
-    """The package cannot run here; the message is one line with the way out."""
-
-
-class UnsupportedJaxError(UnsupportedError):
+class UnsupportedJaxError(ImportError):
     """The installed jax is one of the releases in `FAULTY_JAX`."""
-
-
-def check_docstrings(optimize: int) -> None:
-    """Refuse an interpreter without docstrings.
-
-    Raises:
-      UnsupportedError: `optimize` (of `sys.flags`) is above 1.
-    """
-    if optimize > 1:
-        raise UnsupportedError(
-            "demetar refuses python -OO (or PYTHONOPTIMIZE=2): dm-haiku reads the "
-            "docstrings that it takes away; use python -O, or none"
-        )
 
 
 def check_jax(version: str) -> None:
@@ -101,13 +83,13 @@ class _KeepDocstrings(importlib.abc.MetaPathFinder):
 
 
 def _print_without_traceback() -> None:
-    """Let an uncaught `UnsupportedError` end the program with its message alone."""
+    """Let an uncaught `UnsupportedJaxError` end the program with its message alone."""
     previous = sys.excepthook
 
     def hook(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, UnsupportedError):
+        if isinstance(error, UnsupportedJaxError):
             print(error, file=sys.stderr)
         else:
             previous(kind, error, trace)
@@ -119,9 +101,8 @@ if sys.flags.optimize > 1:
     sys.meta_path.insert(0, _KeepDocstrings())
 
 try:
-    check_docstrings(sys.flags.optimize)
     for _version in _jax_versions():
         check_jax(_version)
-except UnsupportedError:
+except UnsupportedJaxError:
     _print_without_traceback()
     raise

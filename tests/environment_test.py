@@ -187,7 +187,7 @@ SIZES = {
     "degree": ("segnn", "lmax_hidden=99", "segnn.lmax_hidden from 0 to 11"),
     "no number": ("egnn", "coordinate_clip=nan", "a finite egnn.coordinate_clip"),
     "memory": ("egnn", "hidden_size=65536", "GiB to train, found"),
-    "irreps": ("simple_network", "embedding_irreps=7y", "--set=embedding_irreps=7y"),
+    "irreps": ("simple_network", "embedding_irreps=7y", "simple_network"),
 }
 
 
