@@ -23,6 +23,7 @@ COMMANDS = {
     "experiments.learning_curve": ["out"],
     "experiments.force_law": ["out"],
     "tools.generate_nbody": ["preset", "out", "verify"],
+    "tools.import_nbody": ["out", "fractions"],
     "tools.prepare_qm9": ["source", "out", "download"],
 }
 
@@ -58,12 +59,8 @@ def test_no_flag_of_the_training_is_hidden(run_python):
         assert {*listed(process.stdout)} == defined
 
 
-def test_an_interpreter_without_docstrings_is_refused_in_one_line(run_python):
+def test_help_needs_no_docstrings(run_python):
     process = run_python(["-OO", "-m", "experiments.nbody", "--help"])
-    assert process.returncode != 0
-    (line,) = process.stderr.splitlines()
-    assert "refuses python -OO" in line
-    process = run_python(["-O", "-m", "experiments.nbody", "--help"])
     assert process.returncode == 0
     assert "model" in listed(process.stdout)
 

@@ -287,10 +287,10 @@ def test_refuses_irreps_that_it_cannot_serve(fields):
         num_params("equiformer", **{**FIELDS, **fields})
 
 
-def test_the_paper_protocol_has_the_published_size():
+def test_the_protocol_has_the_published_size():
     """3.53 million, with the parameters that following linear maps absorb."""
     fields = {"node_inputs": ("all",)}
-    fields |= molecule_protocols.PROTOCOLS["equiformer"]["paper"].fields
+    fields |= molecule_protocols.PROTOCOLS["equiformer"]["default"].fields
     found = num_params("equiformer", contract.MOLECULES, **fields)
     products = {0: 128 + 64 + 32, 1: 128 + 3 * 64 + 2 * 32, 2: 128 + 2 * 64 + 3 * 32}
     hidden = {0: 128, 1: 64, 2: 32}

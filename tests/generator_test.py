@@ -457,7 +457,7 @@ def test_files_hold_what_they_should(written):
         "valid.npz",
     ]
     assert json.loads((folder / "metadata.json").read_text()) == metadata
-    assert metadata["format"] == 1 and metadata["frames"] == [0, 1, 2]
+    assert metadata["format"] == 2 and metadata["frames"] == [0, 1, 2]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         value = list(value) if isinstance(value, tuple) else value
@@ -827,7 +827,7 @@ def test_flags_override_the_preset():
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--preset=qm9", "nbody_small, nbody, gravity"),
+        ("--preset=qm9", "nbody_small, nbody, nbody_blog, gravity"),
         ("--system=springs", "charged, gravity"),
         ("--random_stream=torch", "numpy, jax"),
         ("--dtype=float16", "float32, float64"),

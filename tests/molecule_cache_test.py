@@ -26,7 +26,7 @@ def test_bonds_are_searched_when_a_graph_needs_them(tmp_path, monkeypatch):
     known, cache = qm9.cached(source, tmp_path / "cache", with_bonds=False)
     assert known.bonds is None and not asked
     # So a radius graph does without, and a graph of bonds finds them once.
-    asking = qm9.Settings("e", "random", batch_size=2, cutoff=1.2)
+    asking = qm9.Settings("e", split="random", batch_size=2, cutoff=1.2)
     qm9.load(known, dataclasses.replace(asking, connectivity="radius"))
     again, _ = qm9.cached(source, tmp_path / "cache")
     assert again.bonds is not None and len(asked) == 1
@@ -80,7 +80,9 @@ def test_inputs_are_the_species_that_occur(tmp_path):
         ("species", ("H", "Cl")),
         ("egnn", ("H", "H*Z/17", "H*(Z/17)^2", "Cl", "Cl*Z/17", "Cl*(Z/17)^2")),
     ):
-        asking = qm9.Settings("e", splits.default_split(known), node_features=kind)
+        asking = qm9.Settings(
+            "e", split=splits.default_split(known), node_features=kind
+        )
         dataset = qm9.load(known, dataclasses.replace(asking, batch_size=2))
         assert dataset.task.scalars == names
         scalars = dataset.packing.samples.nodes.scalars

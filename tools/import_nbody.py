@@ -10,7 +10,7 @@ Arrays of a file, of S systems at F times (frames) with n bodies:
     velocities  [S, F, n, 3]  needed
     charges     [S, n]        needed, or masses [S, n] in their place
     forces      [S, F, n, 3]  for --cues=force and --target=force
-    num_bodies  [S]           if the systems differ in size; beyond it lies padding
+    num_bodies  [S]           if the systems differ in size; the rest is padding
     steps       [F]           number of each frame's time step, as --steps
 
 Every number must be finite. The files may differ in S and n. Other arrays are left out.
@@ -31,7 +31,7 @@ from absl import app, flags
 from demetar import files
 from demetar.data import nbody_files
 from demetar.errors import UserError
-from tools import folders, generate_nbody
+from tools import cli, folders
 
 Arrays = dict[str, np.ndarray]
 
@@ -232,4 +232,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main, flags_parser=generate_nbody.parse)
+    app.run(main, flags_parser=cli.parse)
