@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -339,7 +340,7 @@ def test_identity_is_of_everything_that_decides_the_numbers(tmp_path):
         return nbody.load(tmp_path / "set", settings).identity
 
     assert identity() == identity(batch_size=3) == identity(num_train=11)
-    changes = [
+    changes: list[dict[str, Any]] = [
         *({}, {"start_frame": 20}, {"target_frame": 20}, {"target": "both"}),
         *({"cues": "force"}, {"connectivity": "knn", "num_neighbors": 2}),
         *({"connectivity": "knn", "num_neighbors": 3}, {"num_train": 10}),
@@ -348,7 +349,8 @@ def test_identity_is_of_everything_that_decides_the_numbers(tmp_path):
     assert len({identity(**change) for change in changes}) == len(changes)
     rows = {"train": np.arange(3), "test": np.array([4, 3])}
     known = base.identify("", {}, rows)
-    assert known == base.identify("", {}, {name: list(rows[name]) for name in rows})
+    narrow = {name: row.astype(np.int16) for name, row in rows.items()}
+    assert known == base.identify("", {}, narrow)
     assert known != base.identify("", {}, rows | {"test": np.array([3, 4])})
 
 

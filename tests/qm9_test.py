@@ -416,6 +416,7 @@ def test_graphs(connectivity, bond_features):
     dataset = qm9.load(known, settings)
     rows = np.concatenate(list(qm9.split_rows("random", 40).values()))
     samples = dataset.packing.samples
+    assert samples.centers is not None
     positions_at, bonds_at = (
         np.cumsum(counts) - counts for counts in (known.n_atoms, known.n_bonds)
     )
@@ -423,10 +424,10 @@ def test_graphs(connectivity, bond_features):
     for number, row in enumerate(rows):
         size, degree = samples.n_node[number], samples.n_edge[number]
         own = known.positions[positions_at[row] : positions_at[row] + size]
-        found = samples.nodes.positions[start : start + size]
-        np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
-        found = found + samples.centers[number]
-        np.testing.assert_allclose(found, own, rtol=1e-6, atol=1e-6)
+        moved = samples.nodes.positions[start : start + size]
+        np.testing.assert_allclose(moved.mean(axis=0), 0, atol=1e-6)
+        moved = moved + samples.centers[number]
+        np.testing.assert_allclose(moved, own, rtol=1e-6, atol=1e-6)
         bonded: dict[tuple[int, int], int] = {}
         for first, second, code in known.bonds[bonds_at[row] :][: known.n_bonds[row]]:
             bonded |= {(first, second): code, (second, first): code}

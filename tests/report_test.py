@@ -293,10 +293,10 @@ def test_a_record_that_is_not_finite_is_shown_and_never_the_best(tmp_path):
     bad = make_errors(1)
     bad[0, 3] = np.nan
     nan = float("nan")
-    changes = {"test_loss": [nan], "test_loss_mean": nan, "test_loss_std": None}
+    changes: dict = {"test_loss": [nan], "test_loss_mean": nan, "test_loss_std": None}
     changes["test_loss_interval"] = [nan, nan]
     write_run(tmp_path / "a_bad", errors=bad, **changes)  # JSON with NaN
-    nothing = {"steps_per_second": None, "wall_seconds": None}
+    nothing: dict = {"steps_per_second": None, "wall_seconds": None}
     nothing |= {"test_loss_mean": None, "test_loss_interval": [None, None]}
     write_run(tmp_path / "b_null", test_loss=[None, None], **nothing)
     write_run(tmp_path / "c_good", errors=make_errors(2, shift=1.0))

@@ -31,7 +31,7 @@ from absl import app, flags
 from demetar import files
 from demetar.data import nbody_files
 from demetar.errors import UserError
-from tools import folders, generate_nbody
+from tools import cli, folders
 
 Arrays = dict[str, np.ndarray]
 
@@ -232,4 +232,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main, flags_parser=generate_nbody.parse)
+    app.run(main, flags_parser=cli.parse)
