@@ -23,6 +23,7 @@ PACKAGES = ("demetar", "experiments", "tools")
 _BASE = {"types", "geometry", "graphs", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
+    "archives": {"files"},
     "elements": set(),
     "integrators": set(),
     "locks": {"files"},
@@ -31,8 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "heads", "data"},
-    "train": _BASE | {"files", "heads", "data", "nn", "models", "train"},
+    "data": _BASE | {"files", "archives", "heads", "data"},
+    "train": _BASE | {"files", "archives", "heads", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

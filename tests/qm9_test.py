@@ -8,8 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar.data import bonds, elements, molecule_files, molecules, qm9, smiles
+from demetar import elements, graphs
+from demetar.data import bonds, molecule_files, molecules, qm9, smiles
 from demetar.errors import UserError
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.467], [0.0, -0.757, -0.467]])
