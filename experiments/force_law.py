@@ -26,7 +26,7 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from demetar import graphs, models
+from demetar import connectivity, graphs, models
 from demetar.data import nbody_files
 from demetar.data.dataset import Dataset
 from demetar.errors import UserError
@@ -202,7 +202,7 @@ def pairs(
     positions = np.zeros((count, 2, 3), np.float32)
     positions[:, 0, 0] = distances
     sources = np.tile(np.array([1.0, product], np.float32), count)
-    senders, receivers = graphs.complete_edges(2)
+    senders, receivers = connectivity.complete_edges(2)
     starts = 2 * np.arange(count, dtype=np.int32)[:, None]
     graph = graphs.Graph(
         nodes=Nodes(

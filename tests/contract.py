@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from demetar import graphs, models
+from demetar import connectivity, graphs, models
 from demetar.data.packing import Packing, RaggedPacking, RegularPacking
 from demetar.data.samples import Samples, to_dtype
 from demetar.train import losses
@@ -138,7 +138,7 @@ def make_samples(
     Molecules have species, no vectors and no edge features unless the task names one;
     the target is their size.
     """
-    pairs = [graphs.complete_edges(len(system.charges)) for system in members]
+    pairs = [connectivity.complete_edges(len(system.charges)) for system in members]
     products = [
         system.charges[senders] * system.charges[receivers]
         for system, (senders, receivers) in zip(members, pairs, strict=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import graphs
+from demetar import connectivity, graphs
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import (
@@ -280,7 +280,9 @@ def test_a_folder_is_read_as_it_was_written(tmp_path, sizes):
                 for name, (found, value) in expected.items():
                     np.testing.assert_allclose(found, value, 2e-7, 4e-7, err_msg=name)
                 node += 1
-            for sender, receiver in zip(*graphs.complete_edges(size), strict=True):
+            for sender, receiver in zip(
+                *connectivity.complete_edges(size), strict=True
+            ):
                 product = own["charges"][system, sender]
                 product *= own["charges"][system, receiver]
                 assert samples.edges[edge] == np.float32(product)

@@ -20,11 +20,12 @@ PACKAGES = ("demetar", "experiments", "tools")
 
 # What each part of `demetar` may import of the rest of it, beside `errors`. A part that
 # is not named here may import nothing and be imported by nobody.
-_BASE = {"types", "geometry", "graphs", "elements"}
+_BASE = {"types", "geometry", "graphs", "connectivity", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "archives": {"files"},
     "elements": set(),
+    "connectivity": set(),
     "integrators": set(),
     "locks": {"files"},
     "graphs": {"types"},

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import data, graphs
+from demetar import connectivity, data
 from demetar.data.packing import RaggedPacking, make_packing
 from demetar.data.samples import to_dtype
 from demetar.errors import UserError
@@ -21,7 +21,7 @@ def make_list(convert=np.asarray):
     generator = np.random.default_rng(0)
     items = []
     for size in SIZES:
-        senders, receivers = graphs.complete_edges(size)
+        senders, receivers = connectivity.complete_edges(size)
         order = generator.permutation(len(senders))[: size * 2]
         arrays = {
             "x": generator.normal(size=(size, 4)).astype("f4"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import graphs
+from demetar import connectivity
 from demetar.data import nbody_files
 from demetar.data.dataset import Dataset, identify
 from demetar.data.nbody_files import SPLITS
@@ -234,10 +234,10 @@ def _edges(
             degree = settings.num_neighbors or 0
             ends = np.repeat(np.arange(size, dtype=np.int32), degree)
             own = positions[first[rows][:, None] + np.arange(size)]  # [.., size, 3]
-            nearest = graphs.nearest_neighbors(own, degree)
+            nearest = connectivity.nearest_neighbors(own, degree)
             starts = nearest.reshape(len(rows), -1)
         else:
-            same, ends = graphs.complete_edges(size)
+            same, ends = connectivity.complete_edges(size)
             starts = np.broadcast_to(same, (len(rows), len(same)))
         senders.update(zip(rows, starts, strict=True))
         receivers.update(dict.fromkeys(rows, ends))

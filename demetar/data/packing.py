@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import graphs
+from demetar import connectivity, graphs
 from demetar.data.samples import Samples
 from demetar.errors import UserError
 from demetar.types import Array, Batch, Bucket, Globals, Nodes, TaskSpec
@@ -63,7 +63,7 @@ class RegularPacking:
         self, samples: Samples, batch_size: int, size: int, degree: int | None = None
     ):
         self.samples = samples
-        senders, receivers = graphs.complete_edges(size)
+        senders, receivers = connectivity.complete_edges(size)
         if degree is not None:
             receivers = np.repeat(np.arange(size, dtype=np.int32), degree)
         self._complete_senders = senders if degree is None else None

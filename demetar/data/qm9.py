@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import files, graphs, heads
+from demetar import connectivity, files, heads
 from demetar.data import bonds, molecule_files, molecules
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
@@ -352,7 +352,7 @@ def _edges(
     node_starts = np.cumsum(sizes) - sizes
     for members in bonds.of_equal_size(sizes):
         size = int(sizes[members[0]])
-        senders, receivers = graphs.complete_edges(size)
+        senders, receivers = connectivity.complete_edges(size)
         types = np.zeros((len(members), len(senders)), np.uint8)
         if needs_bonds(dataclasses.asdict(settings)):
             types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
@@ -444,7 +444,7 @@ def _extent(samples: Samples, count: int) -> float:
         samples.n_node[:count], samples.n_edge[:count], strict=True
     ):
         own = samples.nodes.positions[start : start + size]
-        ends = graphs.complete_edges(int(size))
+        ends = connectivity.complete_edges(int(size))
         if samples.ends is not None:
             senders, receivers = samples.ends
             ends = senders[edge : edge + degree], receivers[edge : edge + degree]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import graphs
+from demetar import connectivity
 from demetar.errors import UserError
 from demetar.types import Head, Nodes
 
@@ -24,7 +24,7 @@ class Samples:
         small integers, a batch has them in the dtype of the positions.
       senders, receivers: [sum of n_edge] node numbers within their graph, of any
         integer type; None where all graphs are complete, in the order of
-        `graphs.complete_edges`.
+        `connectivity.complete_edges`.
       n_node, n_edge: [D].
       targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}, less what is
         known of them beforehand (`heads.residual`).
@@ -52,7 +52,7 @@ class Samples:
         size = int(self.n_node[0])
         if (self.n_node != size).any() or (self.n_edge != size * (size - 1)).any():
             return None
-        expected = graphs.complete_edges(size)
+        expected = connectivity.complete_edges(size)
         if self.ends is None:
             return size
         for found, row in zip(self.ends, expected, strict=True):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from demetar import graphs, models
+from demetar import connectivity, models
 from demetar.data import shares
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -103,7 +103,7 @@ def random_dataset(batch_size: int, num_bodies: int) -> Dataset:
     generator = np.random.default_rng(0)
     shape = (batch_size * num_bodies, 3)
     charges = generator.choice([-1.0, 1.0], shape[0])
-    senders, receivers = graphs.complete_edges(num_bodies)
+    senders, receivers = connectivity.complete_edges(num_bodies)
     starts = num_bodies * np.arange(batch_size)[:, None]
     products = charges[starts + senders] * charges[starts + receivers]
     positions = generator.normal(size=shape)
