@@ -86,22 +86,6 @@ def parse_json(
     return found
 
 
-def read_json_lines(path: PathLike, hint: str = "") -> list[dict[str, Any]]:
-    """The JSON objects of a file with one per line.
-
-    A last line without an end is left out: its writer was killed.
-
-    Raises:
-      UserError: as `read_json`; the line is named.
-    """
-    content = _bytes_of(path, MOST_JSON_BYTES, hint)
-    *lines, _ = content.split(b"\n")
-    return [
-        parse_json(line, f"{os.fspath(path)}, line {number}", hint)
-        for number, line in enumerate(lines, 1)
-    ]
-
-
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

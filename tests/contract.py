@@ -452,10 +452,11 @@ def assert_shapes(subject: Subject) -> None:
 def assert_alone(subject: Subject) -> None:
     """Padding and batch mates change nothing, nor does the fast path."""
     members = systems((5, 5, 5))
-    alone = subject.displacements(subject.batch(members[:1], None))
+    alone = subject.displacements(subject.batch(members[:1]))
     tolerance = TOLERANCE[subject.dtype]
     found = subject.displacements(subject.batch([*members, random_system(7, 9)]))
     assert relative_error(found[: len(alone)], alone) < tolerance
+    # A regular batch has no padding.
     regular = subject.displacements(regular_batch(members, subject.dtype, subject.task))
     assert relative_error(regular, found[: 3 * len(alone)]) < tolerance
 

@@ -46,10 +46,6 @@ def test_json_is_read(tmp_path):
     assert files.read_json(path) == {"a": [1, 2.5, "å"]}
     refused(files.read_json, tmp_path / "none.json", "remove it", match="; remove it")
     refused(files.read_json, tmp_path)
-    path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"a"')
-    assert files.read_json_lines(path) == [{"a": 1}, {"a": 2}]
-    path.write_bytes(b'{"a": 1}\n{"a": \n{"a": 3}\n')
-    refused(files.read_json_lines, path, match="line 2")
 
 
 ARRAYS: dict[str, Any] = {
@@ -135,7 +131,7 @@ def test_bad_archives_are_one_line(tmp_path):
 
 def test_bombs_are_refused_before_memory_is_taken(tmp_path):
     path = tmp_path / "a.npz"
-    size = 3 * 2**29
+    size = 2**28 + 2**24
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("x.npy", "w") as stream,

@@ -873,17 +873,17 @@ def test_sets_of_nothing_and_nowhere_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["--num_train=many", "--wings=2", "nbody_small"])
-def test_bad_command_lines_are_one_clear_line(run_python, argument):
-    process = run_python(["-m", "tools.generate_nbody", argument])
+def test_bad_command_lines_are_one_clear_line(run_module, argument):
+    process = run_module("tools.generate_nbody", argument)
     assert process.returncode == 2 and process.stdout == ""
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: ") and argument.strip("-").split("=")[0] in line
 
 
-def test_command_writes_and_verifies(run_python, tmp_path):
+def test_command_writes_and_verifies(run_module, tmp_path):
     tiny = ("--num_steps=200", "--num_train=3", "--num_valid=0", "--num_test=0")
-    command = ("-m", "tools.generate_nbody")
-    process = run_python([*command, "--out=here/set", *tiny])
+    command = "tools.generate_nbody"
+    process = run_module(command, "--out=here/set", *tiny)
     assert process.returncode == 0, process.stderr
     assert "simulations/s" in process.stdout and "energy drift" in process.stdout
     assert "3/3" in process.stderr
@@ -893,17 +893,17 @@ def test_command_writes_and_verifies(run_python, tmp_path):
     )
     assert process.stdout.splitlines()[-1].endswith(fingerprint)
 
-    process = run_python([*command, "--out=here/set", *tiny])
+    process = run_module(command, "--out=here/set", *tiny)
     assert process.returncode == 2
     assert process.stderr.startswith("error: --out=")
     assert len(process.stderr.splitlines()) == 1
 
-    process = run_python([*command, "--verify=here/set"])
+    process = run_module(command, "--verify=here/set")
     assert (process.returncode, process.stderr) == (0, "")
     with zipfile.ZipFile(tmp_path / "here/set/train.npz") as archive:
         offset = archive.getinfo("positions.npy").header_offset
     flip(pathlib.Path(tmp_path / "here/set/train.npz"), offset + 300)
-    process = run_python([*command, "--verify=here/set"])
+    process = run_module(command, "--verify=here/set")
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith("error: ") and "damaged" in process.stderr
     assert len(process.stderr.splitlines()) == 1

@@ -363,7 +363,7 @@ def test_a_regular_bucket_has_the_sizes_that_it_must():
 
 @pytest.mark.parametrize("at_once", [1, 2**22])
 def test_nearest_neighbors_against_a_sort(monkeypatch, at_once):
-    monkeypatch.setattr(graphs, "_DISTANCES_AT_ONCE", at_once)
+    monkeypatch.setattr(connectivity, "_DISTANCES_AT_ONCE", at_once)
     positions = np.random.default_rng(0).normal(size=(5, 11, 3))
     found = connectivity.nearest_neighbors(positions, 4)
     assert found.shape == (5, 11, 4) and found.dtype == np.int32

@@ -532,8 +532,8 @@ def test_a_folder_with_anything_in_it_is_not_written_to(tmp_path):
         run_import(f"--out={tmp_path / 'set'}", *paths)
 
 
-def test_the_command_tells_a_fault_in_one_line(tmp_path, run_python):
-    process = run_python(["-m", "tools.import_nbody", "--out=set", "a.npz"])
+def test_the_command_tells_a_fault_in_one_line(tmp_path, run_module):
+    process = run_module("tools.import_nbody", "--out=set", "a.npz")
     assert process.returncode == 2 and process.stdout == ""
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: cannot read a.npz")

@@ -274,14 +274,14 @@ def test_damaged_errors_are_named(tmp_path):
     assert str(path) in one_line_error(tmp_path)
 
 
-def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_python):
+def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_module):
     write_run(tmp_path / "runs" / "egnn")
-    command = ["-m", "experiments.report"]
-    done = run_python([*command, "runs", "--format=csv", "--output=table.csv"])
+    command = "experiments.report"
+    done = run_module(command, "runs", "--format=csv", "--output=table.csv")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     expected = report.csv_text(report.read_runs([str(tmp_path / "runs")]))
     assert (tmp_path / "table.csv").read_text() == expected
-    done = run_python([*command, "nothing"])
+    done = run_module(command, "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
