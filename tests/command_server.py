@@ -1,4 +1,4 @@
-"""Runs commands in forks of one process that has imported it already.
+"""Runs commands in forks of one process that has imported the libraries already.
 
 A fork is a process of its own as far as signals, exit codes, files and jax go; it saves
 the seconds of the imports. Each line of stdin asks for one command, as JSON:
@@ -18,7 +18,12 @@ import runpy
 import sys
 import traceback
 
-from experiments import common, training  # noqa: F401
+from demetar import models
+from demetar.train import equivariance, pictures, trainer, writers
+from experiments import common
+
+# What takes long to import. Not `experiments.options`: a command defines its own flags.
+IMPORTED = (models, equivariance, pictures, trainer, writers)
 
 
 def run(request: dict) -> int:

@@ -149,8 +149,8 @@ def test_download_and_prepare(server, tmp_path, monkeypatch, capsys):
         prepare_qm9.run(parse())
 
 
-def test_bad_input_is_one_line(run_module, tmp_path):
-    done = run_module("tools.prepare_qm9", "--source=absent", "--out=x.npz")
+def test_bad_input_is_one_line(run_python, tmp_path):
+    done = run_python(["-m", "tools.prepare_qm9", "--source=absent", "--out=x.npz"])
     assert done.returncode == 2 and not (tmp_path / "x.npz").exists()
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: expected a folder, or a file")
