@@ -55,7 +55,7 @@ class Bucket:
       nodes_per_graph: where set, every slot is a graph of that many nodes and the
         bucket is regular: no padding, every node has the same number of senders, sums
         are reshapes. The graphs are complete, with their edges in the cyclic order of
-        `graphs.complete_edges`, so that every gather is a broadcast; or
+        `connectivity.complete_edges`, so that every gather is a broadcast; or
       neighbors_per_node: where set, every node of a regular bucket has that many
         senders, whichever they are, with the edges sorted by receiver.
       max_nodes_per_graph, max_edges_per_graph: bounds for one graph of a ragged batch,

@@ -26,9 +26,9 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from demetar import graphs, models
-from demetar.data import base as data
+from demetar import connectivity, graphs, models
 from demetar.data import nbody_files
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.nn import capture
 from demetar.train import checkpoint
@@ -117,14 +117,14 @@ def _settings(
 
 def _training_data(
     settings: Mapping[str, Any],
-) -> tuple[data.Dataset, dict[str, Any]]:
+) -> tuple[Dataset, dict[str, Any]]:
     """What the model was trained on, and how it was simulated."""
     root = pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
     dataset, folder = nbody_data.load(dict(settings), root)
     return dataset, nbody_files.read_metadata(folder)["settings"]
 
 
-def pair_distances(dataset: data.Dataset) -> np.ndarray:
+def pair_distances(dataset: Dataset) -> np.ndarray:
     """Distances between the two ends of all edges of the training samples."""
     plan = dataset.plan("train")
     packing, found = dataset.packing, []
@@ -202,7 +202,7 @@ def pairs(
     positions = np.zeros((count, 2, 3), np.float32)
     positions[:, 0, 0] = distances
     sources = np.tile(np.array([1.0, product], np.float32), count)
-    senders, receivers = graphs.complete_edges(2)
+    senders, receivers = connectivity.complete_edges(2)
     starts = 2 * np.arange(count, dtype=np.int32)[:, None]
     graph = graphs.Graph(
         nodes=Nodes(

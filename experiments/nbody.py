@@ -20,8 +20,8 @@ import numpy as np
 from absl import flags
 
 from demetar import graphs, models
-from demetar.data import base as data
 from demetar.data import nbody
+from demetar.data.dataset import Dataset
 from demetar.train import pictures, writers
 from demetar.types import Array, Batch, TaskSpec
 from experiments import common, nbody_data, options, protocols, training
@@ -103,7 +103,7 @@ def main(_: list[str]) -> int:
     set_horizon(settings, folder)
     trained_on = (dataset.task, folder)
 
-    def load_others() -> dict[str, data.Dataset]:
+    def load_others() -> dict[str, Dataset]:
         return {
             name: nbody_data.load_other(name, given, settings, trained_on, data_root())
             for name in FLAGS.eval_dataset
@@ -124,7 +124,7 @@ def data_root() -> pathlib.Path:
     return pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
 
 
-def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
+def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
     """The data set and its folder; what the settings leave open is filled in."""
     return nbody_data.load(settings, data_root())
 

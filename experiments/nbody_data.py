@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from demetar.data import base as data
 from demetar.data import nbody, nbody_files
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.types import TaskSpec
 from experiments import protocols, workdir
@@ -32,9 +32,7 @@ READ = (
 _VARIANT = re.compile(r"(\w+?)(?:-(\d+)bodies)?(?:-frames(\d+)-(\d+))?")
 
 
-def load(
-    settings: dict[str, Any], root: pathlib.Path
-) -> tuple[data.Dataset, pathlib.Path]:
+def load(settings: dict[str, Any], root: pathlib.Path) -> tuple[Dataset, pathlib.Path]:
     """The data set of the settings, and its folder; a named one is generated.
 
     Frames, graphs and numbers that are left open are filled into the settings.
@@ -184,7 +182,7 @@ def load_other(
     settings: Mapping[str, Any],
     trained_on: tuple[TaskSpec, pathlib.Path],
     root: pathlib.Path,
-) -> data.Dataset:
+) -> Dataset:
     """A data set that a model of another one is evaluated on, as that one was read.
 
     Args:

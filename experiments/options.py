@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from demetar import models
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.train import loop, optim
 from experiments import processes, protocols, sizes
@@ -188,7 +188,7 @@ def default_workdir(settings: dict[str, Any], changed: dict[str, Any]) -> pathli
 
 
 def training_settings(
-    settings: dict[str, Any], dataset: data.Dataset
+    settings: dict[str, Any], dataset: Dataset
 ) -> tuple[loop.Settings, optim.Settings]:
     """The settings as the trainer takes them."""
     seed, per_epoch = settings["seed"], len(dataset.plan("train")["weight"])
@@ -213,7 +213,7 @@ def training_settings(
     return run, optimizer
 
 
-def make_phases(settings: dict[str, Any], dataset: data.Dataset) -> list[loop.Phase]:
+def make_phases(settings: dict[str, Any], dataset: Dataset) -> list[loop.Phase]:
     """The phases that the run begins with, as the trainer takes them."""
     name, phases, end = settings["model"], [], 0
     for text in settings["phase"]:

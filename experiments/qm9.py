@@ -19,8 +19,8 @@ from typing import Any
 from absl import flags
 
 from demetar import heads, models
-from demetar.data import base as data
 from demetar.data import qm9, splits
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from experiments import common, molecule_protocols, options, protocols, training
 
@@ -124,7 +124,7 @@ def settle_cutoff(settings: dict[str, Any], changed: dict[str, Any]) -> None:
         settings["cutoff"] = None
 
 
-def load_dataset(settings: dict[str, Any]) -> tuple[data.Dataset, pathlib.Path]:
+def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
     """The data set; the split and the numbers of samples left open are filled in."""
     place = FLAGS.data_dir
     settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem

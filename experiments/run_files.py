@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import files
+from demetar import archives, files
 from demetar.errors import UserError
 from demetar.train import checkpoint
 
@@ -191,7 +191,9 @@ def read_errors(folder: pathlib.Path, record: Mapping[str, Any]) -> np.ndarray |
     path = folder / ERRORS_FILE
     if not path.exists():
         return None
-    arrays = files.read_npz(path, "remove it to leave this run out of the comparison")
+    arrays = archives.read_npz(
+        path, "remove it to leave this run out of the comparison"
+    )
     found = str(arrays[RUN_ID]) if RUN_ID in arrays else None
     if found != record.get(RUN_ID):
         raise checkpoint.foreign(path, found, str(record.get(RUN_ID) or "without id"))

@@ -7,16 +7,6 @@ import numpy as np
 _DRAWS_PER_CHUNK = 2_000_000  # bounds the memory of a bootstrap to about 32 MB
 
 
-def standard_error(errors: np.ndarray) -> float:
-    """Standard error of the mean over samples.
-
-    Args:
-      errors: [D] or [R, D]; of several seeds the mean per sample is taken.
-    """
-    samples = _mean_over_seeds(errors)
-    return float(samples.std(ddof=1) / np.sqrt(samples.size))
-
-
 def bootstrap_mean(
     errors: np.ndarray,
     num_resamples: int = 10_000,

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from demetar import models
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.train import checkpoint, equivariance, hosts, progress, writers
 from demetar.train.program_cache import ProgramCache
@@ -63,10 +63,10 @@ class Job:
     settings: dict[str, Any]
     changed: dict[str, Any]
     protocol: str
-    dataset: data.Dataset
+    dataset: Dataset
     place: pathlib.Path
     draw: Draw | None = None
-    others: Mapping[str, data.Dataset] = dataclasses.field(default_factory=dict)
+    others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
 
 
 def prepare() -> None:
@@ -248,7 +248,7 @@ def program_cache(config: Mapping[str, Any], task: TaskSpec) -> ProgramCache:
 
 
 def write_best(
-    folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: data.Dataset
+    folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: Dataset
 ) -> None:
     """The model at the lowest validation loss, as a checkpoint that needs no flags."""
     of_data = ("fingerprint", workdir.IDENTITY)

@@ -10,7 +10,7 @@ import haiku as hk
 import jax
 import numpy as np
 
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
 from demetar.train import equivariance, loop, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Params, TaskSpec
@@ -22,7 +22,7 @@ def add(
     model: hk.Transformed,
     params: Params,
     task: TaskSpec,
-    others: Mapping[str, data.Dataset],
+    others: Mapping[str, Dataset],
 ) -> None:
     """Put the evaluations on other data sets that a record lacks in its list `eval`.
 
@@ -46,7 +46,7 @@ def add(
 
 
 def _evaluate(
-    model: hk.Transformed, params: Params, task: TaskSpec, dataset: data.Dataset
+    model: hk.Transformed, params: Params, task: TaskSpec, dataset: Dataset
 ) -> dict[str, Any]:
     # What the model knows of its task, as the extent of its radial basis and what was
     # subtracted from its targets, stays.

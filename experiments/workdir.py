@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from demetar import files, locks
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.train import checkpoint, hosts, writers
 from demetar.types import Head, TaskSpec, VectorInput
@@ -38,7 +38,7 @@ _TASK_FIELDS: Mapping[str, str] = {
 }
 
 
-def make_config(settings: Mapping[str, Any], dataset: data.Dataset) -> dict[str, Any]:
+def make_config(settings: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """All that decides the numbers of a run: what its id is made of.
 
     This is the one place where the identity of the data enters.

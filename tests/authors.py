@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import graphs
+from demetar import connectivity, graphs
 from demetar.types import Bucket, Nodes
 
 Data = Mapping[str, np.ndarray]
@@ -218,7 +218,7 @@ def complete_edges(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Senders and receivers of complete graphs of these sizes, one after the other."""
     starts = np.cumsum(sizes) - sizes
     ends = [
-        np.stack(graphs.complete_edges(size)) + start
+        np.stack(connectivity.complete_edges(size)) + start
         for size, start in zip(sizes, starts, strict=True)
     ]
     senders, receivers = np.concatenate(ends, axis=1)

@@ -131,10 +131,10 @@ def test_a_table_leaves_what_is_absent_empty():
 # The command
 
 
-def test_the_command_measures_models_and_writes(run_python, tmp_path):
+def test_the_command_measures_models_and_writes(run_module, tmp_path):
     arguments = ["--models=linear,radial_field", "--rounds=3", "--out=bench"]
     arguments += ["--batch_size=2", "--num_bodies=3"]
-    done = run_python(["-m", "experiments.benchmark", *arguments])
+    done = run_module("experiments.benchmark", *arguments)
     assert done.returncode == 0, done.stderr
     assert "| radial_field | 2,052 |" in done.stdout
     rows = {row["model"]: row for row in read(tmp_path / "bench" / "models.csv")}
@@ -151,9 +151,9 @@ def test_the_command_measures_models_and_writes(run_python, tmp_path):
 
 
 @needs_torch
-def test_the_command_redraws_the_figure_of_speed(run_python, tmp_path):
+def test_the_command_redraws_the_figure_of_speed(run_module, tmp_path):
     arguments = ["--figure=speed", "--batch_sizes=2", "--num_nodes=3,30", "--rounds=3"]
-    done = run_python(["-m", "experiments.benchmark", *arguments, "--out=bench"])
+    done = run_module("experiments.benchmark", *arguments, "--out=bench")
     assert done.returncode == 0, done.stderr
     few, many = read(tmp_path / "bench" / "speed.csv")
     assert float(few["ratio"]) > 0 and float(few["demetar_mean"]) > 0
@@ -171,8 +171,8 @@ def test_the_command_redraws_the_figure_of_speed(run_python, tmp_path):
         ),
     ],
 )
-def test_bad_input_is_one_clear_line(run_python, arguments, expected):
-    done = run_python(["-m", "experiments.benchmark", *arguments])
+def test_bad_input_is_one_clear_line(run_module, arguments, expected):
+    done = run_module("experiments.benchmark", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {expected}")
     assert len(done.stderr.splitlines()) == 1
@@ -180,9 +180,9 @@ def test_bad_input_is_one_clear_line(run_python, arguments, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", ["growth", "steerable", "generation"])
-def test_every_figure_can_be_drawn(run_python, tmp_path, figure):
+def test_every_figure_can_be_drawn(run_module, tmp_path, figure):
     arguments = [f"--figure={figure}", "--rounds=1", "--out=bench"]
-    done = run_python(["-m", "experiments.benchmark", *arguments])
+    done = run_module("experiments.benchmark", *arguments)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "bench" / f"{figure}.csv")
 
@@ -190,5 +190,5 @@ def test_every_figure_can_be_drawn(run_python, tmp_path, figure):
 @pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("figure", ["step", "molecules"])
-def test_every_figure_against_pytorch_can_be_drawn(run_python, tmp_path, figure):
-    test_every_figure_can_be_drawn(run_python, tmp_path, figure)
+def test_every_figure_against_pytorch_can_be_drawn(run_module, tmp_path, figure):
+    test_every_figure_can_be_drawn(run_module, tmp_path, figure)

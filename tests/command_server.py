@@ -1,4 +1,4 @@
-"""Runs the training commands in forks of one process that has imported it already.
+"""Runs commands in forks of one process that has imported the libraries already.
 
 A fork is a process of its own as far as signals, exit codes, files and jax go; it saves
 the seconds of the imports. Each line of stdin asks for one command, as JSON:
@@ -6,17 +6,24 @@ the seconds of the imports. Each line of stdin asks for one command, as JSON:
     {"module": NAME, "args": [...], "cwd": DIR, "setup": CODE, "output": FILE,
      "errors": FILE}
 
-CODE runs before the command and may break what a test wants broken. The server answers
+CODE runs before the command and may break what a test wants broken. A module with a
+dot in its NAME runs as `python -m` runs it, the others their `main`. The server answers
 with the number of the process at once and with its exit code at the end.
 """
 
 import importlib
 import json
 import os
+import runpy
 import sys
 import traceback
 
-from experiments import common, training  # noqa: F401
+from demetar import models
+from demetar.train import equivariance, pictures, trainer, writers
+from experiments import common
+
+# What takes long to import. Not `experiments.options`: a command defines its own flags.
+IMPORTED = (models, equivariance, pictures, trainer, writers)
 
 
 def run(request: dict) -> int:
@@ -27,11 +34,16 @@ def run(request: dict) -> int:
         os.dup2(file, number)
     sys.argv = [request["module"], *request["args"]]
     try:
+        if "." in request["module"]:
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+            return 0
         command = importlib.import_module(f"experiments.{request['module']}")
         exec(request["setup"], {"__name__": "setup"})
         common.run(command.main)
     except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else 1
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+        return leaving.code if isinstance(leaving.code, int) else bool(leaving.code)
     except BaseException:
         traceback.print_exc()
         return 1

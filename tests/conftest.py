@@ -147,6 +147,28 @@ def start(server: subprocess.Popen, tmp_path: pathlib.Path) -> Callable[..., Com
 
 
 @pytest.fixture
+def run_module(
+    start: Callable[..., Command], tmp_path: pathlib.Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_module('pack.command', *args, cwd=)`: as `python -m` would run it.
+
+    It takes a tenth of the time of `run_python`, in whose process everything is
+    imported anew. It leaves what it prints in `cwd` too.
+    """
+
+    def run(
+        module: str, *args: str, cwd: pathlib.Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
+        command = start(*args, module=module, cwd=cwd).wait()
+        assert command.code is not None
+        return subprocess.CompletedProcess(
+            [module, *args], command.code, command.output, command.errors
+        )
+
+    return run
+
+
+@pytest.fixture
 def run(start: Callable[..., Command]) -> Callable[..., Command]:
     """As `start`, and waits for the end."""
     return lambda *args, **kwargs: start(*args, **kwargs).wait()

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from demetar import graphs, models
-from demetar.data import base as data
+from demetar import connectivity, graphs, models
+from demetar.data.packing import Packing, RaggedPacking, RegularPacking
+from demetar.data.samples import Samples, to_dtype
 from demetar.train import losses
 from demetar.types import Batch, Bucket, Head, Nodes, TaskSpec, VectorInput
 
@@ -131,13 +132,13 @@ def systems(sizes: Sequence[int] = SIZES, seed: int = 0) -> list[System]:
 
 def make_samples(
     members: Sequence[System], dtype: str, task: TaskSpec = TASK
-) -> data.Samples:
+) -> Samples:
     """Complete graphs of the systems; the targets move along the velocities.
 
     Molecules have species, no vectors and no edge features unless the task names one;
     the target is their size.
     """
-    pairs = [graphs.complete_edges(len(system.charges)) for system in members]
+    pairs = [connectivity.complete_edges(len(system.charges)) for system in members]
     products = [
         system.charges[senders] * system.charges[receivers]
         for system, (senders, receivers) in zip(members, pairs, strict=True)
@@ -154,7 +155,7 @@ def make_samples(
         edges = edges[:, : len(task.edge_features)]
         spreads = [[system.positions.std()] for system in members]
         targets = {"energy": np.array(spreads)}
-    samples = data.Samples(
+    samples = Samples(
         nodes=nodes,
         edges=edges,
         senders=np.concatenate([senders for senders, _ in pairs]),
@@ -163,7 +164,7 @@ def make_samples(
         n_edge=np.array([len(values) for values in products], np.int32),
         targets=targets,
     )
-    return data.to_dtype(samples, dtype)
+    return to_dtype(samples, dtype)
 
 
 def make_batch(
@@ -184,7 +185,7 @@ def make_batch(
         len(members) + 1 + extra,
     )
     node_targets = [head.name for head in task.heads if head.kind != "graph_scalar"]
-    return _only_batch(data.RaggedPacking(samples, bucket, node_targets), len(members))
+    return _only_batch(RaggedPacking(samples, bucket, node_targets), len(members))
 
 
 def regular_batch(
@@ -194,7 +195,7 @@ def regular_batch(
     samples = make_samples(members, dtype, task)
     size = samples.common_size()
     assert size is not None
-    return _only_batch(data.RegularPacking(samples, len(members), size), len(members))
+    return _only_batch(RegularPacking(samples, len(members), size), len(members))
 
 
 def float64_batch(regular: bool) -> Batch:
@@ -204,7 +205,7 @@ def float64_batch(regular: bool) -> Batch:
     return make_batch(systems((5, 3, 2)), "float64")
 
 
-def _only_batch(packing: data.Packing, count: int) -> Batch:
+def _only_batch(packing: Packing, count: int) -> Batch:
     plan = packing.plan(np.arange(count))
     assert len(plan["weight"]) == 1
     row = {name: value[0] for name, value in plan.items()}
@@ -451,10 +452,11 @@ def assert_shapes(subject: Subject) -> None:
 def assert_alone(subject: Subject) -> None:
     """Padding and batch mates change nothing, nor does the fast path."""
     members = systems((5, 5, 5))
-    alone = subject.displacements(subject.batch(members[:1], None))
+    alone = subject.displacements(subject.batch(members[:1]))
     tolerance = TOLERANCE[subject.dtype]
     found = subject.displacements(subject.batch([*members, random_system(7, 9)]))
     assert relative_error(found[: len(alone)], alone) < tolerance
+    # A regular batch has no padding.
     regular = subject.displacements(regular_batch(members, subject.dtype, subject.task))
     assert relative_error(regular, found[: 3 * len(alone)]) < tolerance
 

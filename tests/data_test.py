@@ -2,14 +2,24 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar.data import base, nbody, nbody_files
+from demetar import connectivity, graphs
+from demetar.data import nbody, nbody_files
+from demetar.data.dataset import Dataset, identify
+from demetar.data.packing import (
+    RaggedPacking,
+    concatenate_plans,
+    in_sample_order,
+    make_packing,
+    pad_plan,
+)
 from demetar.errors import UserError
+from demetar.types import Bucket
 from tests import contract, nbody_folder
 from tools import generate_nbody, simulation
 
@@ -23,9 +33,9 @@ def make_dataset(sizes, batch_size=4):
     samples = contract.make_samples(contract.systems(sizes), "float32")
     names = np.repeat(np.arange(len(sizes)), sizes) + 0.5
     samples.nodes.scalars[:, 0] = names
-    packing = base.make_packing(samples, contract.TASK, batch_size)
+    packing = make_packing(samples, contract.TASK, batch_size)
     splits = {"train": np.arange(len(sizes)), "valid": np.array([4, 0, 2])}
-    return samples, base.Dataset(contract.TASK, packing, splits, "")
+    return samples, Dataset(contract.TASK, packing, splits, "")
 
 
 def batches(dataset, plan):
@@ -75,7 +85,7 @@ class TestPlans:
         assert names_in_order(dataset, plan) == [4, 0, 2]
         values = np.where(plan["weight"] > 0, plan["sample"], -1)
         doubled = np.stack([values, 10 * values])
-        found = base.in_sample_order(doubled, plan)
+        found = in_sample_order(doubled, plan)
         assert found.tolist() == [[4, 0, 2], [40, 0, 20]]
 
     def test_batches_are_the_samples_and_nothing_else(self, sizes):
@@ -119,12 +129,12 @@ class TestPlans:
     def test_empty_batches_have_the_shapes_of_others(self, sizes):
         _, dataset = make_dataset(sizes)
         plan = dataset.plan("train")
-        padded = base.pad_plan(plan, dataset.packing, len(plan["weight"]) + 2)
+        padded = pad_plan(plan, dataset.packing, len(plan["weight"]) + 2)
         assert {name: value.dtype for name, value in padded.items()} == {
             name: value.dtype for name, value in plan.items()
         }
         assert padded["weight"][-2:].sum() == 0
-        twice = names_in_order(dataset, base.concatenate_plans([plan, padded]))
+        twice = names_in_order(dataset, concatenate_plans([plan, padded]))
         once = names_in_order(dataset, plan)
         assert twice == 2 * once and sorted(once) == list(range(len(sizes)))
 
@@ -132,12 +142,12 @@ class TestPlans:
         _, dataset = make_dataset(sizes, batch_size=3)
         order = np.random.default_rng(0).permutation(len(sizes))
         plan = dataset.packing.plan(order)
-        assert base.in_sample_order(plan["sample"], plan).tolist() == order.tolist()
+        assert in_sample_order(plan["sample"], plan).tolist() == order.tolist()
 
     def test_graphs_that_are_complete_need_no_stored_edges(self, sizes):
         samples, stored = make_dataset(sizes)
         bare = dataclasses.replace(samples, senders=None, receivers=None)
-        packing = base.make_packing(bare, contract.TASK, 4)
+        packing = make_packing(bare, contract.TASK, 4)
         assert packing.bucket == stored.packing.bucket
         computed = dataclasses.replace(stored, packing=packing)
         plan = stored.train_plan(1, 0)
@@ -197,7 +207,7 @@ def test_graphs_that_wait_are_the_first_of_the_next_batch():
     samples, dataset = make_dataset(sizes, 20)
     plan = dataset.train_plan(1, 0)
     ordered = np.random.default_rng([1, 0]).permutation(200)
-    assert (base.in_sample_order(plan["sample"], plan) == ordered).all()
+    assert (in_sample_order(plan["sample"], plan) == ordered).all()
     firsts = [row[0] for row in plan["position"]]
     assert firsts == sorted(firsts), "a graph waits longer than for one batch"
     assert (plan["position"][plan["weight"] > 0] != np.arange(200)).any()
@@ -225,10 +235,10 @@ def test_only_equal_complete_graphs_take_the_regular_path():
 def test_packing_refuses_what_cannot_be_packed():
     samples, _ = make_dataset(RAGGED_SIZES)
     with pytest.raises(UserError, match="batch size of at least 1, found 0"):
-        base.make_packing(samples, contract.TASK, 0)
-    bucket = base.Bucket(8, 200, 3)
+        make_packing(samples, contract.TASK, 0)
+    bucket = Bucket(8, 200, 3)
     with pytest.raises(UserError, match="graph 6 has 11 nodes but a batch holds 7"):
-        base.RaggedPacking(samples, bucket, ["position"])
+        RaggedPacking(samples, bucket, ["position"])
 
 
 # --- N-body folders -----------------------------------------------------------------
@@ -270,7 +280,9 @@ def test_a_folder_is_read_as_it_was_written(tmp_path, sizes):
                 for name, (found, value) in expected.items():
                     np.testing.assert_allclose(found, value, 2e-7, 4e-7, err_msg=name)
                 node += 1
-            for sender, receiver in zip(*graphs.complete_edges(size), strict=True):
+            for sender, receiver in zip(
+                *connectivity.complete_edges(size), strict=True
+            ):
                 product = own["charges"][system, sender]
                 product *= own["charges"][system, receiver]
                 assert samples.edges[edge] == np.float32(product)
@@ -339,7 +351,7 @@ def test_identity_is_of_everything_that_decides_the_numbers(tmp_path):
         return nbody.load(tmp_path / "set", settings).identity
 
     assert identity() == identity(batch_size=3) == identity(num_train=11)
-    changes = [
+    changes: list[dict[str, Any]] = [
         *({}, {"start_frame": 20}, {"target_frame": 20}, {"target": "both"}),
         *({"cues": "force"}, {"connectivity": "knn", "num_neighbors": 2}),
         *({"connectivity": "knn", "num_neighbors": 3}, {"num_train": 10}),
@@ -347,9 +359,10 @@ def test_identity_is_of_everything_that_decides_the_numbers(tmp_path):
     ]
     assert len({identity(**change) for change in changes}) == len(changes)
     rows = {"train": np.arange(3), "test": np.array([4, 3])}
-    known = base.identify("", {}, rows)
-    assert known == base.identify("", {}, {name: list(rows[name]) for name in rows})
-    assert known != base.identify("", {}, rows | {"test": np.array([3, 4])})
+    known = identify("", {}, rows)
+    narrow = {name: row.astype(np.int16) for name, row in rows.items()}
+    assert known == identify("", {}, narrow)
+    assert known != identify("", {}, rows | {"test": np.array([3, 4])})
 
 
 def positions_of(dataset, split):
@@ -535,9 +548,9 @@ def test_equal_systems_of_neighbors_are_regular_and_batched_as_ragged_ones(tmp_p
     dataset = nbody.load(tmp_path / "set", settings)
     samples, bucket = stored(dataset), dataset.packing.bucket
     assert (bucket.nodes_per_graph, bucket.neighbors_per_node) == (5, 2)
-    ragged = base.Bucket(bucket.max_nodes + 1, bucket.max_edges, bucket.num_graphs + 1)
+    ragged = Bucket(bucket.max_nodes + 1, bucket.max_edges, bucket.num_graphs + 1)
     names = [head.name for head in dataset.task.heads]
-    packing = base.RaggedPacking(samples, ragged, names)
+    packing = RaggedPacking(samples, ragged, names)
     general = dataclasses.replace(dataset, packing=packing)
     plans = [each.train_plan(1, 0) for each in (dataset, general)]
     pairs = zip(batches(dataset, plans[0]), batches(general, plans[1]), strict=True)

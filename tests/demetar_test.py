@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs, models
+from demetar import connectivity, graphs, models
 from demetar.errors import UserError
 from demetar.nn import attention, capture, radial
 from demetar.types import Head, VectorInput
@@ -106,7 +106,7 @@ def cross_attention(params, nodes, edges, pairs, num_heads):
 def reference(params, fields, system):
     """Displacements of one system, [n, 3]."""
     num = len(system.charges)
-    pairs = list(zip(*graphs.complete_edges(num), strict=True))
+    pairs = list(zip(*connectivity.complete_edges(num), strict=True))
     heads = fields["num_heads"]
     tokens = node_tokens(system, fields["node_inputs"])
     nodes = [plain.mlp(params, "node_embedding", token) for token in tokens]

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 
 from demetar import models
-from demetar.data import base as data
 from demetar.data import molecules, qm9
+from demetar.data.dataset import Dataset
+from demetar.data.packing import make_packing
 from demetar.train import hosts, loop, optim
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
@@ -29,7 +30,7 @@ ADAM = optim.Settings(learning_rate=3e-3, clip_norm=1.0)
 FIELDS = {"hidden_size": 6, "num_layers": 1}
 
 
-def bodies(dtype: str, sizes: tuple[int, ...] = (5,)) -> data.Dataset:
+def bodies(dtype: str, sizes: tuple[int, ...] = (5,)) -> Dataset:
     """Charged systems; neither they nor the devices divide the batch size."""
     samples = contract.make_samples(contract.systems(sizes * (60 // len(sizes))), dtype)
     noise = np.random.default_rng(0).normal(size=samples.targets["position"].shape)
@@ -39,11 +40,11 @@ def bodies(dtype: str, sizes: tuple[int, ...] = (5,)) -> data.Dataset:
         "valid": np.arange(45, 52),
         "test": np.arange(52, 60),
     }
-    packing = data.make_packing(samples, contract.TASK, 10)
-    return data.Dataset(contract.TASK, packing, splits, "")
+    packing = make_packing(samples, contract.TASK, 10)
+    return Dataset(contract.TASK, packing, splits, "")
 
 
-def some_molecules(dtype: str) -> data.Dataset:
+def some_molecules(dtype: str) -> Dataset:
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder) / "molecules.npz"
         molecules.write(place, qm9_test.make_molecules(60))
@@ -53,7 +54,7 @@ def some_molecules(dtype: str) -> data.Dataset:
         return qm9.load(molecules.read(place), settings)
 
 
-DATASETS: dict[str, Callable[[str], data.Dataset]] = {
+DATASETS: dict[str, Callable[[str], Dataset]] = {
     "bodies": bodies,
     "mixed": functools.partial(bodies, sizes=(3, 7, 2, 5, 1)),
     "molecules": some_molecules,

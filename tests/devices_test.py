@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from demetar.data import base as data
 from demetar.data import shares
+from demetar.data.packing import in_sample_order
 from demetar.errors import UserError
 from experiments import native_messages, processes
 from tests import devices_script
@@ -183,7 +183,7 @@ def test_shares_hold_the_graphs_of_the_batch(kind, num_shares):
             sizes = whole.samples.n_node[members]
             np.testing.assert_array_equal(batch.graph.n_node[: len(members)], sizes)
     numbers = np.broadcast_to(plan["sample"], plan["weight"].shape)
-    np.testing.assert_array_equal(data.in_sample_order(numbers, plan), order)
+    np.testing.assert_array_equal(in_sample_order(numbers, plan), order)
 
 
 def test_shares_of_complete_graphs_differ_by_one_graph_at_most():

@@ -244,7 +244,7 @@ def test_fields_shape_the_model():
 
 
 def test_even_irreps_notice_reflections_alone():
-    irreps = FIELDS["hidden_irreps"].replace("o", "e")
+    irreps = "4x0e+2x1e+2x2e"
     fields = {**FIELDS, "num_layers": 1, "hidden_irreps": irreps}
     subject = contract.Subject("equiformer", fields=fields)
     plain_steerable.assert_rotations_alone(subject)

@@ -70,7 +70,7 @@ def test_true_laws():
     np.testing.assert_allclose(found, [-0.5 / 0.5**1.5, -2 / 4.25**1.5])
 
 
-def test_the_command_draws_what_it_names(run_python, tmp_path):
+def test_the_command_draws_what_it_names(run_module, tmp_path):
     folder = tmp_path / "data"
     nbody_folder.write(folder)
     settings = {"system": "charged", "softening": 0.0}
@@ -86,7 +86,7 @@ def test_the_command_draws_what_it_names(run_python, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         checkpoint.save_model(tmp_path / name / "best.npz", own)
-    done = run_python(["-m", "experiments.force_law", "one", "two", "--out=figure"])
+    done = run_module("experiments.force_law", "one", "two", "--out=figure")
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == [
@@ -117,12 +117,12 @@ def test_distances_are_those_of_the_training_samples(tmp_path):
     assert len(np.unique(found.round(4))) == len(np.unique(expected.round(4)))
 
 
-def test_what_has_no_law_is_refused(run_python, tmp_path):
-    none = run_python(["-m", "experiments.force_law"])
+def test_what_has_no_law_is_refused(run_module, tmp_path):
+    none = run_module("experiments.force_law")
     assert none.returncode == 2 and "at least one run of newton" in none.stderr
     (tmp_path / "run").mkdir()
     checkpoint.save_model(tmp_path / "run" / "best.npz", trained_egnn())
-    other = run_python(["-m", "experiments.force_law", "run"])
+    other = run_module("experiments.force_law", "run")
     assert other.returncode == 2
     (line,) = other.stderr.splitlines()
     assert "holds a trained egnn, which has no law of force" in line

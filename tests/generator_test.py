@@ -22,7 +22,7 @@ from absl import flags
 
 from demetar import files, integrators
 from demetar.errors import UserError
-from tools import folders, generate_nbody, simulation, systems
+from tools import folders, generate_nbody, simulation, streams, systems
 
 PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = simulation.Settings(
@@ -138,7 +138,7 @@ def test_the_clip_is_an_option_of_the_charged_system():
     assert generate_nbody._describe(radial)["clip"] == "radial"
     with pytest.raises(UserError, match="--clip: no value for gravity"):
         generate_nbody.settings_from_flags(parse("--system=gravity", "--clip=radial"))
-    close = systems.Initial(
+    close = streams.Initial(
         positions=np.array([[[0.01, 0.005, 0], [0, 0, 0]]]),
         velocities=np.zeros((1, 2, 3)),
         sources=np.ones((1, 2)),
@@ -390,7 +390,7 @@ def test_trajectories_agree_with_the_published_files(shared_dir):
 def test_bodies_start_inside_the_walls():
     positions = np.array([5.5, -6.0, 4.9, 5.5, -6.0, -4.9])
     velocities = np.array([0.1, -0.2, 0.3, -0.1, 0.2, -0.3])
-    positions, velocities = systems.reflect(positions, velocities)
+    positions, velocities = streams.reflect(positions, velocities)
     np.testing.assert_array_equal(positions, [4.5, -4.0, 4.9, 4.5, -4.0, -4.9])
     np.testing.assert_array_equal(velocities, [-0.1, 0.2, 0.3, -0.1, 0.2, -0.3])
 
@@ -407,9 +407,9 @@ def test_walls_act_at_the_start_of_a_simulation(monkeypatch):
 
 @pytest.mark.parametrize("system", ["charged", "gravity"])
 def test_jax_stream_draws_by_simulation_and_split(system):
-    stream = systems.make_stream("jax", system, (4, 6), 1, 7)
+    stream = streams.make_stream("jax", system, (4, 6), 1, 7)
     whole, part = stream.draw(1, 0, 3000), stream.draw(1, 2000, 10)
-    for field in dataclasses.fields(systems.Initial):
+    for field in dataclasses.fields(streams.Initial):
         chosen = getattr(whole, field.name)[2000:2010]
         np.testing.assert_array_equal(getattr(part, field.name), chosen)
     assert not np.array_equal(stream.draw(0, 0, 10).positions, whole.positions[:10])
@@ -431,7 +431,7 @@ def test_jax_stream_draws_by_simulation_and_split(system):
 
 def test_seeds_differ():
     draws = [
-        systems.make_stream(kind, "charged", (5, 5), 1, seed).draw(0, 0, 1).positions
+        streams.make_stream(kind, "charged", (5, 5), 1, seed).draw(0, 0, 1).positions
         for kind in ("numpy", "jax")
         for seed in (1, 2)
     ]
@@ -495,7 +495,7 @@ def test_systems_of_mixed_sizes_move_as_if_they_were_alone(written):
     arrays = load(folder)
     sizes = arrays["num_bodies"]
     assert {*sizes} == {3, 4, 5}
-    stream = systems.make_stream("numpy", "charged", (3, 5), 3, settings.seed)
+    stream = streams.make_stream("numpy", "charged", (3, 5), 3, settings.seed)
     initial = stream.draw(0, 0, 5)
     for row, size in enumerate(sizes):
         for name in ("positions", "velocities", "forces"):
@@ -873,17 +873,17 @@ def test_sets_of_nothing_and_nowhere_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["--num_train=many", "--wings=2", "nbody_small"])
-def test_bad_command_lines_are_one_clear_line(run_python, argument):
-    process = run_python(["-m", "tools.generate_nbody", argument])
+def test_bad_command_lines_are_one_clear_line(run_module, argument):
+    process = run_module("tools.generate_nbody", argument)
     assert process.returncode == 2 and process.stdout == ""
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: ") and argument.strip("-").split("=")[0] in line
 
 
-def test_command_writes_and_verifies(run_python, tmp_path):
+def test_command_writes_and_verifies(run_module, tmp_path):
     tiny = ("--num_steps=200", "--num_train=3", "--num_valid=0", "--num_test=0")
-    command = ("-m", "tools.generate_nbody")
-    process = run_python([*command, "--out=here/set", *tiny])
+    command = "tools.generate_nbody"
+    process = run_module(command, "--out=here/set", *tiny)
     assert process.returncode == 0, process.stderr
     assert "simulations/s" in process.stdout and "energy drift" in process.stdout
     assert "3/3" in process.stderr
@@ -893,17 +893,17 @@ def test_command_writes_and_verifies(run_python, tmp_path):
     )
     assert process.stdout.splitlines()[-1].endswith(fingerprint)
 
-    process = run_python([*command, "--out=here/set", *tiny])
+    process = run_module(command, "--out=here/set", *tiny)
     assert process.returncode == 2
     assert process.stderr.startswith("error: --out=")
     assert len(process.stderr.splitlines()) == 1
 
-    process = run_python([*command, "--verify=here/set"])
+    process = run_module(command, "--verify=here/set")
     assert (process.returncode, process.stderr) == (0, "")
     with zipfile.ZipFile(tmp_path / "here/set/train.npz") as archive:
         offset = archive.getinfo("positions.npy").header_offset
     flip(pathlib.Path(tmp_path / "here/set/train.npz"), offset + 300)
-    process = run_python([*command, "--verify=here/set"])
+    process = run_module(command, "--verify=here/set")
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.startswith("error: ") and "damaged" in process.stderr
     assert len(process.stderr.splitlines()) == 1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
+from demetar import connectivity, graphs
 from demetar.types import Batch, Bucket, Nodes
 
 SIZES = (1, 2, 3, 5, 7)
@@ -15,7 +15,7 @@ LEADS = ((), (3, 2))
 
 def make_graph(sizes, bucket):
     """Complete graphs of these sizes, padded by the last slot of a ragged bucket."""
-    pairs = [graphs.complete_edges(size) for size in sizes]
+    pairs = [connectivity.complete_edges(size) for size in sizes]
     starts = np.cumsum([0, *sizes])
     n_node = np.array(sizes, np.int32)
     n_edge = np.array([len(senders) for senders, _ in pairs], np.int32)
@@ -192,7 +192,7 @@ def test_functions_against_loops():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_complete_edges(size):
-    senders, receivers = graphs.complete_edges(size)
+    senders, receivers = connectivity.complete_edges(size)
     assert senders.dtype == receivers.dtype == np.int32
     assert len(senders) == size * (size - 1)
     pairs = set(zip(senders.tolist(), receivers.tolist(), strict=True))
@@ -363,21 +363,21 @@ def test_a_regular_bucket_has_the_sizes_that_it_must():
 
 @pytest.mark.parametrize("at_once", [1, 2**22])
 def test_nearest_neighbors_against_a_sort(monkeypatch, at_once):
-    monkeypatch.setattr(graphs, "_DISTANCES_AT_ONCE", at_once)
+    monkeypatch.setattr(connectivity, "_DISTANCES_AT_ONCE", at_once)
     positions = np.random.default_rng(0).normal(size=(5, 11, 3))
-    found = graphs.nearest_neighbors(positions, 4)
+    found = connectivity.nearest_neighbors(positions, 4)
     assert found.shape == (5, 11, 4) and found.dtype == np.int32
     for system, nearest in zip(positions, found, strict=True):
         for body, own in enumerate(nearest):
             distances = np.linalg.norm(system - system[body], axis=1)
             order = [other for other in np.argsort(distances) if other != body]
             assert own.tolist() == order[:4]
-    everyone = graphs.nearest_neighbors(positions, 10)
+    everyone = connectivity.nearest_neighbors(positions, 10)
     assert (np.sort(everyone, axis=2)[0, 3] == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]).all()
 
 
 def test_nearest_neighbors_at_one_place_are_never_the_node_itself():
-    nearest = graphs.nearest_neighbors(np.zeros((2, 5, 3)), 3)
+    nearest = connectivity.nearest_neighbors(np.zeros((2, 5, 3)), 3)
     assert (nearest != np.arange(5)[:, None]).all()
     assert all(len(set(own)) == 3 for own in nearest.reshape(-1, 3).tolist())
 

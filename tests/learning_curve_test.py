@@ -41,12 +41,12 @@ def test_runs_of_other_test_sets_are_refused(tmp_path):
         learning_curve.points([*runs, *others])
 
 
-def test_the_command_draws_and_refuses_in_one_line(run_python, tmp_path):
+def test_the_command_draws_and_refuses_in_one_line(run_module, tmp_path):
     write_runs(tmp_path / "runs")
-    command = ["-m", "experiments.learning_curve"]
-    done = run_python([*command, "runs", "--out=curve.png"])
+    command = "experiments.learning_curve"
+    done = run_module(command, "runs", "--out=curve.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "curve.png").stat().st_size > 5_000
-    other = run_python([*command, "runs", "--out=curve.txt"])
+    other = run_module(command, "runs", "--out=curve.txt")
     assert other.returncode == 2
     assert other.stderr == "error: expected --out=FILE.png, found 'curve.txt'\n"

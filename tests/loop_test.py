@@ -13,7 +13,8 @@ import optax
 import pytest
 
 from demetar import models
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
+from demetar.data.packing import make_packing
 from demetar.errors import UserError
 from demetar.train import loop, optim
 from demetar.train.run import Run
@@ -42,8 +43,8 @@ def make_dataset(kind="regular"):
             ("train", "valid", "test"), stops[:-1], stops[1:], strict=True
         )
     }
-    packing = data.make_packing(samples, contract.TASK, BATCH_SIZE)
-    return data.Dataset(contract.TASK, packing, splits, "")
+    packing = make_packing(samples, contract.TASK, BATCH_SIZE)
+    return Dataset(contract.TASK, packing, splits, "")
 
 
 def make_trainer(model="linear_map", kind="regular", optimizer=ADAM, **settings):

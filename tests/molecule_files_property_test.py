@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from demetar.data import elements, molecule_files, qm9
+from demetar import elements
+from demetar.data import molecule_files, qm9
 from demetar.data.readers import comment, text
 from demetar.errors import UserError
 from tests import molecule_texts

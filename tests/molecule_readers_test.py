@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from demetar.data import (
-    elements,
-    molecule_files,
-    molecules,
-    qm9,
-)
+from demetar import elements
+from demetar.data import molecule_files, molecules, qm9
 from demetar.data.readers import comment, gdb, npz, text
 from demetar.errors import UserError
 from tests import molecule_texts

@@ -235,10 +235,12 @@ def test_other_frames_are_named_too(tmp_path, commands):
     # They end at frame 30, where ours begin.
     ends = earlier.packing.arrays()[-1]["position"][:, :, 0]
     starts = dataset.packing.arrays()[0].positions
-    ends, starts = (
-        (found + each.packing.samples.centers[:, None])[each.splits["test"]]
-        for found, each in ((ends, earlier), (starts, dataset))
-    )
+
+    def absolute(found, dataset):
+        centers = dataset.packing.samples.centers
+        return (found + centers[:, None])[dataset.splits["test"]]
+
+    ends, starts = absolute(ends, earlier), absolute(starts, dataset)
     np.testing.assert_allclose(ends, starts, rtol=1e-6, atol=1e-6)
     assert larger.packing.bucket.nodes_per_graph == 7
     assert "--save_frames=20,30" in commands[1]

@@ -11,7 +11,10 @@ import pytest
 from absl import flags
 
 from demetar import graphs
-from demetar.data import base, nbody, nbody_files
+from demetar.data import nbody, nbody_files
+from demetar.data.dataset import Dataset
+from demetar.data.packing import make_packing
+from demetar.data.samples import Samples
 from demetar.errors import UserError
 from demetar.models import base as model_base
 from demetar.train import equivariance
@@ -43,11 +46,11 @@ def arrays_of(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def samples_of(dataset: base.Dataset) -> base.Samples:
+def samples_of(dataset: Dataset) -> Samples:
     return dataset.packing.samples
 
 
-def centers_of(dataset: base.Dataset) -> np.ndarray:
+def centers_of(dataset: Dataset) -> np.ndarray:
     centers = samples_of(dataset).centers
     assert centers is not None
     return centers
@@ -64,7 +67,7 @@ def refused(
 # --- Far away -----------------------------------------------------------------------
 
 
-def assert_same_systems(one: base.Dataset, other: base.Dataset) -> None:
+def assert_same_systems(one: Dataset, other: Dataset) -> None:
     ours, theirs = samples_of(one), samples_of(other)
     for found, expected in zip(
         (*ours.nodes, ours.edges, *ours.targets.values()),
@@ -99,7 +102,7 @@ def test_every_system_may_be_shifted_by_its_own(tmp_path, sizes, connectivity):
     assert_same_systems(nbody.load(near, settings), nbody.load(far, settings))
 
 
-def batch_of(dataset: base.Dataset) -> Batch:
+def batch_of(dataset: Dataset) -> Batch:
     packing, plan = dataset.packing, dataset.plan("train")
     row = {name: values[0] for name, values in plan.items()}
     return packing.assemble(packing.arrays(), row)
@@ -529,8 +532,8 @@ def test_a_folder_with_anything_in_it_is_not_written_to(tmp_path):
         run_import(f"--out={tmp_path / 'set'}", *paths)
 
 
-def test_the_command_tells_a_fault_in_one_line(tmp_path, run_python):
-    process = run_python(["-m", "tools.import_nbody", "--out=set", "a.npz"])
+def test_the_command_tells_a_fault_in_one_line(tmp_path, run_module):
+    process = run_module("tools.import_nbody", "--out=set", "a.npz")
     assert process.returncode == 2 and process.stdout == ""
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: cannot read a.npz")
@@ -543,7 +546,7 @@ def test_edges_of_regular_batches_are_in_the_dtype_of_the_positions():
     """Molecules of one size have the bonds of their edges in bytes."""
     samples = contract.make_samples(contract.systems((5,) * 3), "float32")
     bonds = dataclasses.replace(samples, edges=(samples.edges > 0).astype(np.uint8))
-    packing = base.make_packing(bonds, contract.TASK, 3)
+    packing = make_packing(bonds, contract.TASK, 3)
     plan = packing.plan(np.arange(3))
     row = {name: values[0] for name, values in plan.items()}
     batch = packing.assemble(packing.arrays(), row)

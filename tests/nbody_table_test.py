@@ -6,21 +6,21 @@ import pytest
 
 from tests import nbody_folder
 
-COMMAND = ("-m", "experiments.nbody_table", "--workdir=table", "--dataset=data")
+COMMAND = ("experiments.nbody_table", "--workdir=table", "--dataset=data")
 QUICK = ("--epochs=2", "--eval_every=1", "--batch_size=4")
 
 
-def test_rows_are_listed_trained_and_skipped(run_python, tmp_path):
+def test_rows_are_listed_trained_and_skipped(run_module, tmp_path):
     nbody_folder.write(tmp_path / "data")
     arguments = [*COMMAND, *QUICK, "--models=linear,linear_map"]
-    listed = run_python([*arguments, "--list_jobs"])
+    listed = run_module(*arguments, "--list_jobs")
     assert listed.returncode == 0, listed.stderr
     assert [line.split()[3] for line in listed.stdout.splitlines()] == [
         "--model=linear",
         "--model=linear_map",
     ]
 
-    first = run_python(arguments)
+    first = run_module(*arguments)
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("== linear") == 2
     with open(tmp_path / "table" / "table.csv") as file:
@@ -30,18 +30,18 @@ def test_rows_are_listed_trained_and_skipped(run_python, tmp_path):
     assert "| linear_map |" in (tmp_path / "table" / "table.md").read_text()
     assert (tmp_path / "table" / "table.png").stat().st_size > 1000
 
-    again = run_python(arguments)
+    again = run_module(*arguments)
     assert again.returncode == 0 and "== linear" not in again.stdout
-    assert not run_python([*arguments, "--list_jobs"]).stdout
+    assert not run_module(*arguments, "--list_jobs").stdout
 
 
 @pytest.mark.slow
-def test_a_row_that_fails_stops_no_other(run_python, tmp_path):
+def test_a_row_that_fails_stops_no_other(run_module, tmp_path):
     nbody_folder.write(tmp_path / "data")
     broken = tmp_path / "table" / "linear"
     broken.mkdir(parents=True)
     (broken / "something").write_text("not of a run")
-    process = run_python([*COMMAND, *QUICK, "--models=linear,linear_map"])
+    process = run_module(*COMMAND, *QUICK, "--models=linear,linear_map")
     assert process.returncode == 2
     assert "1 of 2 rows are missing: linear" in process.stderr
     assert "Traceback" not in process.stderr
@@ -49,8 +49,8 @@ def test_a_row_that_fails_stops_no_other(run_python, tmp_path):
     assert "linear_map" in (tmp_path / "table" / "table.md").read_text()
 
 
-def test_an_unknown_row_is_refused_before_any_is_trained(run_python, tmp_path):
-    process = run_python([*COMMAND, "--models=linear,alexnet"])
+def test_an_unknown_row_is_refused_before_any_is_trained(run_module, tmp_path):
+    process = run_module(*COMMAND, "--models=linear,alexnet")
     assert process.returncode == 2
     assert process.stderr.startswith("error: no model is called 'alexnet'")
     assert not (tmp_path / "table").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,7 +194,7 @@ def test_the_scale_and_shift_are_those_of_the_species():
     task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
     model = models.build("nequip", task, FIELDS)
     batch = contract.make_batch(contract.systems(BATCH_SIZES))
-    params = model.init(jax.random.key(0), batch.graph, batch.bucket, False)
+    params: hk.Params = model.init(jax.random.key(0), batch.graph, batch.bucket, False)
     assert not np.any(params["nequip"]["root_shifts"])
 
     def charge(params):

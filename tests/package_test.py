@@ -20,10 +20,12 @@ PACKAGES = ("demetar", "experiments", "tools")
 
 # What each part of `demetar` may import of the rest of it, beside `errors`. A part that
 # is not named here may import nothing and be imported by nobody.
-_BASE = {"types", "geometry", "graphs", "elements"}
+_BASE = {"types", "geometry", "graphs", "connectivity", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
+    "archives": {"files"},
     "elements": set(),
+    "connectivity": set(),
     "integrators": set(),
     "locks": {"files"},
     "graphs": {"types"},
@@ -31,8 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "heads", "data"},
-    "train": _BASE | {"files", "heads", "data", "nn", "models", "train"},
+    "data": _BASE | {"files", "archives", "heads", "data"},
+    "train": _BASE | {"files", "archives", "heads", "data", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

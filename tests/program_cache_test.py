@@ -178,7 +178,7 @@ def test_what_jax_has_cached_is_compiled_anew_to_be_kept(tmp_path):
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     before = {name: jax.config.values[name] for name in values}
-    found = []
+    found: list = []
     try:
         for name, value in values.items():
             jax.config.update(name, value)

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import data, graphs
-from demetar.data import base
+from demetar import connectivity, data
+from demetar.data.packing import RaggedPacking, make_packing
+from demetar.data.samples import to_dtype
 from demetar.errors import UserError
 from tests import contract
 
@@ -20,7 +21,7 @@ def make_list(convert=np.asarray):
     generator = np.random.default_rng(0)
     items = []
     for size in SIZES:
-        senders, receivers = graphs.complete_edges(size)
+        senders, receivers = connectivity.complete_edges(size)
         order = generator.permutation(len(senders))[: size * 2]
         arrays = {
             "x": generator.normal(size=(size, 4)).astype("f4"),
@@ -88,9 +89,9 @@ def test_a_list_and_a_loader_give_the_same_samples():
 
 
 def test_samples_become_batches():
-    samples = base.to_dtype(data.from_pyg(make_list(), target="energy"), "float32")
-    packing = base.make_packing(samples, contract.TASK, 4)
-    packing = base.RaggedPacking(samples, packing.bucket, [])
+    samples = to_dtype(data.from_pyg(make_list(), target="energy"), "float32")
+    packing = make_packing(samples, contract.TASK, 4)
+    packing = RaggedPacking(samples, packing.bucket, [])
     plan = packing.plan(np.arange(len(SIZES)))
     row = {name: values[0] for name, values in plan.items()}
     batch = packing.assemble(packing.arrays(), row)
@@ -162,7 +163,7 @@ def test_a_loader_of_tensors_feeds_a_model():
         contract.MOLECULES, scalars=("a", "b", "c", "d"), edge_features=("e", "f")
     )
     own = contract.Subject("egnn", fields={"node_inputs": ("all",)}, task=task)
-    packing = base.make_packing(samples, task, len(SIZES))
+    packing = make_packing(samples, task, len(SIZES))
     plan = packing.plan(np.arange(len(SIZES)))
     row = {name: value[0] for name, value in plan.items()}
     batch = jax.tree.map(np.asarray, packing.assemble(packing.arrays(), row))

@@ -8,8 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar.data import bonds, elements, molecule_files, molecules, qm9, smiles
+from demetar import elements
+from demetar.data import bonds, molecule_files, molecules, qm9, smiles
 from demetar.errors import UserError
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.467], [0.0, -0.757, -0.467]])
@@ -416,6 +416,7 @@ def test_graphs(connectivity, bond_features):
     dataset = qm9.load(known, settings)
     rows = np.concatenate(list(qm9.split_rows("random", 40).values()))
     samples = dataset.packing.samples
+    assert samples.centers is not None
     positions_at, bonds_at = (
         np.cumsum(counts) - counts for counts in (known.n_atoms, known.n_bonds)
     )
@@ -423,14 +424,14 @@ def test_graphs(connectivity, bond_features):
     for number, row in enumerate(rows):
         size, degree = samples.n_node[number], samples.n_edge[number]
         own = known.positions[positions_at[row] : positions_at[row] + size]
-        found = samples.nodes.positions[start : start + size]
-        np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
-        found = found + samples.centers[number]
-        np.testing.assert_allclose(found, own, rtol=1e-6, atol=1e-6)
+        moved = samples.nodes.positions[start : start + size]
+        np.testing.assert_allclose(moved.mean(axis=0), 0, atol=1e-6)
+        moved = moved + samples.centers[number]
+        np.testing.assert_allclose(moved, own, rtol=1e-6, atol=1e-6)
         bonded: dict[tuple[int, int], int] = {}
         for first, second, code in known.bonds[bonds_at[row] :][: known.n_bonds[row]]:
             bonded |= {(first, second): code, (second, first): code}
-        cyclic = zip(*graphs.complete_edges(size), strict=True)
+        cyclic = zip(*connectivity.complete_edges(size), strict=True)
         pairs = [(int(j), int(i)) for j, i in cyclic]
         if connectivity == "radius":
             pairs = [p for p in pairs if np.linalg.norm(own[p[0]] - own[p[1]]) < 1.6]

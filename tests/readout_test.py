@@ -92,12 +92,12 @@ def test_what_is_known_by_species_is_not_added_to_an_extent():
         plain = readout.spatial_extent(
             TASK, dataclasses.replace(HEAD, mean=0.0), values, graph, bucket
         )
-        found, plain = (np.asarray(one)[: len(SIZES)] for one in (found, plain))
+        residual, total = (np.asarray(one)[: len(SIZES)] for one in (found, plain))
         scalars, n_node = graph.nodes.scalars, np.asarray(graph.n_node)
     counts = heads.composition(task, scalars, n_node)[: len(SIZES)]
-    told = heads.absolute(head, head.scale * found, counts)
-    np.testing.assert_allclose(told, head.scale * plain, rtol=1e-9)
-    assert np.abs(found - plain).min() > 0.1
+    told = heads.absolute(head, head.scale * residual, counts)
+    np.testing.assert_allclose(told, head.scale * total, rtol=1e-9)
+    assert np.abs(residual - total).min() > 0.1
 
 
 def test_a_dipole_of_zero_has_a_gradient():

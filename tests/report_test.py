@@ -274,14 +274,14 @@ def test_damaged_errors_are_named(tmp_path):
     assert str(path) in one_line_error(tmp_path)
 
 
-def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_python):
+def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_module):
     write_run(tmp_path / "runs" / "egnn")
-    command = ["-m", "experiments.report"]
-    done = run_python([*command, "runs", "--format=csv", "--output=table.csv"])
+    command = "experiments.report"
+    done = run_module(command, "runs", "--format=csv", "--output=table.csv")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     expected = report.csv_text(report.read_runs([str(tmp_path / "runs")]))
     assert (tmp_path / "table.csv").read_text() == expected
-    done = run_python([*command, "nothing"])
+    done = run_module(command, "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
@@ -293,10 +293,10 @@ def test_a_record_that_is_not_finite_is_shown_and_never_the_best(tmp_path):
     bad = make_errors(1)
     bad[0, 3] = np.nan
     nan = float("nan")
-    changes = {"test_loss": [nan], "test_loss_mean": nan, "test_loss_std": None}
+    changes: dict = {"test_loss": [nan], "test_loss_mean": nan, "test_loss_std": None}
     changes["test_loss_interval"] = [nan, nan]
     write_run(tmp_path / "a_bad", errors=bad, **changes)  # JSON with NaN
-    nothing = {"steps_per_second": None, "wall_seconds": None}
+    nothing: dict = {"steps_per_second": None, "wall_seconds": None}
     nothing |= {"test_loss_mean": None, "test_loss_interval": [None, None]}
     write_run(tmp_path / "b_null", test_loss=[None, None], **nothing)
     write_run(tmp_path / "c_good", errors=make_errors(2, shift=1.0))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import files, locks
+from demetar import archives, locks
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from tools import simulation
@@ -173,7 +173,7 @@ def _verify_file(file: pathlib.Path, expected: dict[str, str]) -> list[str]:
     if not file.exists():
         return [f"{file} is missing"]
     try:
-        arrays = files.read_npz(file, mapped=None)
+        arrays = archives.read_npz(file, mapped=None)
     except UserError as error:
         return [str(error)]
     faults = nbody_files.alterations(arrays, expected)

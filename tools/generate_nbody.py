@@ -40,7 +40,7 @@ from absl import app, flags
 
 import demetar
 from demetar.errors import UserError
-from tools import cli, folders, simulation, systems
+from tools import cli, folders, simulation, streams, systems
 
 VERSIONED = ("jax", "jaxlib", "numpy")
 UNITS = {
@@ -171,8 +171,8 @@ def _describe(settings: simulation.Settings) -> dict[str, Any]:
     described = dataclasses.asdict(settings)
     if settings.system == systems.CHARGED:
         described["force_limit"] = systems.FORCE_LIMIT
-        described["initial_wall"] = systems.WALL
-        described["initial_speed"] = systems.SPEED
+        described["initial_wall"] = streams.WALL
+        described["initial_speed"] = streams.SPEED
         described["integrator"] = "kick-drift, velocities half a step old"
     else:
         described["integrator"] = "kick-drift-kick"

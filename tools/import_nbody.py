@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from demetar import files
+from demetar import archives, files
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from tools import cli, folders
@@ -114,7 +114,7 @@ def _read(paths: Sequence[str]) -> tuple[str, dict[str, Arrays]]:
         )
     kind, parts = "", {}
     for split, path in zip(nbody_files.SPLITS, paths, strict=False):
-        arrays = files.read_npz(path, _HINT)
+        arrays = archives.read_npz(path, _HINT)
         found = [name for name in ("charges", "masses") if name in arrays]
         if len(found) != 1 or kind not in ("", found[0]):
             raise UserError(

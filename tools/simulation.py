@@ -22,7 +22,7 @@ from jax import experimental
 
 from demetar import integrators
 from demetar.errors import UserError
-from tools import systems
+from tools import streams, systems
 
 SPLITS = ("train", "valid", "test")
 STREAMS = ("numpy", "jax")
@@ -273,14 +273,14 @@ class Simulator:
             )
 
     def __call__(
-        self, initial: systems.Initial
+        self, initial: streams.Initial
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Arrays of a split's file, but for `steps`, and drifts, of up to B systems."""
         settings, count = self.settings, len(initial.sources)
         real = initial.real  # (S, n)
         positions, velocities = initial.positions, initial.velocities
         if settings.system == systems.CHARGED:
-            positions, velocities = systems.reflect(positions, velocities)
+            positions, velocities = streams.reflect(positions, velocities)
         ghosts = GHOST_DISTANCE * np.arange(1.0, 1 + real.shape[1])[:, None]  # (n, 1)
         positions = np.where(real[..., None], positions, ghosts)
         with float64_on_cpu():
@@ -314,10 +314,10 @@ def float64_on_cpu() -> Iterator[None]:
         yield
 
 
-def chunks(settings: Settings, lanes: int) -> Iterator[tuple[str, systems.Initial]]:
+def chunks(settings: Settings, lanes: int) -> Iterator[tuple[str, streams.Initial]]:
     """Initial conditions of all splits in order, `lanes` simulations at a time."""
     with float64_on_cpu():
-        stream = systems.make_stream(
+        stream = streams.make_stream(
             settings.random_stream,
             settings.system,
             settings.num_bodies,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from demetar.data import elements, molecules
+from demetar import elements
+from demetar.data import molecules
 
 NODE_FEATURES = ("species", "egnn")
 

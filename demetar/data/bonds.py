@@ -22,7 +22,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from demetar.data import elements, matching
+from demetar import elements
+from demetar.data import matching
 from demetar.data.smiles import AROMATIC, Pair, parse_smiles
 
 TYPES = ("single", "double", "triple", "aromatic")

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import files
-from demetar.data import bonds, elements
+from demetar import archives, elements, files
+from demetar.data import bonds
 from demetar.data.bonds import Progress, silent
 from demetar.errors import UserError
 
@@ -292,7 +292,7 @@ def read(path: pathlib.Path, origin: str | None = None) -> Molecules:
     """
     if not os.path.exists(path):
         raise UserError(f"expected molecules in {path}, found no such file")
-    arrays = files.read_npz(path, _ANEW, mapped=True)
+    arrays = archives.read_npz(path, _ANEW, mapped=True)
     if "header" not in arrays:
         raise UserError(f"{path} is no file of molecules: it has no header; {_ANEW}")
     header = files.parse_json(arrays.pop("header").tobytes(), path, _ANEW)

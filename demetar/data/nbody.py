@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from demetar import graphs
-from demetar.data import base, nbody_files
+from demetar import connectivity
+from demetar.data import nbody_files
+from demetar.data.dataset import Dataset, identify
 from demetar.data.nbody_files import SPLITS
+from demetar.data.packing import make_packing
+from demetar.data.samples import Samples, centred, to_dtype
 from demetar.errors import UserError
 from demetar.types import Head, Nodes, TaskSpec, VectorInput
 
@@ -68,7 +71,7 @@ class Settings:
         return "force" in (*CUES[self.cues], *TARGETS[self.target])
 
 
-def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
+def load(folder: pathlib.Path, settings: Settings) -> Dataset:
     """The N-body data set of a folder.
 
     Raises:
@@ -94,11 +97,11 @@ def load(folder: pathlib.Path, settings: Settings) -> base.Dataset:
     heads = _heads(metadata, settings, parts["train"])
     samples = _samples(merged, settings, heads)
     task = _task(metadata, settings, heads, samples, len(splits["train"]))
-    samples = base.to_dtype(samples, settings.dtype)
-    packing = base.make_packing(samples, task, settings.batch_size)
+    samples = to_dtype(samples, settings.dtype)
+    packing = make_packing(samples, task, settings.batch_size)
     fingerprint = metadata["fingerprint"]
-    identity = base.identify(fingerprint, _described(metadata, settings), splits)
-    return base.Dataset(task, packing, splits, fingerprint, identity)
+    identity = identify(fingerprint, _described(metadata, settings), splits)
+    return Dataset(task, packing, splits, fingerprint, identity)
 
 
 def _described(metadata: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
@@ -186,12 +189,12 @@ def check_neighbors(smallest: int, settings: Settings, name: object) -> None:
 
 def _samples(
     merged: dict[str, np.ndarray], settings: Settings, heads: tuple[Head, ...]
-) -> base.Samples:
+) -> Samples:
     """The graph of every system, with its centre at the origin."""
     n_node = merged["num_bodies"].astype(np.int32)
     charges = merged["charge"]
     vectors = [merged[name] for name in CUES[settings.cues]]
-    samples = base.Samples(
+    samples = Samples(
         nodes=Nodes(
             merged["position"],
             charges[:, None],
@@ -204,7 +207,7 @@ def _samples(
         n_edge=n_node,
         targets={head.name: merged[f"{head.name}_target"][:, None] for head in heads},
     )
-    samples = base.centred(samples, heads)
+    samples = centred(samples, heads)
     positions = np.asarray(samples.nodes.positions)
     senders, receivers, n_edge = _edges(positions, n_node, settings)
     starts = np.repeat(np.cumsum(n_node) - n_node, n_edge)
@@ -231,10 +234,10 @@ def _edges(
             degree = settings.num_neighbors or 0
             ends = np.repeat(np.arange(size, dtype=np.int32), degree)
             own = positions[first[rows][:, None] + np.arange(size)]  # [.., size, 3]
-            nearest = graphs.nearest_neighbors(own, degree)
+            nearest = connectivity.nearest_neighbors(own, degree)
             starts = nearest.reshape(len(rows), -1)
         else:
-            same, ends = graphs.complete_edges(size)
+            same, ends = connectivity.complete_edges(size)
             starts = np.broadcast_to(same, (len(rows), len(same)))
         senders.update(zip(rows, starts, strict=True))
         receivers.update(dict.fromkeys(rows, ends))
@@ -269,7 +272,7 @@ def _task(
     metadata: Mapping[str, Any],
     settings: Settings,
     heads: tuple[Head, ...],
-    samples: base.Samples,
+    samples: Samples,
     num_train: int,
 ) -> TaskSpec:
     """The task of samples in double precision; its averages are of the training set."""
@@ -302,7 +305,7 @@ def _root_mean_square(values: np.ndarray) -> float:
     return float(np.float32(np.sqrt(np.mean(np.square(values))))) or 1.0
 
 
-def _global_edges(samples: base.Samples, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _global_edges(samples: Samples, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Receivers and senders of the first `count` edges as rows of all nodes."""
     offsets = np.repeat(np.cumsum(samples.n_node) - samples.n_node, samples.n_edge)
     offsets = offsets[:count]

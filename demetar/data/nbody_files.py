@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import files
+from demetar import archives, files
 from demetar.errors import UserError
 
 FORMAT = 2
@@ -163,7 +163,7 @@ def read_split(
     path = folder / f"{split}.npz"
     if not path.exists():
         raise UserError(f"{path} is missing; {_ANEW}")
-    arrays = files.read_npz(path, _ANEW)
+    arrays = archives.read_npz(path, _ANEW)
     faults = alterations(arrays, metadata["arrays"][split])
     if faults:
         raise UserError(f"{path} was altered: {faults[0]}; {_ANEW}")

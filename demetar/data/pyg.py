@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from demetar.data import base
+from demetar.data.samples import Samples
 from demetar.errors import UserError
 from demetar.types import Nodes
 
 
-def from_pyg(source: Iterable[Any], target: str = "y") -> base.Samples:
+def from_pyg(source: Iterable[Any], target: str = "y") -> Samples:
     """Samples of a list of graphs, or of a loader whose batches hold several.
 
     Read of each object are `pos` [N, 3] and `edge_index` [2, E] (from sender to
@@ -51,7 +51,7 @@ def from_pyg(source: Iterable[Any], target: str = "y") -> base.Samples:
     positions, scalars, senders, receivers, edges, targets = map(
         np.concatenate, columns
     )
-    return base.Samples(
+    return Samples(
         nodes=Nodes(
             positions, scalars, np.zeros_like(positions, shape=(len(positions), 0, 3))
         ),

@@ -23,10 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import files, graphs, heads
-from demetar.data import base, bonds, molecule_files, molecules
+from demetar import connectivity, files, heads
+from demetar.data import bonds, molecule_files, molecules
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
+from demetar.data.dataset import Dataset, identify
+from demetar.data.packing import make_packing
 from demetar.data.readers import text
+from demetar.data.samples import Samples, centred, to_dtype
 from demetar.data.splits import PARTS, split_rows
 from demetar.errors import UserError
 from demetar.types import Head, Nodes, TaskSpec
@@ -177,7 +180,7 @@ def needs_bonds(settings: Mapping[str, Any]) -> bool:
     return settings["connectivity"] == "bonds" or bool(settings["bond_features"])
 
 
-def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
+def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     """The data set of one target.
 
     Raises:
@@ -206,7 +209,7 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
         part: np.arange(stop - len(rows[part]), stop)
         for part, stop in zip(PARTS, stops, strict=True)
     }
-    samples = base.centred(_samples(known, chosen, settings), ())
+    samples = centred(_samples(known, chosen, settings), ())
     task = _task(known, settings, unit, samples, len(rows["train"]))
     counts = heads.composition(task, samples.nodes.scalars, samples.n_node)
     (head,) = task.heads
@@ -215,10 +218,10 @@ def load(known: molecules.Molecules, settings: Settings) -> base.Dataset:
     task = dataclasses.replace(task, heads=(head,))
     targets = {head.name: heads.residual(head, values[chosen][:, None], counts)}
     samples = dataclasses.replace(samples, targets=targets)
-    samples = base.to_dtype(samples, settings.dtype)
-    packing = base.make_packing(samples, task, settings.batch_size)
-    identity = base.identify(known.fingerprint, _described(known, settings, unit), rows)
-    return base.Dataset(task, packing, splits, known.fingerprint, identity)
+    samples = to_dtype(samples, settings.dtype)
+    packing = make_packing(samples, task, settings.batch_size)
+    identity = identify(known.fingerprint, _described(known, settings, unit), rows)
+    return Dataset(task, packing, splits, known.fingerprint, identity)
 
 
 def _described(
@@ -308,14 +311,14 @@ def _samples(
     known: molecules.Molecules,
     rows: np.ndarray,
     settings: Settings,
-) -> base.Samples:
+) -> Samples:
     """The molecules of some rows, in that order, without targets."""
     n_node = known.n_atoms[rows]
     atoms = _ranges((np.cumsum(known.n_atoms) - known.n_atoms)[rows], n_node)
     numbers, positions = known.numbers[atoms], known.positions[atoms]
     n_edge, ends, edges = _edges(known, rows, positions, settings)
     features, _ = node_features(numbers, settings.node_features, species_of(known))
-    return base.Samples(
+    return Samples(
         nodes=Nodes(positions, features, np.zeros((len(atoms), 0, 3))),
         edges=edges,
         senders=ends[0] if ends else None,
@@ -349,7 +352,7 @@ def _edges(
     node_starts = np.cumsum(sizes) - sizes
     for members in bonds.of_equal_size(sizes):
         size = int(sizes[members[0]])
-        senders, receivers = graphs.complete_edges(size)
+        senders, receivers = connectivity.complete_edges(size)
         types = np.zeros((len(members), len(senders)), np.uint8)
         if needs_bonds(dataclasses.asdict(settings)):
             types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
@@ -395,7 +398,7 @@ def _task(
     known: molecules.Molecules,
     settings: Settings,
     unit: str,
-    samples: base.Samples,
+    samples: Samples,
     num_train: int,
 ) -> TaskSpec:
     """The task, of whose target nothing is known yet."""
@@ -433,7 +436,7 @@ def _task(
     )
 
 
-def _extent(samples: base.Samples, count: int) -> float:
+def _extent(samples: Samples, count: int) -> float:
     """Percentile of the edge lengths of the first molecules; 1 without any edge."""
     lengths = []
     start = edge = 0
@@ -441,7 +444,7 @@ def _extent(samples: base.Samples, count: int) -> float:
         samples.n_node[:count], samples.n_edge[:count], strict=True
     ):
         own = samples.nodes.positions[start : start + size]
-        ends = graphs.complete_edges(int(size))
+        ends = connectivity.complete_edges(int(size))
         if samples.ends is not None:
             senders, receivers = samples.ends
             ends = senders[edge : edge + degree], receivers[edge : edge + degree]

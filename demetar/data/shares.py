@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar.data import base
+from demetar.data.packing import Packing, Plan, RaggedPacking, RegularPacking
 from demetar.errors import UserError
 from demetar.types import Array, Batch
 
@@ -31,7 +31,7 @@ class SharedPacking:
       bucket: of a share.
     """
 
-    def __init__(self, whole: base.Packing, num_shares: int):
+    def __init__(self, whole: Packing, num_shares: int):
         self.whole = whole
         self.samples = whole.samples
         self._num_shares = num_shares
@@ -41,16 +41,16 @@ class SharedPacking:
     def arrays(self) -> Any:
         return self._share.arrays()
 
-    def plan(self, order: np.ndarray) -> base.Plan:
+    def plan(self, order: np.ndarray) -> Plan:
         return self._spread(self.whole.plan(order))
 
-    def empty(self) -> base.Plan:
+    def empty(self) -> Plan:
         return self._spread(self.whole.empty())
 
     def assemble(self, arrays: Any, row: Mapping[str, Array]) -> Batch:
         return self._share.assemble(arrays, row)
 
-    def _spread(self, plan: base.Plan) -> base.Plan:
+    def _spread(self, plan: Plan) -> Plan:
         if self.bucket.nodes_per_graph is None:
             slots = self._dealt(plan)
         else:
@@ -64,7 +64,7 @@ class SharedPacking:
         }
         return {**spread, SLOT: slots.astype(np.int32)}
 
-    def _dealt(self, plan: base.Plan) -> np.ndarray:
+    def _dealt(self, plan: Plan) -> np.ndarray:
         """Slots of the whole batch, the largest graphs first, dealt to and fro.
 
         Two shares differ in what grows with the size of a graph, such as the nodes and
@@ -105,11 +105,11 @@ class SharedPacking:
         return dealt.reshape(num_rows, -1)
 
 
-def _share(whole: base.Packing, num_shares: int) -> base.Packing:
+def _share(whole: Packing, num_shares: int) -> Packing:
     """The packing of one share: of a ragged one, with room for one more graph."""
     bucket, samples = whole.bucket, whole.samples
     if bucket.nodes_per_graph is not None:
-        return base.RegularPacking(
+        return RegularPacking(
             samples,
             -(-bucket.num_graphs // num_shares),
             bucket.nodes_per_graph,
@@ -121,8 +121,8 @@ def _share(whole: base.Packing, num_shares: int) -> base.Packing:
         max_edges=_part(bucket.max_edges, num_shares, samples.n_edge),
         num_graphs=-(-(bucket.num_graphs - 1) // num_shares) + 1,
     )
-    assert isinstance(whole, base.RaggedPacking)
-    return base.RaggedPacking(samples, share, whole.node_targets)
+    assert isinstance(whole, RaggedPacking)
+    return RaggedPacking(samples, share, whole.node_targets)
 
 
 def _part(total: int, num_shares: int, counts: np.ndarray) -> int:

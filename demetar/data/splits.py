@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from demetar import files
+from demetar import archives, files
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
 
@@ -59,7 +59,7 @@ def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:
         raise UserError(
             f"expected --split of {', '.join(SPLITS)} or a file, found {str(path)!r}"
         )
-    arrays = files.read_npz(path, "pass another --split")
+    arrays = archives.read_npz(path, "pass another --split")
     missing = [part for part in PARTS if part not in arrays]
     if missing:
         raise UserError(

@@ -85,8 +85,7 @@ def gaussian(lengths: Array, num_basis: int, extent: float) -> jax.Array:
       [E, num_basis].
     """
     step = extent / (num_basis - 1)
-    centres = step * jnp.arange(num_basis, dtype=lengths.dtype)
-    return jnp.exp(-0.5 * jnp.square((lengths[:, None] - centres) / step))
+    return gaussian_steps(lengths, step, extent, 0.5 / step**2)
 
 
 class TrainedGaussians(hk.Module):

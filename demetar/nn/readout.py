@@ -136,11 +136,8 @@ def linear_heads(
         for index, size in enumerate((*hidden_sizes, head.size)):
             name = f"readout_{head.name}_{index}"
             values = mlp.Linear(size, False, w_init=init, name=name)(values)
-        values = per_node(head, values)
-        if head.kind == "graph_scalar":
-            values = pool(values, head, pooling, graph, bucket)
-        outputs[head.name] = values
-    return outputs
+        outputs[head.name] = per_node(head, values)
+    return pooled(task, outputs, graph, bucket, pooling)
 
 
 def scalar_heads(

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import files
+from demetar import archives, files
 from demetar.errors import UserError
 from demetar.types import Params, TaskSpec
 
@@ -307,7 +307,7 @@ def _encode(content: _Content) -> bytes:
 
 def _decode(encoded: bytes, path: PathLike) -> tuple[_Content, str]:
     """The content of a file and the digest that it should have."""
-    arrays = files.parse_npz(encoded, path)
+    arrays = archives.parse_npz(encoded, path)
     text = arrays.pop(_HEADER).tobytes()
     header = files.parse_json(text, path, non_finite="keep")
     digest = header.pop("sha256")

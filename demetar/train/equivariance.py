@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import geometry, graphs
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
+from demetar.data.packing import in_sample_order
 from demetar.types import Array, Batch, Params, TaskSpec
 
 
 def rotation_errors(
-    model: hk.Transformed, dataset: data.Dataset, params: Params, split: str = "test"
+    model: hk.Transformed, dataset: Dataset, params: Params, split: str = "test"
 ) -> dict[str, np.ndarray]:
     """Delta_EQ of each vector head and replica, the mean over the samples of a split.
 
@@ -53,7 +54,7 @@ def rotation_errors(
 
     errors = all_errors(params, jax.tree.map(jnp.asarray, packing.arrays()))
     return {
-        name: data.in_sample_order(value, plan).astype(np.float64).mean(axis=-1)
+        name: in_sample_order(value, plan).astype(np.float64).mean(axis=-1)
         for name, value in errors.items()
     }
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from demetar.data import base as data
+from demetar.data.packing import Plan
 from demetar.train import loop
 
 _EVERYWHERE = PartitionSpec()
@@ -37,7 +37,7 @@ class Placement:
     def compile(
         self,
         function: Callable,
-        args: tuple[Any, Any, data.Plan],
+        args: tuple[Any, Any, Plan],
         out_axis: int | None = None,
         donate: tuple[int, ...] = (),
     ) -> Any:
@@ -72,7 +72,7 @@ class Placement:
             return jax.tree.map(jnp.asarray, tree)
         return jax.tree.map(self._copy, tree)
 
-    def rows(self, plan: data.Plan) -> Any:
+    def rows(self, plan: Plan) -> Any:
         """A plan's arrays, of which each device gets its slots, and each host these."""
         if self.num_devices == 1:
             return jax.device_put(plan)

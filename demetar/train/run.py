@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar.data import base as data
+from demetar.data.packing import Plan
 from demetar.errors import UserError
 from demetar.train import checkpoint, hosts, loop
 from demetar.train.trainer import Trainer
@@ -213,7 +213,7 @@ class Run:
         progress.partial = _zeros(len(settings.seeds))
         return not hosts.any_process(should_stop())
 
-    def _plan(self, start: int, stop: int) -> data.Plan:
+    def _plan(self, start: int, stop: int) -> Plan:
         """The plan of an interval; that of the next one is made in the meantime."""
         trainer, settings = self.trainer, self.trainer.settings
         planned = self._planned.pop((start, stop), None)

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import heads
-from demetar.data import base as data
 from demetar.data import shares
+from demetar.data.dataset import Dataset
+from demetar.data.packing import Plan, concatenate_plans, in_sample_order, pad_plan
 from demetar.train import flat, loop, losses, optim
 from demetar.train.placement import Placement
 from demetar.train.program_cache import ProgramCache
@@ -53,7 +54,7 @@ class Trainer:
     def __init__(
         self,
         model: hk.Transformed,
-        dataset: data.Dataset,
+        dataset: Dataset,
         settings: loop.Settings,
         optimizer: optim.Settings,
         phases: Sequence[loop.Phase] = (),
@@ -126,7 +127,7 @@ class Trainer:
         """The parameters that are evaluated and kept, [R, ...]."""
         return state.average if self.settings.average_decay else state.params
 
-    def interval_plan(self, start: int, stop: int, done: int = 0) -> data.Plan:
+    def interval_plan(self, start: int, stop: int, done: int = 0) -> Plan:
         """Training batches of the epochs start to stop - 1 of every seed: [B, R, ...].
 
         Without the first `done`, the number of batches is a multiple of
@@ -134,7 +135,7 @@ class Trainer:
         """
         packing = self.dataset.packing
         plans = [
-            data.concatenate_plans(
+            concatenate_plans(
                 [self.dataset.train_plan(seed, epoch) for epoch in range(start, stop)]
             )
             for seed in self.settings.seeds
@@ -142,7 +143,7 @@ class Trainer:
         longest = max(len(plan["weight"]) for plan in plans)
         calls = math.ceil(max(longest - done, 0) / self.steps_per_call)
         length = done + calls * self.steps_per_call
-        padded = [data.pad_plan(plan, packing, length) for plan in plans]
+        padded = [pad_plan(plan, packing, length) for plan in plans]
         return {
             name: np.stack([plan[name] for plan in padded], axis=1)
             for name in padded[0]
@@ -158,7 +159,7 @@ class Trainer:
         return min(following, self.settings.epochs, *ends)
 
     def train(
-        self, state: TrainState, rows: data.Plan, epoch: int = 0
+        self, state: TrainState, rows: Plan, epoch: int = 0
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled call of `steps_per_call` updates. The state is donated.
 
@@ -184,7 +185,7 @@ class Trainer:
         return state, told
 
     def evaluate(
-        self, params: Params, plan: data.Plan
+        self, params: Params, plan: Plan
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Errors of every sample of a plan, as its heads measure them, and predictions.
 
@@ -200,7 +201,7 @@ class Trainer:
         params = self.placement.everywhere(params)
         steps = len(self._valid_plan["weight"])
         length = math.ceil(len(plan["weight"]) / steps) * steps
-        padded = data.pad_plan(plan, self.dataset.packing, length)
+        padded = pad_plan(plan, self.dataset.packing, length)
         parts = []
         for start in range(0, length, steps):
             rows = self.placement.rows(
@@ -218,7 +219,7 @@ class Trainer:
             for index in (0, 1)
         )
         ordered = {
-            name: data.in_sample_order(value, padded) for name, value in errors.items()
+            name: in_sample_order(value, padded) for name, value in errors.items()
         }
         counts = self._composition[padded["sample"]]  # [B, G, Z]
         return ordered, heads.absolute_all(self.dataset.task, predictions, counts)
@@ -230,7 +231,7 @@ class Trainer:
         return np.mean(means, axis=0)
 
     def first_batch(
-        self, plan: data.Plan, predictions: Mapping[str, Array]
+        self, plan: Plan, predictions: Mapping[str, Array]
     ) -> tuple[Batch, dict[str, Array]]:
         """The first batch of a plan with its predictions, of the first replica.
 
@@ -373,5 +374,5 @@ class Trainer:
         return in_turn
 
 
-def _is_ragged(dataset: data.Dataset) -> bool:
+def _is_ragged(dataset: Dataset) -> bool:
     return dataset.packing.bucket.nodes_per_graph is None

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from demetar import graphs, models
-from demetar.data import base as data
+from demetar import connectivity, models
 from demetar.data import shares
+from demetar.data.dataset import Dataset
+from demetar.data.packing import make_packing
+from demetar.data.samples import Samples, to_dtype
 from demetar.train import loop, optim, trainer
 from demetar.train.placement import Placement
 from demetar.types import Batch, Head, Nodes, Params, TaskSpec, VectorInput
@@ -96,16 +98,16 @@ def take_turns(
     return {name: np.array(values) for name, values in times.items()}
 
 
-def random_dataset(batch_size: int, num_bodies: int) -> data.Dataset:
+def random_dataset(batch_size: int, num_bodies: int) -> Dataset:
     """As many random charged systems as a batch holds; what they are costs nothing."""
     generator = np.random.default_rng(0)
     shape = (batch_size * num_bodies, 3)
     charges = generator.choice([-1.0, 1.0], shape[0])
-    senders, receivers = graphs.complete_edges(num_bodies)
+    senders, receivers = connectivity.complete_edges(num_bodies)
     starts = num_bodies * np.arange(batch_size)[:, None]
     products = charges[starts + senders] * charges[starts + receivers]
     positions = generator.normal(size=shape)
-    samples = data.Samples(
+    samples = Samples(
         nodes=Nodes(
             positions, charges[:, None], generator.normal(size=(len(positions), 1, 3))
         ),
@@ -128,13 +130,13 @@ def random_dataset(batch_size: int, num_bodies: int) -> data.Dataset:
     return _one_batch(samples, task, batch_size)
 
 
-def random_molecules(batch_size: int) -> data.Dataset:
+def random_molecules(batch_size: int) -> Dataset:
     """Complete graphs of QM9's sizes, at random, of which a packed batch is full."""
     generator = np.random.default_rng(0)
     drawn = generator.normal(*MOLECULE_NODES, size=2 * batch_size)
     n_node = np.clip(np.rint(drawn), 3, 29).astype(np.int32)
     n_edge, total = n_node * (n_node - 1), int(n_node.sum())
-    samples = data.Samples(
+    samples = Samples(
         nodes=Nodes(
             generator.normal(size=(total, 3)),
             generator.normal(size=(total, NUM_FEATURES)),
@@ -159,16 +161,16 @@ def random_molecules(batch_size: int) -> data.Dataset:
     return _one_batch(samples, task, batch_size)
 
 
-def _one_batch(samples: data.Samples, task: TaskSpec, batch_size: int) -> data.Dataset:
+def _one_batch(samples: Samples, task: TaskSpec, batch_size: int) -> Dataset:
     """As many of the samples as fit in one batch."""
-    packing = data.make_packing(data.to_dtype(samples, "float32"), task, batch_size)
+    packing = make_packing(to_dtype(samples, "float32"), task, batch_size)
     first = packing.plan(np.arange(len(samples.n_node)))
     members = first["sample"][0][first["weight"][0] > 0]
     splits = {"train": members, "valid": members}
-    return data.Dataset(task, packing, splits, fingerprint="")
+    return Dataset(task, packing, splits, fingerprint="")
 
 
-def only_batch(dataset: data.Dataset) -> Batch:
+def only_batch(dataset: Dataset) -> Batch:
     """The one batch of the data set, on the device."""
     plan = dataset.plan("train")
     row = {name: values[0] for name, values in plan.items()}
@@ -190,9 +192,7 @@ def outputs(model: hk.Transformed, params: Params, batch: Batch) -> Any:
     return model.apply(params, None, batch.graph, batch.bucket, False)
 
 
-def predictions(
-    model: hk.Transformed, params: Params, dataset: data.Dataset
-) -> Program:
+def predictions(model: hk.Transformed, params: Params, dataset: Dataset) -> Program:
     """The outputs of a model for the batch of a data set, on all devices of this host.
 
     Each makes its share of the batch from the samples, as the training loop does.
@@ -215,7 +215,7 @@ def predictions(
 
 def training_steps(
     name: str,
-    dataset: data.Dataset,
+    dataset: Dataset,
     seeds: int = 1,
     fields: Mapping[str, Any] | None = None,
     num_steps: int = STEPS,

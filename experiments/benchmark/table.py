@@ -21,7 +21,7 @@ import tqdm
 from matplotlib.figure import Figure
 
 from demetar import models
-from demetar.data import base as data
+from demetar.data.dataset import Dataset
 from demetar.train import loop, optim
 from demetar.types import TrainState
 from experiments import common
@@ -65,7 +65,7 @@ def measure(options: figures.Options) -> figures.Measured:
     return figures.Measured(rows, note, markdown(rows), draw(rows, options))
 
 
-def prepare(name: str, dataset: data.Dataset) -> Case:
+def prepare(name: str, dataset: Dataset) -> Case:
     """Initialise and compile one model."""
     batch, task = programs.only_batch(dataset), dataset.task
     model, params = programs.initialised(name, batch, task)

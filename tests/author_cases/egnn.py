@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import graphs, models
+from demetar import connectivity, graphs, models
 from demetar.types import Bucket, Head, Nodes, TaskSpec, VectorInput
 from tests import author_weights, authors
 
@@ -96,7 +96,7 @@ def load_molecules(data: authors.Data) -> authors.Loaded:
 def bodies(data: authors.Data) -> tuple[graphs.Graph, Bucket]:
     """The file's graphs with edges in the order of a regular bucket."""
     num_graphs, size = 8, 5
-    senders, receivers = graphs.complete_edges(size)
+    senders, receivers = connectivity.complete_edges(size)
     offsets = np.arange(num_graphs)[:, None] * size
     senders, receivers = (senders + offsets).ravel(), (receivers + offsets).ravel()
     num_nodes, num_edges = num_graphs * size, len(senders)

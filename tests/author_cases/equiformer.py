@@ -157,7 +157,8 @@ class Placement:
         """Their constant of the activation in the scores over ours."""
         activation = equiformer.smooth_leaky_relu(0.2)
         scaled = steerable.normalized(activation, jnp.dtype("float64"))
-        ours = float(scaled(1.0) / activation(1.0))
+        one = jnp.ones(())
+        ours = float(scaled(one) / activation(one))
         return self.config["normalize2mom_official"]["SmoothLeakyReLU"] / ours
 
     def place_message(self, layer, theirs):
@@ -195,7 +196,8 @@ class Placement:
         """Theirs scales the SiLU, and divides the sum over atoms."""
         size = self.feature[SCALAR]
         silu = steerable.normalized(jax.nn.silu, jnp.dtype("float64"))
-        scale = float(silu(1.0) / jax.nn.silu(1.0))
+        one = jnp.ones(())
+        scale = float(silu(one) / jax.nn.silu(one))
         atoms = np.sqrt(self.config["avg_num_nodes"])
         first = self.get("head.0.tp.weight").reshape(size, size)
         self.put("readout_energy/linear_0", w=first, b=self.get("head.0.bias.0"))

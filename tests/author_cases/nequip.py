@@ -125,9 +125,11 @@ class Placement:
             )
             starts[path] = index * size
             places[path] = entry["i_out"]
-        rows = {}
+        rows: dict[steerable.Path, int] = {}
         for out in {path.out for path in places}:
-            ordered = sorted((p for p in places if p.out == out), key=places.get)
+            ordered = sorted(
+                (p for p in places if p.out == out), key=places.__getitem__
+            )
             rows |= {path: index * size for index, path in enumerate(ordered)}
         wanted = {path.out for path in places}
         if layer == self.config["num_layers"] - 1:
@@ -184,7 +186,8 @@ class Placement:
 def ours_over(activation):
     """Our scaled activation over the plain one."""
     scaled = steerable.normalized(activation, jnp.dtype("float64"))
-    return float(scaled(1.0) / activation(1.0))
+    one = jnp.ones(())
+    return float(scaled(one) / activation(one))
 
 
 CASES = [

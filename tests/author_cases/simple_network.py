@@ -67,8 +67,9 @@ class Product:
             self.sizes[path.out] += nodes[path.first]
             start += nodes[path.first]
         ours = depthwise.find_paths(nodes, harmonics, wanted)
-        self.rows = {path.out: [] for path in ours}
-        columns, signs = [], []
+        self.rows: dict = {path.out: [] for path in ours}
+        columns: list[int] = []
+        signs: list[int] = []
         for path in ours:
             span = np.arange(nodes[path.first])
             row, column = starts[path]

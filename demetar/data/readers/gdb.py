@@ -11,8 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Self
 
-from demetar import files
-from demetar.data import elements
+from demetar import elements, files
 from demetar.data.molecules import MOST_ATOMS, Record
 from demetar.data.readers import text
 from demetar.errors import UserError

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from demetar import files
-from demetar.data import elements
+from demetar import archives, elements, files
 from demetar.data.molecules import Record
 from demetar.errors import UserError
 
@@ -24,7 +23,7 @@ def read(path: pathlib.Path) -> tuple[Iterator[Record], list[str]]:
       UserError: the file cannot be read, or an array is missing, or of another shape or
         type, or has a number that cannot be.
     """
-    arrays = files.read_npz(path)
+    arrays = archives.read_npz(path)
     missing = {"numbers", "positions", "n_atoms"} - arrays.keys()
     if missing:
         raise UserError(f"expected an array {min(missing)!r} in {path}, found none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator
 
-from demetar.data import elements
+from demetar import elements
 from demetar.data.molecules import Record
 from demetar.data.readers import text
 from demetar.errors import UserError

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 
-from demetar.data import elements
+from demetar import elements
 from demetar.data.molecules import MOST_ATOMS, Record
 from demetar.data.readers import comment, text
 from demetar.errors import UserError

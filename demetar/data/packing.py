@@ -1,17 +1,14 @@
-"""Data sets as flat arrays, and their batches in fixed shapes.
+"""How samples become batches of fixed shapes.
 
 The samples of all splits lie in one set of arrays that stays on the device. The host
 decides which samples form which batch: a plan, a sample number and a weight per slot.
 `assemble` turns one row of a plan into a `Batch` inside the compiled program; rows of
 nodes and edges follow from where each sample starts, and the ends of the edges of
-complete graphs from arithmetic. So a whole epoch is one call, and its order is a
-function of (seed, epoch).
+complete graphs from arithmetic. So a whole epoch is one call.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -21,74 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import files, graphs, heads
+from demetar import connectivity, graphs
+from demetar.data.samples import Samples
 from demetar.errors import UserError
-from demetar.types import Array, Batch, Bucket, Globals, Head, Nodes, TaskSpec
+from demetar.types import Array, Batch, Bucket, Globals, Nodes, TaskSpec
 
 Plan = dict[str, np.ndarray]  # every array has a leading axis B of batches
 
 SPARE_NODES = 1.02  # nodes of a ragged budget, beside the average
 MOST_ROWS = 2**31 - 1  # of nodes or of edges, which int32 counts
 LOOK_AHEAD = 32  # graphs that wait while later ones fill a batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """D graphs, one after the other.
-
-    Attributes:
-      nodes: positions [sum of n_node, 3], scalars [.., S], vectors [.., V, 3].
-      edges: [sum of n_edge, F], sorted by receiver within each graph; where they are
-        small integers, a batch has them in the dtype of the positions.
-      senders, receivers: [sum of n_edge] node numbers within their graph, of any
-        integer type; None where all graphs are complete, in the order of
-        `graphs.complete_edges`.
-      n_node, n_edge: [D].
-      targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}, less what is
-        known of them beforehand (`heads.residual`).
-      centers: [D, 3] what `centred` subtracted from the positions; None for nothing.
-    """
-
-    nodes: Nodes
-    edges: np.ndarray
-    senders: np.ndarray | None
-    receivers: np.ndarray | None
-    n_node: np.ndarray
-    n_edge: np.ndarray
-    targets: dict[str, np.ndarray]
-    centers: np.ndarray | None = None
-
-    @property
-    def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Senders and receivers where they are stored."""
-        if self.senders is None or self.receivers is None:
-            return None
-        return self.senders, self.receivers
-
-    def common_size(self) -> int | None:
-        """N where all graphs are complete graphs of n nodes in cyclic edge order."""
-        size = int(self.n_node[0])
-        if (self.n_node != size).any() or (self.n_edge != size * (size - 1)).any():
-            return None
-        expected = graphs.complete_edges(size)
-        if self.ends is None:
-            return size
-        for found, row in zip(self.ends, expected, strict=True):
-            if (found.reshape(-1, max(len(row), 1)) != row).any():
-                return None
-        return size
-
-    def common_degree(self) -> int | None:
-        """Senders per node where graphs of one size have as many at every node."""
-        size, num_edges = int(self.n_node[0]), int(self.n_edge[0])
-        if (self.n_node != size).any() or (self.n_edge != num_edges).any():
-            return None
-        if not num_edges or num_edges % size or self.receivers is None:
-            return None
-        expected = np.repeat(np.arange(size), num_edges // size)
-        if (self.receivers.reshape(-1, num_edges) != expected).any():
-            return None
-        return num_edges // size
 
 
 class Packing(Protocol):
@@ -124,7 +63,7 @@ class RegularPacking:
         self, samples: Samples, batch_size: int, size: int, degree: int | None = None
     ):
         self.samples = samples
-        senders, receivers = graphs.complete_edges(size)
+        senders, receivers = connectivity.complete_edges(size)
         if degree is not None:
             receivers = np.repeat(np.arange(size, dtype=np.int32), degree)
         self._complete_senders = senders if degree is None else None
@@ -366,97 +305,6 @@ def _rows(xp: Any, slot: Array, column: Array, starts: Array, rows: Array) -> Ar
     return xp.where(inner, starts[slot] + column, len(rows) - 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A task with its samples, splits and batches.
-
-    Attributes:
-      task: what the models need to know.
-      packing: how samples become batches.
-      splits: {'train' | 'valid' | 'test': [D'] sample numbers}.
-      fingerprint: SHA-256 of the data as they were read.
-      identity: of `identify`, of everything that decides the numbers.
-    """
-
-    task: TaskSpec
-    packing: Packing
-    splits: Mapping[str, np.ndarray]
-    fingerprint: str
-    identity: str = ""
-
-    def composition(self) -> np.ndarray:
-        """Number of nodes of each species in each sample, [D, Z] float64."""
-        samples = self.packing.samples
-        return heads.composition(self.task, samples.nodes.scalars, samples.n_node)
-
-    def under(self, task: TaskSpec) -> Dataset:
-        """The same samples with targets less what another task knows of them.
-
-        Args:
-          task: of the same inputs and targets; that of a trained model.
-        """
-        counts = self.composition()
-        samples = self.packing.samples
-        own = heads.absolute_all(self.task, samples.targets, counts)
-        targets = {
-            head.name: heads.residual(head, own[head.name], counts).astype(
-                samples.targets[head.name].dtype
-            )
-            if heads.knows(head)
-            else np.asarray(own[head.name], samples.targets[head.name].dtype)
-            for head in task.heads
-        }
-        packing = copy.copy(self.packing)
-        packing.samples = dataclasses.replace(samples, targets=targets)
-        return dataclasses.replace(self, task=task, packing=packing)
-
-    def train_plan(self, seed: int, epoch: int) -> Plan:
-        """The training samples in the order of (seed, epoch)."""
-        generator = np.random.default_rng([seed, epoch])
-        return self.packing.plan(generator.permutation(self.splits["train"]))
-
-    def plan(self, split: str) -> Plan:
-        """The samples of a split, packed from their own order."""
-        return self.packing.plan(self.splits[split])
-
-    def padding(self, plan: Plan) -> dict[str, float]:
-        """The share of nodes and edges of a plan's batches that is padding."""
-        bucket, samples = self.packing.bucket, self.packing.samples
-        members = plan["sample"][plan["weight"] > 0]
-        num_buckets = plan["weight"].size // bucket.num_graphs
-        room = {"nodes": bucket.max_nodes, "edges": bucket.max_edges}
-        counts = {"nodes": samples.n_node, "edges": samples.n_edge}
-        return {
-            name: 1 - float(counts[name][members].sum()) / (size * num_buckets)
-            if size
-            else 0.0
-            for name, size in room.items()
-        }
-
-
-def identify(
-    fingerprint: str, settings: Mapping[str, Any], splits: Mapping[str, np.ndarray]
-) -> str:
-    """SHA-256 of everything that decides the numbers of a data set.
-
-    Two data sets of one identity have the same samples, targets and splits.
-
-    Args:
-      fingerprint: SHA-256 of the source as it was read.
-      settings: how it was read, as JSON can hold it: target, frames, units, graphs,
-        names, dtype. The size of a batch is not among them.
-      splits: {'train' | 'valid' | 'test': [D'] rows of the source}.
-    """
-    content = {
-        "fingerprint": fingerprint,
-        "settings": settings,
-        "splits": {
-            name: files.array_hash(rows, "<i8") for name, rows in splits.items()
-        },
-    }
-    return files.json_hash(content)
-
-
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     """The packing that suits the samples: regular where all have the same size and the
     same number of senders per node, as complete and k-nearest-neighbour graphs have.
@@ -533,57 +381,3 @@ def in_sample_order(values: Array, plan: Plan) -> np.ndarray:
 def concatenate_plans(plans: Sequence[Plan]) -> Plan:
     """Plans one after the other."""
     return {name: np.concatenate([plan[name] for plan in plans]) for name in plans[0]}
-
-
-def centred(samples: Samples, heads: Collection[Head]) -> Samples:
-    """The samples with each graph's centroid at the origin.
-
-    Far from the origin, single precision rounds positions more coarsely than the graph
-    is large. So what is subtracted is subtracted before anything is rounded.
-
-    Args:
-      samples: in double precision.
-      heads: of the task; the targets of those based on positions move along.
-    """
-    count, positions = len(samples.n_node), samples.nodes.positions
-    graph = np.repeat(np.arange(count), samples.n_node)  # [sum of n_node]
-    sums = [np.bincount(graph, column, count) for column in positions.T]
-    centers = np.stack(sums, axis=1) / np.maximum(samples.n_node, 1)[:, None]  # [D, 3]
-    moved = {
-        head.name: samples.targets[head.name] - centers[graph][:, None]
-        for head in heads
-        if head.base == "positions"
-    }
-    return dataclasses.replace(
-        samples,
-        nodes=samples.nodes._replace(positions=positions - centers[graph]),
-        targets={**samples.targets, **moved},
-        centers=centers,
-    )
-
-
-def to_dtype(samples: Samples, dtype: str) -> Samples:
-    """The samples with every floating-point array in `dtype`.
-
-    Raises:
-      UserError: a finite number is too large for it.
-    """
-
-    def cast(leaf: np.ndarray) -> np.ndarray:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        with np.errstate(over="ignore"):
-            found = np.ascontiguousarray(leaf, dtype)
-        lost = np.isinf(found) & np.isfinite(leaf)
-        if lost.any():
-            raise UserError(
-                f"expected numbers that {dtype} can hold, found {leaf[lost][0]:g}; "
-                "use other units or --dtype=float64"
-            )
-        return found
-
-    fields = {
-        field.name: jax.tree.map(cast, getattr(samples, field.name))
-        for field in dataclasses.fields(samples)
-    }
-    return Samples(**fields)

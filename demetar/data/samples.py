@@ -1,0 +1,127 @@
+"""Graphs of a data set as flat arrays, one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demetar import connectivity
+from demetar.errors import UserError
+from demetar.types import Head, Nodes
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """D graphs, one after the other.
+
+    Attributes:
+      nodes: positions [sum of n_node, 3], scalars [.., S], vectors [.., V, 3].
+      edges: [sum of n_edge, F], sorted by receiver within each graph; where they are
+        small integers, a batch has them in the dtype of the positions.
+      senders, receivers: [sum of n_edge] node numbers within their graph, of any
+        integer type; None where all graphs are complete, in the order of
+        `connectivity.complete_edges`.
+      n_node, n_edge: [D].
+      targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}, less what is
+        known of them beforehand (`heads.residual`).
+      centers: [D, 3] what `centred` subtracted from the positions; None for nothing.
+    """
+
+    nodes: Nodes
+    edges: np.ndarray
+    senders: np.ndarray | None
+    receivers: np.ndarray | None
+    n_node: np.ndarray
+    n_edge: np.ndarray
+    targets: dict[str, np.ndarray]
+    centers: np.ndarray | None = None
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Senders and receivers where they are stored."""
+        if self.senders is None or self.receivers is None:
+            return None
+        return self.senders, self.receivers
+
+    def common_size(self) -> int | None:
+        """N where all graphs are complete graphs of n nodes in cyclic edge order."""
+        size = int(self.n_node[0])
+        if (self.n_node != size).any() or (self.n_edge != size * (size - 1)).any():
+            return None
+        expected = connectivity.complete_edges(size)
+        if self.ends is None:
+            return size
+        for found, row in zip(self.ends, expected, strict=True):
+            if (found.reshape(-1, max(len(row), 1)) != row).any():
+                return None
+        return size
+
+    def common_degree(self) -> int | None:
+        """Senders per node where graphs of one size have as many at every node."""
+        size, num_edges = int(self.n_node[0]), int(self.n_edge[0])
+        if (self.n_node != size).any() or (self.n_edge != num_edges).any():
+            return None
+        if not num_edges or num_edges % size or self.receivers is None:
+            return None
+        expected = np.repeat(np.arange(size), num_edges // size)
+        if (self.receivers.reshape(-1, num_edges) != expected).any():
+            return None
+        return num_edges // size
+
+
+def centred(samples: Samples, heads: Collection[Head]) -> Samples:
+    """The samples with each graph's centroid at the origin.
+
+    Far from the origin, single precision rounds positions more coarsely than the graph
+    is large. So what is subtracted is subtracted before anything is rounded.
+
+    Args:
+      samples: in double precision.
+      heads: of the task; the targets of those based on positions move along.
+    """
+    count, positions = len(samples.n_node), samples.nodes.positions
+    graph = np.repeat(np.arange(count), samples.n_node)  # [sum of n_node]
+    sums = [np.bincount(graph, column, count) for column in positions.T]
+    centers = np.stack(sums, axis=1) / np.maximum(samples.n_node, 1)[:, None]  # [D, 3]
+    moved = {
+        head.name: samples.targets[head.name] - centers[graph][:, None]
+        for head in heads
+        if head.base == "positions"
+    }
+    return dataclasses.replace(
+        samples,
+        nodes=samples.nodes._replace(positions=positions - centers[graph]),
+        targets={**samples.targets, **moved},
+        centers=centers,
+    )
+
+
+def to_dtype(samples: Samples, dtype: str) -> Samples:
+    """The samples with every floating-point array in `dtype`.
+
+    Raises:
+      UserError: a finite number is too large for it.
+    """
+
+    def cast(leaf: np.ndarray) -> np.ndarray:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        with np.errstate(over="ignore"):
+            found = np.ascontiguousarray(leaf, dtype)
+        lost = np.isinf(found) & np.isfinite(leaf)
+        if lost.any():
+            raise UserError(
+                f"expected numbers that {dtype} can hold, found {leaf[lost][0]:g}; "
+                "use other units or --dtype=float64"
+            )
+        return found
+
+    fields = {
+        field.name: jax.tree.map(cast, getattr(samples, field.name))
+        for field in dataclasses.fields(samples)
+    }
+    return Samples(**fields)
