@@ -396,7 +396,7 @@ def test_bodies_start_inside_the_walls():
 
 
 def test_walls_act_at_the_start_of_a_simulation(monkeypatch):
-    monkeypatch.setattr(systems, "WALL", 2.0)
+    monkeypatch.setattr(streams, "WALL", 2.0)
     arrays, initial = simulate(dataclasses.replace(TINY, num_valid=0))
     outside = abs(initial.positions) > 2  # (S, n, 3)
     assert 0 < outside.mean() < 0.2

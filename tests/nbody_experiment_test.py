@@ -137,18 +137,17 @@ def test_a_run_leaves_its_record(run_python, tmp_path, dataset):
     assert_reproduces(workdir / "best.npz", folder_of(dataset), errors)
 
 
-def test_the_flag_makes_a_second_start_fast(run_python, tmp_path, dataset):
+def test_the_flag_makes_a_second_start_fast(run, tmp_path, dataset):
+    cache = str(tmp_path / "cache")
+    setup = f"import os; os.environ['XDG_CACHE_HOME'] = {cache!r}"
     records = []
     for number, seed in enumerate((1, 1, 2)):
         args = ["--model=egnn", "--set=hidden_size=8", dataset, "--epochs=1"]
         args += [f"--workdir=run{number}", f"--seed={seed}", "--compile_cache"]
         args += ["--cpu_devices=2"]
-        done = run_python(
-            ["-m", "experiments.nbody", *args], XDG_CACHE_HOME=str(tmp_path / "cache")
-        )
-        assert done.returncode == 0, done.stderr
-        assert "cpu_aot_loader" not in done.stderr
-        assert "devices   2 x cpu" in done.stdout
+        done = run(*args, setup=setup).succeeded()
+        assert "cpu_aot_loader" not in done.errors
+        assert "devices   2 x cpu" in done.output
         text = (tmp_path / f"run{number}" / "record.json").read_text()
         records.append(json.loads(text))
     first, second, third = records

@@ -55,7 +55,7 @@ class Packing(Protocol):
 class RegularPacking:
     """Batches of graphs of `size` nodes: no padding node, every slot a real graph.
 
-    They are complete or, where `degree` is given, every node has that many senders. A
+    They are complete or, if `degree` is given, every node has that many senders. A
     slot that is left over repeats sample 0 with weight 0.
     """
 
@@ -137,7 +137,7 @@ class Stored(NamedTuple):
       nodes, edges, targets, ends: of the samples, with one zero row more, to which
         padding points; the ends are None for complete graphs.
       n_node, n_edge, node_start, edge_start: [D].
-      centers: [D, 3], or None where nothing was subtracted from the positions.
+      centers: [D, 3], or None if nothing was subtracted from the positions.
     """
 
     nodes: Nodes
@@ -306,7 +306,7 @@ def _rows(xp: Any, slot: Array, column: Array, starts: Array, rows: Array) -> Ar
 
 
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
-    """The packing that suits the samples: regular where all have the same size and the
+    """The packing that suits the samples: regular if all have the same size and the
     same number of senders per node, as complete and k-nearest-neighbour graphs have.
 
     The ragged budget holds the nodes and edges of `batch_size` graphs of average size,

@@ -20,10 +20,10 @@ class Samples:
 
     Attributes:
       nodes: positions [sum of n_node, 3], scalars [.., S], vectors [.., V, 3].
-      edges: [sum of n_edge, F], sorted by receiver within each graph; where they are
+      edges: [sum of n_edge, F], sorted by receiver within each graph; if they are
         small integers, a batch has them in the dtype of the positions.
       senders, receivers: [sum of n_edge] node numbers within their graph, of any
-        integer type; None where all graphs are complete, in the order of
+        integer type; None if all graphs are complete, in the order of
         `connectivity.complete_edges`.
       n_node, n_edge: [D].
       targets: {head: [sum of n_node, K, 3] | [sum of n_node, T] | [D, T]}, less what is
@@ -42,13 +42,13 @@ class Samples:
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Senders and receivers where they are stored."""
+        """Senders and receivers if they are stored."""
         if self.senders is None or self.receivers is None:
             return None
         return self.senders, self.receivers
 
     def common_size(self) -> int | None:
-        """N where all graphs are complete graphs of n nodes in cyclic edge order."""
+        """N if all graphs are complete graphs of n nodes in cyclic edge order."""
         size = int(self.n_node[0])
         if (self.n_node != size).any() or (self.n_edge != size * (size - 1)).any():
             return None
@@ -61,7 +61,7 @@ class Samples:
         return size
 
     def common_degree(self) -> int | None:
-        """Senders per node where graphs of one size have as many at every node."""
+        """Senders per node if graphs of one size have as many at every node."""
         size, num_edges = int(self.n_node[0]), int(self.n_edge[0])
         if (self.n_node != size).any() or (self.n_edge != num_edges).any():
             return None
