@@ -85,12 +85,13 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     found = metadata.get("format")
     if type(found) is not int or found not in FORMATS:
         raise UserError(
-            f"{path} has format {found!r}, expected {' or '.join(map(str, FORMATS))}; "
+            f"{path} has format {files.one_line(repr(found))}, expected {' or '.join(map(str, FORMATS))}; "
             f"{_ANEW}"
         )
     wrong = _wrong_entry(metadata)
     if wrong:
-        raise UserError(f"cannot read {path}: expected {wrong}; {_ANEW}")
+        told = files.one_line(wrong)
+        raise UserError(f"cannot read {path}: expected {told}; {_ANEW}")
     rest = {name: value for name, value in metadata.items() if name != "checksum"}
     for name, expected in (
         ("fingerprint", fingerprint(metadata["arrays"])),

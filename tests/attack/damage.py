@@ -50,14 +50,14 @@ def bound_memory() -> None:
 
 
 def outcome(
-    target: targets.Target, expected: str, is_whole: bool = False
+    target: targets.Target, expected: str, others: Sequence[bytes] = ()
 ) -> tuple[str, str]:
     """What came of reading a file, and what is told of it.
 
     Args:
       target: that is read.
       expected: the right result.
-      is_whole: whether the content is that of another whole file.
+      others: contents of other whole files.
     """
     signal.signal(signal.SIGALRM, _too_slow)
     signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
@@ -77,7 +77,12 @@ def outcome(
         return RIGHT, ""
     if not found:
         return UNREAD, ""
-    is_valid = not target.is_sealed or (target.is_input and is_whole)
+    content = target.path.read_bytes()
+    is_valid = (
+        not target.is_sealed
+        or target.is_unsealed(content)
+        or (target.is_input and content in others)
+    )
     return (OTHER if is_valid else FAULT), f"another result: {found[:2000]}"
 
 
@@ -109,7 +114,7 @@ def attack(
         target.path.write_bytes(damaged)
         if damaged == content:
             continue
-        found, told = outcome(target, expected, damaged in others)
+        found, told = outcome(target, expected, others)
         counts[found] += 1
         if found == FAULT:
             faults.append(f"{name}, number {number}, {way}: {told}")
@@ -134,6 +139,8 @@ def attack_all(
         others = [content for other, content in contents.items() if other != name]
         found[name], own = attack(name, target, others, count, seed, kept)
         faults += own
+        for fault in own:
+            print(f"{fault}\n", file=sys.stderr)
         seconds = time.monotonic() - began
         print(f"{name}: {found[name]}, {seconds:.0f} s", file=sys.stderr, flush=True)
     return found, faults
@@ -171,8 +178,6 @@ def main(arguments: Sequence[str]) -> int:
         bound_memory()
         found, faults = attack_all(known, given.count, given.seed, kept)
     print(table(found))
-    for fault in faults:
-        print(f"\n{fault}", file=sys.stderr)
     if given.out:
         content = {"seed": given.seed, "files": found}
         pathlib.Path(given.out).write_text(json.dumps(content, indent=2) + "\n")

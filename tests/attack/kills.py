@@ -215,11 +215,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", help="JSON file of the counts")
     given = parser.parse_args(arguments)
     shares = {
-        "nbody": 0.4,
+        "nbody": 0.25,
         "qm9": 0.25,
-        "generator": 0.15,
-        "table": 0.1,
-        "two processes": 0.1,
+        "generator": 0.2,
+        "table": 0.15,
+        "two processes": 0.15,
     }
     if given.only:
         shares = {given.only: 1.0}

@@ -40,6 +40,8 @@ class Target:
       read: reads it as the program does; text of the result, '' where the program does
         without the file.
       is_sealed: whether a checksum of its content leaves one result alone.
+      is_unsealed: whether a damage took the checksum itself out of the content, which
+        then is one of an earlier release.
       is_input: whether nothing else says which content it has, so that another whole
         file in its place is another input.
     """
@@ -47,6 +49,7 @@ class Target:
     path: pathlib.Path
     read: Callable[[], str]
     is_sealed: bool = True
+    is_unsealed: Callable[[bytes], bool] = lambda content: False
     is_input: bool = False
 
 
@@ -86,7 +89,8 @@ def of_bodies(folder: pathlib.Path) -> dict[str, Target]:
     def read(name: str) -> str:
         place = folder / name
         metadata = nbody_files.read_metadata(place)
-        found = nbody.load(place, nbody.Settings(*metadata["frames"][::2]))
+        ends = [metadata["frames"][row] for row in (0, -1)]
+        found = nbody.load(place, nbody.Settings(*ends))
         leaves = jax.tree.leaves(dataclasses.asdict(found.packing.samples))
         kept = {str(row): np.asarray(leaf) for row, leaf in enumerate(leaves)}
         return text_of(kept, metadata, found.identity, found.task.to_json())
@@ -165,9 +169,7 @@ def of_molecules(folder: pathlib.Path) -> dict[str, Target]:
     }
 
 
-def _of_molecules(
-    path: pathlib.Path, place: pathlib.Path | None = None
-) -> Target:
+def _of_molecules(path: pathlib.Path, place: pathlib.Path | None = None) -> Target:
     def read() -> str:
         return _told(molecule_files.load(*molecule_files.find(place or path)))
 
@@ -197,9 +199,7 @@ def of_qm9(folder: pathlib.Path) -> dict[str, Target]:
     targets = {
         "raw QM9 .xyz": _of_molecules(raw),
         "gdb9.sdf": _of_molecules(folder / "gdb9.sdf"),
-        "gdb9.sdf.csv": _of_molecules(
-            folder / "gdb9.sdf.csv", folder / "gdb9.sdf"
-        ),
+        "gdb9.sdf.csv": _of_molecules(folder / "gdb9.sdf.csv", folder / "gdb9.sdf"),
         "archive of QM9": _of_molecules(packed),
     }
     specification = importlib.util.find_spec("qm9pack")
@@ -258,19 +258,22 @@ def of_run(folder: pathlib.Path) -> dict[str, Target]:
     def second_start() -> str:
         return _second_start(folder, config, task, run_id)
 
-    names = (
-        *(workdir.CONFIG_FILE, run_files.RECORD_FILE, workdir.LAST, workdir.BEST),
-        run_files.ERRORS_FILE,
-    )
+    names = (*(workdir.CONFIG_FILE, workdir.LAST, workdir.BEST, run_files.ERRORS_FILE),)
+    record = folder / run_files.RECORD_FILE
     metrics = folder / writers.METRICS_FILE
     return {
         **{name: Target(folder / name, second_start) for name in names},
+        record.name: Target(record, second_start, is_unsealed=_has_no_checksum),
         writers.METRICS_FILE: Target(
             metrics,
             lambda: writers._kept_lines(metrics, EPOCHS, run_id).decode(),
             False,
         ),
     }
+
+
+def _has_no_checksum(content: bytes) -> bool:
+    return run_files.CHECKSUM not in json.loads(content)
 
 
 def _second_start(
