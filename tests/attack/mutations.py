@@ -241,5 +241,5 @@ def _huge_in_archive(content: bytes, generator: random.Random) -> bytes:
         text = f"'shape': ({size}), }}".encode().ljust(len(match[0]))
         return content[: match.start()] + text + content[match.end() :]
     place = generator.choice(places or [0]) + 4 * generator.randrange(4)
-    size = generator.choice([0, 1, 2**31 - 1, 2**32 - 1, 2**30])
-    return content[:place] + struct.pack("<I", size) + content[place + 4 :]
+    number = generator.choice([0, 1, 2**31 - 1, 2**32 - 1, 2**30])
+    return content[:place] + struct.pack("<I", number) + content[place + 4 :]

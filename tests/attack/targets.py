@@ -20,6 +20,7 @@ from absl import flags
 
 from demetar import files
 from demetar.data import molecule_files, molecules, nbody, nbody_files, qm9, splits
+from demetar.errors import UserError
 from demetar.train import checkpoint, program_cache, writers
 from demetar.types import TaskSpec
 from experiments import report, run_files, workdir
@@ -216,6 +217,18 @@ def of_qm9(folder: pathlib.Path) -> dict[str, Target]:
     return targets
 
 
+def of_json(path: pathlib.Path) -> Target:
+    """Any JSON, and what code does with it later on."""
+    path.write_text('{"a": [1, 2.5, null, true, {"b": "c"}], "d": -1e-3}')
+
+    def read() -> str:
+        found = files.read_json(path)
+        run_files.not_finite(found)
+        return f"{files.json_hash(found)} {run_files.run_id(found)}"
+
+    return Target(path, read, is_sealed=False)
+
+
 # --- Programs and runs --------------------------------------------------------------
 
 
@@ -284,6 +297,8 @@ def _second_start(
     if record is None:  # the training would go on
         return "unfinished"
     last, progress = checkpoint.read(folder / workdir.LAST)
+    if "progress" not in progress:  # as `Run.start` refuses a model in its place
+        raise UserError("it does not fit")
     best = checkpoint.load_model(folder / workdir.BEST)
     errors = run_files.read_errors(folder, record)
     told = report.markdown(report.read_runs([str(folder)]))
