@@ -22,6 +22,7 @@ from demetar.errors import UserError
 PathLike = str | os.PathLike[str]
 
 MOST_JSON_BYTES = 2**28
+MOST_JSON_DEPTH = 100  # of nested objects and lists
 MOST_CHARACTERS = 300  # of what an error of a library says
 
 _BYTE_ORDER_MARKS = {
@@ -56,7 +57,8 @@ def read_json(
 
     Raises:
       UserError: the file is missing, cannot be read, is larger than `MOST_JSON_BYTES`,
-        or holds anything but one JSON object with each key once.
+        or holds anything but one JSON object with each key once, whose text can be
+        printed and whose integers a float can hold, nested up to `MOST_JSON_DEPTH`.
     """
     content = _bytes_of(path, MOST_JSON_BYTES, hint)
     return parse_json(content, path, hint, non_finite)
@@ -78,7 +80,8 @@ def parse_json(
             parse_constant=number,
             parse_float=number,
         )
-    except (ValueError, RecursionError) as error:
+        _check_values(found)
+    except (ValueError, RecursionError, OverflowError) as error:
         raise unreadable(path, f"as JSON ({one_line(error)})", hint) from None
     if not isinstance(found, dict):
         kind = type(found).__name__
@@ -93,6 +96,26 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"it has {twice!r} more than once")
     return found
+
+
+def _check_values(found: Any) -> None:
+    """Refuse what code further on would fail at."""
+    level = [found]
+    for _ in range(MOST_JSON_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value, *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                value.encode()  # fails for half of a surrogate pair
+            elif isinstance(value, int):
+                float(value)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested more than {MOST_JSON_DEPTH} deep")
 
 
 def _finite(text: str) -> float:

@@ -1,4 +1,5 @@
 """The commands: one short program per kind of data, and the report on their records."""
 
-# First of all, so that a faulty jax is refused before anything else can go wrong.
+# First of all, so that neither an interrupt nor a faulty jax goes wrong elsewhere.
+import tools as tools  # isort: skip
 from demetar import __version__ as __version__

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from demetar import files
 from demetar.train import checkpoint
 from demetar.train.run import Run
 from demetar.types import Head, TaskSpec
@@ -133,11 +134,17 @@ def save_errors(
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """A record as JSON, atomically; it names its entries that are not finite."""
-    content = {name: value for name, value in record.items() if name != "not_finite"}
+    """A record as JSON with its checksum, atomically.
+
+    It names its entries that are not finite.
+    """
+    made = ("not_finite", run_files.CHECKSUM)
+    content = {name: value for name, value in record.items() if name not in made}
     bad = run_files.not_finite(content) or list(record.get("not_finite", []))
     if bad:
         content["not_finite"] = bad  # they are null
+    content = checkpoint.to_json(content)
+    content[run_files.CHECKSUM] = files.json_hash(content)
     checkpoint.write_json(path, content)
 
 

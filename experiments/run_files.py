@@ -25,6 +25,7 @@ ERRORS_FILE = "test_errors.npz"
 # Its array, by the kind of the heads' losses; the last one if they have both.
 ERRORS_NAMES = frozenset({"squared_errors", "absolute_errors", "errors"})
 RUN_ID = "run_id"
+CHECKSUM = "checksum"  # of all else that a record says; earlier releases had none
 FORMAT = 1  # of a work directory; part of every id
 
 _AGAIN = "run the command of that work directory again"
@@ -141,9 +142,15 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       UserError: the file cannot be read, or holds something else, or carries an id that
-        its settings do not make.
+        its settings do not make or a checksum that it has not.
     """
     record = files.read_json(path, _AGAIN, non_finite="null")
+    rest = {name: value for name, value in record.items() if name != CHECKSUM}
+    if CHECKSUM in record and record[CHECKSUM] != files.json_hash(rest):
+        raise UserError(
+            f"{path} was altered: its checksum is not that of its entries; restore it, "
+            f"or remove it and {_AGAIN}"
+        )
     missing = [name for name in ENTRIES if name not in record]
     if missing:
         raise UserError(

@@ -30,10 +30,11 @@ LONG = (
 )
 SHORT = ("--model=linear_map", "--epochs=2", "--eval_every=1", "--workdir=run")
 
-# What times tell is all that an interrupted run may differ in.
+# What times tell, and the checksum over it, is all that an interrupted run may differ
+# in.
 TIMES = {
     *("compile_seconds", "wall_seconds", "steps_per_second", "graphs_per_second"),
-    *("data_share", "python_share"),
+    *("data_share", "python_share", "checksum"),
 }
 
 OFTEN = """

@@ -311,7 +311,8 @@ def _report(
 def main(argv: list[str]) -> None:
     """Run the command; bad input becomes one line on stderr and exit code 2."""
     jax.config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         if argv[1:]:
             raise UserError(

@@ -219,7 +219,8 @@ def _write(
 
 def main(argv: list[str]) -> None:
     """Run the command; bad input becomes one line on stderr and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         run(flags.FLAGS, argv[1:])
     except UserError as error:

@@ -10,7 +10,9 @@ Sources are those of `demetar.data.molecule_files`.
 
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
 import sys
 from collections.abc import Iterable
 
@@ -93,11 +95,16 @@ def progress(items: Iterable, description: str, total: int | None) -> Iterable:
 
 def main(_: list[str]) -> None:
     """Bad input becomes one line on stderr and exit code 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         run(FLAGS)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("error: interrupted, nothing was written", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -84,19 +84,21 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     metadata = files.read_json(path, _ANEW)
     found = metadata.get("format")
     if type(found) is not int or found not in FORMATS:
+        expected = " or ".join(map(str, FORMATS))
         raise UserError(
-            f"{path} has format {found!r}, expected {' or '.join(map(str, FORMATS))}; "
+            f"{path} has format {files.one_line(repr(found))}, expected {expected}; "
             f"{_ANEW}"
         )
     wrong = _wrong_entry(metadata)
     if wrong:
-        raise UserError(f"cannot read {path}: expected {wrong}; {_ANEW}")
+        told = files.one_line(wrong)
+        raise UserError(f"cannot read {path}: expected {told}; {_ANEW}")
     rest = {name: value for name, value in metadata.items() if name != "checksum"}
-    for name, expected in (
+    for name, digest in (
         ("fingerprint", fingerprint(metadata["arrays"])),
         ("checksum", files.json_hash(rest) if found > 1 else None),
     ):
-        if metadata.get(name) != expected:
+        if metadata.get(name) != digest:
             raise UserError(
                 f"{path} was altered: its {name} is not that of its "
                 f"{'checksums' if name == 'fingerprint' else 'entries'}; {_ANEW}"

@@ -11,11 +11,11 @@ import numpy as np
 
 from demetar.train import checkpoint
 
-# All that an interrupted run may differ in: what clocks say, and how often it was
-# started.
+# All that an interrupted run may differ in: what clocks say, how often it was started,
+# and the checksum of a record, which is over these too.
 TIMES = {
     *("compile_seconds", "wall_seconds", "steps_per_second", "graphs_per_second"),
-    *("data_share", "python_share", "num_compiles"),
+    *("data_share", "python_share", "num_compiles", "checksum"),
 }
 
 
