@@ -391,6 +391,15 @@ def test_frames_of_the_first_format_are_held_against_the_steps(generated, tmp_pa
         refused(folder, "cannot read .*expected frames", settings)
 
 
+def test_splits_that_differ_in_their_times_are_refused(tmp_path):
+    folder = tmp_path / "set"
+    steps = nbody_folder.write(folder)["test"]["steps"]
+    reseal(folder, "test", steps=2 * steps)
+    refused(folder, "the same steps in every split, found 1100 to 3100 .* in train and")
+    reseal(folder, "test", steps=steps.astype(np.int32))
+    nbody.load(folder, SETTINGS)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -403,6 +412,10 @@ def test_frames_of_the_first_format_are_held_against_the_steps(generated, tmp_pa
         ({"settings": {"system": "charged", "sample_every": 0}}, "sample_every from 1"),
         ({"units": {"positions": "m", "velocities": 3}}, "units that are names"),
         ({"units": {"positions": "m"}}, "units of positions and velocities"),
+        ({"units": {"positions": "\ud800", "velocities": ""}}, "units that are names"),
+        ({"units": {"positions": "m\x1b[2J", "velocities": ""}}, "units that are na"),
+        ({"units": {"positions": "m" * 101, "velocities": ""}}, "100 characters"),
+        ({"settings": {"system": "charged\n"}}, "settings.system, a name"),
         ({"arrays": {"train": ["a"]}}, "expected arrays"),
         ({"format": True}, "has format True"),
         ({"format": [1]}, "has format"),

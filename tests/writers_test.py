@@ -200,6 +200,18 @@ def test_motion_figure_shows_every_particle_from_start_to_both_ends():
     assert labels == ["start", "true", "predicted"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_picture_holds_any_name_and_any_number(tmp_path):
+    start = np.random.default_rng(0).normal(size=(5, 3))
+    with make_writer(tmp_path, quiet=True) as writer:
+        for factor in (1.0, 1e38, 1e300, np.inf, np.nan):
+            for unit in (r"$\bad$", "\N{CJK UNIFIED IDEOGRAPH-7C73}"):
+                far = (start * factor).astype(np.float64)
+                figure = pictures.motion_figure(start, start + 1, far, unit, unit)
+                writer.figure("motion", figure, 5)
+    assert figure.axes[0].get_xlabel() == f"x / {unit}"
+
+
 def test_pictures_leave_no_global_state():
     start = np.zeros((5, 3))
     pictures.motion_figure(start, start, start, "still")

@@ -84,6 +84,7 @@ def load(folder: pathlib.Path, settings: Settings) -> Dataset:
     parts = {
         split: _read(folder, split, metadata, settings, frames) for split in SPLITS
     }
+    _check_same_steps({split: own.pop("steps", None) for split, own in parts.items()})
     stops = np.cumsum([len(parts[split]["num_bodies"]) for split in SPLITS])
     splits = {
         split: np.arange(stop - len(parts[split]["num_bodies"]), stop)
@@ -140,7 +141,8 @@ def _read(
     """The systems of a split at two frames, bodies after bodies without padding.
 
     Returns:
-      `num_bodies` [S]; `charge` [N] and, of each vector at both frames, [N, 3].
+      `num_bodies` [S]; `charge` [N] and, of each vector at both frames, [N, 3]; the
+      `steps` [F] if the file tells them.
     """
     if split not in metadata["arrays"]:
         raise UserError(
@@ -168,7 +170,26 @@ def _read(
         if name != "force" or settings.needs_forces:
             start, target = (arrays[stored][:count, frame][real] for frame in frames)
             selected |= {name: start, f"{name}_target": target}
+    if "steps" in arrays:
+        selected["steps"] = arrays["steps"]
     return selected
+
+
+def _check_same_steps(steps: Mapping[str, np.ndarray | None]) -> None:
+    """Refuse splits whose frames lie at other times than those of another split."""
+    told = {split: own.tolist() for split, own in steps.items() if own is not None}
+    for split, own in told.items():
+        first = next(iter(told))
+        if own != told[first]:
+            raise UserError(
+                "expected the same steps in every split, found "
+                f"{_ends(told[first])} in {first} and {_ends(own)} in {split}; "
+                "give each frame one time in all"
+            )
+
+
+def _ends(steps: list[int]) -> str:
+    return f"{steps[0]} to {steps[-1]} ({len(steps)} steps)"
 
 
 def check_neighbors(smallest: int, settings: Settings, name: object) -> None:

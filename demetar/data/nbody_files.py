@@ -31,6 +31,7 @@ CHARGED = "charged"
 _ANEW = "generate the data set anew"
 _UNITS = ("positions", "velocities")
 _MOST = 2**53  # of whole numbers, which are exact in double precision
+_MOST_CHARACTERS = 100  # of a name that is shown
 _AXES = ("system", "frame", "body", "axis")
 
 
@@ -109,17 +110,17 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
 def _wrong_entry(metadata: Mapping[str, Any]) -> str:
     """What an entry should have been; '' if all of them are right."""
     settings, units = metadata.get("settings"), metadata.get("units")
-    if not isinstance(settings, dict) or not isinstance(settings.get("system"), str):
+    if not isinstance(settings, dict) or not _is_name(settings.get("system")):
         return "settings.system, a name"
     if not _is_number(settings.get("dt", 1)) or not settings.get("dt", 1) > 0:
-        return f"a positive settings.dt, found {settings['dt']!r}"
+        return f"a positive settings.dt, found {_listed([settings['dt']])}"
     if not _is_whole(settings.get("sample_every", 1), 1):
         found = settings["sample_every"]
         return f"settings.sample_every from 1, found {found!r}"
     if not isinstance(units, dict) or not {*_UNITS} <= {*units}:
         return f"units of {' and '.join(_UNITS)}"
-    if not all(isinstance(unit, str) for unit in units.values()):
-        return "units that are names"
+    if not all(unit == "" or _is_name(unit) for unit in units.values()):
+        return f"units that are names of at most {_MOST_CHARACTERS} characters"
     frames = metadata.get("frames")
     if not isinstance(frames, list) or not frames:
         return "frames, a list of numbers"
@@ -136,6 +137,12 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str:
     return ""
 
 
+def _is_name(value: Any) -> bool:
+    """Whether it is a text that can be shown in one short line."""
+    fits = isinstance(value, str) and 0 < len(value) <= _MOST_CHARACTERS
+    return fits and value.isprintable()
+
+
 def _is_number(value: Any) -> bool:
     # An integer may be too large for a float.
     return type(value) in (int, float) and abs(value) < 1e300
@@ -146,7 +153,7 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _listed(values: Sequence[Any]) -> str:
-    text = ", ".join(map(repr, values[:10]))
+    text = ", ".join(repr(value)[:40] for value in values[:10])
     return f"{text}, ..." if len(values) > 10 else text
 
 

@@ -9,6 +9,8 @@ from matplotlib.lines import Line2D
 
 from demetar.types import Array
 
+_MOST = 1e30  # where points beyond it are drawn; no axis reaches the largest number
+
 
 def motion_figure(
     start: Array, true: Array, predicted: Array, title: str, unit: str = ""
@@ -22,15 +24,19 @@ def motion_figure(
       title: what is shown.
       unit: unit of the positions; '' for none.
     """
-    shown = np.stack([np.asarray(start), np.asarray(true), np.asarray(predicted)])
+    shown = np.stack([start, true, predicted]).astype(np.float64)
+    shown = np.clip(shown, -_MOST, _MOST)
     error = np.mean((shown[2] - shown[1]) ** 2)
     figure = Figure(figsize=(9.0, 5.2), dpi=100, layout="constrained")
     for axes, plane in zip(figure.subplots(1, 2), ((0, 1), (0, 2)), strict=True):
         _draw_plane(axes, shown[..., plane])
         labels = [f"{'xyz'[axis]} / {unit}" if unit else "xyz"[axis] for axis in plane]
-        axes.set(xlabel=labels[0], ylabel=labels[1])
+        # Names are shown as they are: a dollar sign begins no formula.
+        axes.set_xlabel(labels[0], parse_math=False)
+        axes.set_ylabel(labels[1], parse_math=False)
     square = f" {unit}²" if unit else ""
-    figure.suptitle(f"{title}: mean squared error {error:.2g}{square}")
+    title = f"{title}: mean squared error {error:.2g}{square}"
+    figure.suptitle(title, parse_math=False)
     figure.legend(handles=_motion_legend(), loc="outside lower center", ncols=3)
     return figure
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -119,7 +120,9 @@ class RunWriter:
     def figure(self, tag: str, figure: Figure, epoch: int) -> None:
         """Shows a picture in TensorBoard."""
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
+        with warnings.catch_warnings():  # of characters that the font does not have
+            warnings.simplefilter("ignore")
+            canvas.draw()
         pixels = np.moveaxis(np.asarray(canvas.buffer_rgba()), -1, 0)
         with _reporting(self._path):
             self._events.add("image", tag, pixels, epoch=epoch)
