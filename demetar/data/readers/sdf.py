@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
+import re
 from collections.abc import Iterator
 
 from demetar.data import elements
@@ -15,6 +17,8 @@ COLUMNS = (
     *("u0", "u298", "h298", "g298", "cv"),
 )
 _END = "$$$$"  # of each molecule
+_BEHIND = re.compile("[MAVGS] {2}")  # first line behind the atoms and bonds
+_BOND = re.compile(r"[ \d]{9,}\s*")  # whole numbers of three characters each
 
 
 def records(paths: list[pathlib.Path]) -> Iterator[Record]:
@@ -78,9 +82,8 @@ def _blocks(path: pathlib.Path) -> Iterator[list[str]]:
 def _record(place: str, block: list[str], properties: list[float]) -> Record:
     if len(block) < 5 or "V3000" in block[3]:
         raise ValueError("it is no molecule of version V2000")
-    size = text.whole(block[3][:3].strip())
-    if not any(line.startswith("M  END") for line in block[4 + size :]):
-        raise ValueError(f"{size} atoms announced, fewer there")
+    size, num_bonds = (text.whole(block[3][at : at + 3].strip()) for at in (0, 3))
+    _check_table(block[4:], size, num_bonds)
     atoms = [line.split() for line in block[4 : 4 + size]]
     return Record(
         place,
@@ -90,3 +93,21 @@ def _record(place: str, block: list[str], properties: list[float]) -> Record:
         properties,
         "",
     )
+
+
+def _check_table(lines: list[str], size: int, num_bonds: int) -> None:
+    """Refuse a block that has other numbers of atoms or bonds than it announces.
+
+    Raises:
+      ValueError: it has, or it does not end with M  END.
+    """
+    table = list(itertools.takewhile(lambda line: not _BEHIND.match(line), lines))
+    rest = lines[len(table) :]
+    if not any(line.startswith("M  END") for line in rest):
+        raise ValueError("its M  END is missing")
+    found = sum(_BOND.fullmatch(line) is not None for line in table)
+    if (len(table) - found, found) != (size, num_bonds):
+        raise ValueError(
+            f"{size} atoms and {num_bonds} bonds announced, {len(table) - found} and "
+            f"{found} there"
+        )
