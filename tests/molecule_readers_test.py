@@ -373,11 +373,9 @@ def test_a_table_with_a_huge_cell(tmp_path):
 @pytest.mark.parametrize(
     ("found", "changed", "message"),
     [
-        ("  5  4", "  4  4", "4 atoms and 4 bonds announced, 5 and 4 there"),
-        ("  5  4", "  6  4", "6 atoms and 4 bonds announced, 5 and 4 there"),
-        ("  5  4", "  5  3", "5 atoms and 3 bonds announced, 5 and 4 there"),
-        ("  1  2  1  0\n", "", "5 atoms and 4 bonds announced, 5 and 3 there"),
-        ("M  END", "M  ISO", "M END is missing"),
+        ("  5  4", "  4  4", "4 atoms announced, 5 there"),
+        ("  5  4", "  6  4", "6 atoms announced, 5 there"),
+        ("M  END", "M  ISO", "then M END is missing"),
     ],
 )
 def test_a_structure_has_what_it_announces(tmp_path, found, changed, message):

@@ -12,7 +12,7 @@ import pathlib
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from demetar import files
 from demetar.data import elements
@@ -28,7 +28,7 @@ MOST_TOTAL = 2**32  # of all files of an archive; QM9 takes less than 2^29
 # Tag, number and 15 properties.
 _SECOND_LINE = re.compile(rb"\s*gdb\s+\d+(?:\s+[^\s=]+){15}\s*")
 
-_COMPRESSED: dict[bytes, Callable[[pathlib.Path], IO[bytes]]] = {
+_COMPRESSED: dict[bytes, Callable[[pathlib.Path], Any]] = {
     b"BZh": bz2.BZ2File,
     b"\x1f\x8b": gzip.GzipFile,
     b"\xfd7zXZ": lzma.LZMAFile,

@@ -82,8 +82,8 @@ def _blocks(path: pathlib.Path) -> Iterator[list[str]]:
 def _record(place: str, block: list[str], properties: list[float]) -> Record:
     if len(block) < 5 or "V3000" in block[3]:
         raise ValueError("it is no molecule of version V2000")
-    size, num_bonds = (text.whole(block[3][at : at + 3].strip()) for at in (0, 3))
-    _check_table(block[4:], size, num_bonds)
+    size = text.whole(block[3][:3].strip())
+    _check_atoms(block[4:], size)
     atoms = [line.split() for line in block[4 : 4 + size]]
     return Record(
         place,
@@ -95,19 +95,16 @@ def _record(place: str, block: list[str], properties: list[float]) -> Record:
     )
 
 
-def _check_table(lines: list[str], size: int, num_bonds: int) -> None:
-    """Refuse a block that has other numbers of atoms or bonds than it announces.
+def _check_atoms(lines: list[str], size: int) -> None:
+    """Refuse a block of more or fewer atoms than it announces; bonds are not read.
 
     Raises:
-      ValueError: it has, or it does not end with M  END.
+      ValueError: it is one, or it does not end with M  END.
     """
     table = list(itertools.takewhile(lambda line: not _BEHIND.match(line), lines))
     rest = lines[len(table) :]
     if not any(line.startswith("M  END") for line in rest):
-        raise ValueError("its M  END is missing")
-    found = sum(_BOND.fullmatch(line) is not None for line in table)
-    if (len(table) - found, found) != (size, num_bonds):
-        raise ValueError(
-            f"{size} atoms and {num_bonds} bonds announced, {len(table) - found} and "
-            f"{found} there"
-        )
+        raise ValueError(f"{size} atoms announced, then M  END is missing")
+    found = sum(_BOND.fullmatch(line) is None for line in table)
+    if found != size:
+        raise ValueError(f"{size} atoms announced, {found} there")
