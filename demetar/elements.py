@@ -76,5 +76,8 @@ def number_of(text: str) -> int:
         return int(text)
     found = NUMBERS.get(text.capitalize())
     if found is None:
-        raise ValueError(f"{text[:20]!r} is no element")
+        raise ValueError(
+            f"{text[:20]!r} is no element; expected a symbol from H to {SYMBOLS[-1]}, "
+            f"or a number from 1 to {MOST}"
+        )
     return found

@@ -173,7 +173,8 @@ def real_numbers(
             f"expected real numbers {shown(shape)} in {name!r} of {place}, "
             f"found {describe(array)}"
         )
-    values = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # of a longer type; it is refused as infinite
+        values = array.astype(np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
         index = tuple(map(int, np.argwhere(bad)[0]))

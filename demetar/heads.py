@@ -22,7 +22,7 @@ from demetar.types import Array, Head, TaskSpec
 
 OFFSETS = ("species", "mean")
 
-_ROUNDING = 1e-12  # relative to the values: what remains of those that are all alike
+_ROUNDING = 1e-15  # relative to the values: what remains of those that are all alike
 
 
 def composition(task: TaskSpec, scalars: Array, n_node: Array) -> np.ndarray:
@@ -95,8 +95,8 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     With 'species', an extensive head gets the offsets of least squares, those of the
     smallest norm where the compositions do not determine them, and as its scale the
     mean of |residual| per node: what one node of a sum is to account for. A mean joins
-    the offsets only where they alone explain less than a mean alone would, as with
-    totals that were shifted. Otherwise the head gets the mean of the values, and as
+    the offsets only if totals were shifted (`_joined`), so that a shift makes no
+    difference. Otherwise the head gets the mean of the values, and as
     its scale their mean absolute deviation, as in the protocol of Satorras,
     Hoogeboom, Welling 2021, arXiv 2102.09844, appendix C.3. Values that do not vary
     have a scale of 1.
@@ -112,22 +112,39 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     fitted: tuple[float, ...] = ()
     if head.extensive and offsets == "species" and counts.shape[1]:
         weights = counts.sum(axis=1)
-        found = _least_squares(counts, values)
-        spread = values - mean
-        left = values - counts @ found
-        mean = 0.0
-        noise = _ROUNDING**2 * (values @ values)
-        if left @ left > 1.0001 * (spread @ spread) + noise:
-            design = np.concatenate([counts, np.ones((len(values), 1))], axis=1)
-            found = _least_squares(design, values)
-            found, mean = found[:-1], found[-1]
-        fitted = tuple(map(float, found))
+        found = _joined(counts, values)
+        mean = found[-1]
+        fitted = tuple(map(float, found[:-1]))
     known = dataclasses.replace(head, mean=float(mean), offsets=fitted)
     remains = residual(known, values[:, None], counts)[:, 0]
     scale = float(np.mean(np.abs(remains) / weights))
     if scale <= _ROUNDING * np.abs(values).max():
         scale = 1.0
     return dataclasses.replace(known, scale=scale)
+
+
+def _joined(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Offsets of the species [Z] and the mean that joins them, or 0: [Z + 1].
+
+    It joins if the offsets alone leave more than a mean alone would, or twice as much
+    (as a standard error) as both together.
+    """
+    design = np.concatenate([counts, np.ones((len(values), 1))], axis=1)
+    alone = np.append(_least_squares(counts, values), 0.0)
+    both = _least_squares(design, values)
+    of_alone, of_both, of_mean = (
+        float(left @ left)
+        for left in (
+            values - design @ alone,
+            values - design @ both,
+            values - values.mean(),
+        )
+    )
+    free = len(values) - design.shape[1]  # degrees of freedom with the mean
+    most = 1.0001 * of_mean
+    if free > 0:
+        most = min(most, 2**2 * of_both * (free + 1) / free)
+    return both if of_alone > most + _ROUNDING**2 * (values @ values) else alone
 
 
 def _least_squares(design: np.ndarray, values: np.ndarray) -> np.ndarray:

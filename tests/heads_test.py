@@ -1,6 +1,7 @@
 """What is known of targets is subtracted in float64, and comes back in float64."""
 
 import dataclasses
+import warnings
 
 import haiku as hk
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from demetar import heads
 from demetar.data import molecules, qm9
+from demetar.errors import UserError
 from demetar.train import equivariance, loop, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec
@@ -77,6 +79,40 @@ def test_a_shift_that_no_offsets_explain_is_a_mean():
     )
     np.testing.assert_allclose(left, again, atol=1e-6)
     assert np.abs(left).max() < 20
+
+
+@pytest.mark.parametrize("shift", [1.0, 50.0, -1528.0, 1e6])
+def test_a_shift_makes_no_difference(shift):
+    """Also one that is small beside what the offsets explain."""
+    generator = np.random.default_rng(1)
+    counts = generator.integers(0, 6, (200, 3)).astype(float)
+    counts[:, 0] += 1
+    noise = 1e-4 * generator.normal(size=200)
+    values = counts @ [-0.5, -37.8, -75.1] + noise
+    shifted = heads.fit(ENERGY, values + shift, counts, "species")
+    assert shifted.mean == pytest.approx(shift, abs=1e-3)
+    left = heads.residual(shifted, (values + shift)[:, None], counts)[:, 0]
+    assert np.abs(left).mean() == pytest.approx(np.abs(noise).mean(), rel=0.05)
+    alone = heads.fit(ENERGY, values, counts, "species")
+    assert alone.mean == 0
+    assert shifted.scale == pytest.approx(alone.scale, rel=0.05)
+
+
+def test_few_values_are_not_explained_by_a_mean_more():
+    counts = np.array([[2.0, 1.0], [4.0, 1.0], [6.0, 2.0]])
+    values = counts @ [-0.5, -37.8] + [1e-3, -2e-3, 5e-4]
+    assert heads.fit(ENERGY, values, counts, "species").mean == 0
+
+
+@pytest.mark.parametrize("head, offsets", [(ENERGY, "species"), (GAP, "species")])
+def test_a_spread_that_is_small_beside_the_values_is_a_scale(head, offsets):
+    generator = np.random.default_rng(2)
+    counts = generator.integers(1, 6, (200, 2)).astype(float)
+    noise = 1e-4 * generator.normal(size=200)
+    near, far = (
+        heads.fit(head, noise + mean, counts, offsets).scale for mean in (0, -1e9)
+    )
+    assert far == pytest.approx(near, rel=0.05)
 
 
 @pytest.mark.parametrize("head, offsets", [(GAP, "species"), (ENERGY, "mean")])
@@ -241,3 +277,32 @@ def test_a_record_states_what_was_subtracted():
     assert records.describe_targets(task) == (
         "gap, intensive; subtracted: the mean 6863 meV; the rest varies by 1.06e+03 meV"
     )
+
+
+@pytest.mark.parametrize("factor", [1e36, 1e300, 1e-36])
+def test_targets_beyond_float32_are_refused(factor):
+    known = molecules_with("energy", 0.0, 0.0)
+    qm9.load(known, SETTINGS)
+    assert (
+        not qm9.load(
+            dataclasses.replace(known, properties=known.properties * 0), SETTINGS
+        )
+        .task.heads[0]
+        .mean
+    )
+    far = dataclasses.replace(known, properties=known.properties * factor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match="give it in another unit"):
+            qm9.load(far, SETTINGS)
+    close = dataclasses.replace(known, properties=1.0 + known.properties * factor)
+    if factor < 1:  # then nothing is left of it beside 1
+        assert qm9.load(close, SETTINGS).task.heads[0].scale == 1
+
+
+def test_molecules_without_their_target_are_told():
+    known = molecules_with("energy", 0.0, 0.0)
+    properties = known.properties.copy()
+    properties[3:5] = np.nan
+    with pytest.raises(UserError, match="found nan at number ., 2 in all; leave them"):
+        qm9.load(dataclasses.replace(known, properties=properties), SETTINGS)

@@ -1,6 +1,7 @@
 """The cache of molecules, and the graphs that are made of it."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def test_a_cache_of_other_data_is_not_believed(tmp_path):
     caches[0].write_bytes(caches[1].read_bytes())
     known, _ = qm9.cached(tmp_path / "a.xyz", tmp_path / "cache")
     assert known.column("e").tolist() == [ord("a")]
+
+
+def test_a_source_of_the_same_size_and_time_is_read_anew(tmp_path):
+    source = tmp_path / "mine.xyz"
+    for value in (1, 2):
+        source.write_text(f"3\ne={value}\n{WATER}")
+        os.utime(source, (0, 0))
+        known, _ = qm9.cached(source, tmp_path / "cache")
+        assert known.column("e").tolist() == [value]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """Readers of molecules: other people's files, each with its right end."""
 
 import bz2
+import gzip
 import io
+import lzma
 import pathlib
 import tarfile
+import tracemalloc
+import warnings
 from typing import Any
 
 import numpy as np
@@ -316,6 +320,21 @@ def test_an_archive_that_unpacks_without_end(tmp_path, monkeypatch):
             load(path)
 
 
+@pytest.mark.parametrize("module", [bz2, gzip, lzma])
+def test_an_archive_is_unpacked_only_as_far_as_it_is_read(tmp_path, module):
+    size = 2**26
+    path = tmp_path / "archive.tar.bz2"
+    path.write_bytes(module.compress(bytes(size)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="at least one molecule|cannot read"):
+            load(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 4
+
+
 def test_structures_and_table_must_be_of_the_same_molecules(tmp_path):
     structures, table = molecule_texts.sdf((1, 2))
     other, _ = molecule_texts.sdf((1,))
@@ -345,3 +364,38 @@ def test_a_table_with_a_huge_cell(tmp_path):
     path.write_text("a,b\n1," + "9" * 200_000 + "\n")
     with pytest.raises(UserError, match="cannot read .* after row 1 .field larger"):
         list(text.table(path))
+
+
+@pytest.mark.parametrize(
+    ("found", "changed", "message"),
+    [
+        ("  5  4", "  4  4", "4 atoms announced, 5 there"),
+        ("  5  4", "  6  4", "6 atoms announced, 5 there"),
+        ("M  END", "M  ISO", "then M END is missing"),
+    ],
+)
+def test_a_structure_has_what_it_announces(tmp_path, found, changed, message):
+    structures, table = molecule_texts.sdf((1,))
+    (tmp_path / molecule_files.SDF_TABLE).write_text(table)
+    path = tmp_path / molecule_files.SDF
+    path.write_text(structures.replace("M  END", "M  CHG  1   1   1\nM  END"))
+    assert load(path).n_atoms.tolist() == [5]
+    assert found in structures
+    path.write_text(structures.replace(found, changed, 1))
+    with pytest.raises(UserError, match=message):
+        load(path)
+
+
+def test_what_float64_cannot_hold_is_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(
+        path,
+        numbers=[2],
+        positions=np.zeros((1, 3)),
+        n_atoms=[1],
+        energy=np.array(["1e4000"], np.longdouble),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match="expected finite numbers in 'energy'"):
+            load(path)

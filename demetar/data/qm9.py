@@ -37,6 +37,8 @@ from demetar.types import Head, Nodes, TaskSpec
 MEV_PER_HARTREE = 27_211.386
 EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial extent
 RADIAL_PERCENTILE = 99.9
+# Of targets and of their scales, in any unit: far from the ends of float32.
+LEAST_VALUE, MOST_VALUE = 1e-30, 1e30
 
 CONNECTIVITY = ("complete", "radius", "bonds")
 CUTOFF = 5.0  # in Å, where a radius graph is asked for without one
@@ -161,7 +163,9 @@ def cached(
     identity = [kind]
     for path in paths:
         status = path.stat()
-        where = "" if kind == "wheel" else f"{path.resolve()} {status.st_mtime_ns}"
+        # A file may be written anew with its old size and time of modification.
+        when = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        where = "" if kind == "wheel" else f"{path.resolve()} {when}"
         identity.append(f"{path.name} {status.st_size} {where}")
     key = hashlib.sha256("\n".join(identity).encode()).hexdigest()
     cache = folder / f"molecules-{kind}-{key[:12]}-v{molecules.VERSION}.npz"
@@ -202,8 +206,11 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     if len(unknown):
         raise UserError(
             f"expected a finite {settings.target} of every molecule, found "
-            f"{values[unknown[0]]} at number {known.index[unknown[0]]}"
+            f"{values[unknown[0]]} at number {known.index[unknown[0]]}, "
+            f"{len(unknown):,} in all; leave them out by a --split file of the others' "
+            "row numbers"
         )
+    _check_size(values[chosen], settings.target)
     stops = np.cumsum([len(rows[part]) for part in PARTS])
     splits = {
         part: np.arange(stop - len(rows[part]), stop)
@@ -217,11 +224,28 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     head = heads.fit(head, values[chosen][train], counts[train], settings.offsets)
     task = dataclasses.replace(task, heads=(head,))
     targets = {head.name: heads.residual(head, values[chosen][:, None], counts)}
+    _check_size(head.scale, settings.target)
     samples = dataclasses.replace(samples, targets=targets)
     samples = to_dtype(samples, settings.dtype)
     packing = make_packing(samples, task, settings.batch_size)
     identity = identify(known.fingerprint, _described(known, settings, unit), rows)
     return Dataset(task, packing, splits, known.fingerprint, identity)
+
+
+def _check_size(values: Any, target: str) -> None:
+    """Refuse values that float32 does not hold well; zeros are no such values.
+
+    Raises:
+      UserError: there are such values.
+    """
+    sizes = np.abs(np.atleast_1d(values))
+    bad = (sizes > MOST_VALUE) | ((sizes > 0) & (sizes.max() < LEAST_VALUE))
+    if bad.any():
+        raise UserError(
+            f"expected a {target} whose values and their spread are of "
+            f"{LEAST_VALUE:g} to {MOST_VALUE:g}, found {sizes[bad][0]:.3g}; give it in "
+            "another unit"
+        )
 
 
 def _described(

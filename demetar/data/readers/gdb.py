@@ -5,11 +5,14 @@ Source: Ramakrishnan et al. 2014, doi 10.1038/sdata.2014.22, table 2.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import pathlib
 import re
 import tarfile
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Self
 
 from demetar import elements, files
 from demetar.data.molecules import MOST_ATOMS, Record
@@ -23,6 +26,12 @@ MOST_TOTAL = 2**32  # of all files of an archive; QM9 takes less than 2^29
 
 # Tag, number and 15 properties.
 _SECOND_LINE = re.compile(rb"\s*gdb\s+\d+(?:\s+[^\s=]+){15}\s*")
+
+_COMPRESSED: dict[bytes, Callable[[pathlib.Path], Any]] = {
+    b"BZh": bz2.BZ2File,
+    b"\x1f\x8b": gzip.GzipFile,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
 
 
 def is_one(path: pathlib.Path) -> bool:
@@ -78,7 +87,10 @@ class _Bounded(tarfile.TarInfo):
 def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """Place and content of each xyz file of an archive."""
     total = 0
-    with tarfile.open(path, "r|*", tarinfo=_Bounded) as archive:
+    with (
+        _unpacked(path) as content,
+        tarfile.open(fileobj=content, mode="r|", tarinfo=_Bounded) as archive,
+    ):
         for member in archive:
             total += member.size
             if total > MOST_TOTAL:
@@ -87,9 +99,22 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                     "found more"
                 )
             if member.isfile() and member.name.endswith(".xyz"):
-                content = archive.extractfile(member)
-                assert content is not None  # as it is a file
-                yield f"{path.name}, {files.one_line(member.name)}", content.read()
+                file = archive.extractfile(member)
+                assert file is not None  # as it is a file
+                yield f"{path.name}, {files.one_line(member.name)}", file.read()
+
+
+def _unpacked(path: pathlib.Path) -> IO[bytes]:
+    """The archive without its compression, unpacked as far as it is read.
+
+    tarfile itself unpacks 10 kB at a time, which can be gigabytes.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+    for mark, opened in _COMPRESSED.items():
+        if start.startswith(mark):
+            return opened(path)
+    return open(path, "rb")
 
 
 def of_files(paths: list[pathlib.Path]) -> Iterator[Record]:

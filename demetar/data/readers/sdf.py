@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
+import re
 from collections.abc import Iterator
 
 from demetar import elements
@@ -15,6 +17,8 @@ COLUMNS = (
     *("u0", "u298", "h298", "g298", "cv"),
 )
 _END = "$$$$"  # of each molecule
+_BEHIND = re.compile("[MAVGS] {2}")  # first line behind the atoms and bonds
+_BOND = re.compile(r"[ \d]{9,}\s*")  # whole numbers of three characters each
 
 
 def records(paths: list[pathlib.Path]) -> Iterator[Record]:
@@ -79,8 +83,7 @@ def _record(place: str, block: list[str], properties: list[float]) -> Record:
     if len(block) < 5 or "V3000" in block[3]:
         raise ValueError("it is no molecule of version V2000")
     size = text.whole(block[3][:3].strip())
-    if not any(line.startswith("M  END") for line in block[4 + size :]):
-        raise ValueError(f"{size} atoms announced, fewer there")
+    _check_atoms(block[4:], size)
     atoms = [line.split() for line in block[4 : 4 + size]]
     return Record(
         place,
@@ -90,3 +93,18 @@ def _record(place: str, block: list[str], properties: list[float]) -> Record:
         properties,
         "",
     )
+
+
+def _check_atoms(lines: list[str], size: int) -> None:
+    """Refuse a block of more or fewer atoms than it announces; bonds are not read.
+
+    Raises:
+      ValueError: it is one, or it does not end with M  END.
+    """
+    table = list(itertools.takewhile(lambda line: not _BEHIND.match(line), lines))
+    rest = lines[len(table) :]
+    if not any(line.startswith("M  END") for line in rest):
+        raise ValueError(f"{size} atoms announced, then M  END is missing")
+    found = sum(_BOND.fullmatch(line) is None for line in table)
+    if found != size:
+        raise ValueError(f"{size} atoms announced, {found} there")
