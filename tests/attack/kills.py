@@ -37,6 +37,7 @@ from tests.attack import ends
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 MOST_KILLS = 6  # of one run
+_LOST = "Exception ignored in: <function _xla_gc_callback"
 SMALL = ("--batch_size=8", "--eval_every=1", "--cpu_devices=1")
 
 
@@ -166,8 +167,11 @@ def kill(
 def has_traceback(errors: str) -> bool:
     """Whether a command died by one.
 
-    While the interpreter itself starts, an interrupt is its own affair.
+    While the interpreter itself starts, an interrupt is its own affair; and one that
+    comes within a callback of its garbage collector is lost: the command goes on.
     """
+    if errors.startswith(_LOST) and errors.count("Traceback") == 1:
+        return False
     return "Traceback" in errors and (str(ROOT) in errors or "jax" in errors)
 
 
