@@ -307,7 +307,8 @@ def _second_start(
     if errors is not None:
         arrays["errors"] = errors
     digest = hashlib.sha256(told.encode()).hexdigest()
-    return text_of(arrays, read, progress, best.metadata, digest, run_id)
+    listed = json.dumps(read, sort_keys=True)  # the order of keys says nothing
+    return text_of(arrays, listed, progress, best.metadata, digest, run_id)
 
 
 def _flat(params: Any) -> dict[str, np.ndarray]:
