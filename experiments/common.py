@@ -32,6 +32,7 @@ from tools import cli
 T = TypeVar("T")
 
 USER_ERROR = 2  # exit code
+MOST_DIGITS = 18  # of a number that is typed; Python parses no more than 4,300
 SIGNALLED = 128  # exit code less the number of the signal
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
 
@@ -201,7 +202,7 @@ def positive_integers(flag: str, items: Iterable[str]) -> tuple[int, ...]:
       UserError: an item is no positive integer.
     """
     for item in items:
-        if not item.isdecimal() or int(item) < 1:
+        if not item.isdecimal() or len(item) > MOST_DIGITS or int(item) < 1:
             raise UserError(f"expected positive integers in --{flag}, found {item!r}")
     return tuple(map(int, items))
 

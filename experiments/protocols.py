@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from demetar import models
 from demetar.errors import UserError
+from experiments import common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +322,8 @@ def parse_phase(model: str, text: str) -> Phase:
       UserError: it is malformed, or the model has no such field.
     """
     epochs, colon, assignments = text.partition(":")
-    if not (colon and epochs.isdecimal() and int(epochs)):
+    is_number = epochs.isdecimal() and len(epochs) <= common.MOST_DIGITS
+    if not (colon and is_number and int(epochs)):
         raise UserError(
             f"expected --phase=EPOCHS:field=value,... with at least 1 epoch, "
             f"found {text!r}"

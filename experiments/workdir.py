@@ -24,6 +24,8 @@ CONFIG_FILE = "config.json"
 LAST, BEST = "last.npz", "best.npz"
 IDENTITY = "identity"  # of the data: splits, frames, units and all
 ANOTHER = "choose another --workdir"
+_MOST_LISTED = 10  # of settings that differ
+_MOST_SHOWN = 100  # characters of one
 
 # What a data set must share with the task of a checkpoint. Sizes and statistics are its
 # own: a model that was trained on 5 bodies is at home on 20.
@@ -132,9 +134,12 @@ def _check_config(
     if not changed or (changed == ["epochs"] and _grows(folder, found, config)):
         return
     told = [
-        f"{name} was {found.get(name)!r} and is now {config.get(name)!r}"
-        for name in changed
+        f"{name[:_MOST_SHOWN]} was {repr(found.get(name))[:_MOST_SHOWN]} and is now "
+        f"{repr(config.get(name))[:_MOST_SHOWN]}"
+        for name in changed[:_MOST_LISTED]
     ]
+    if len(changed) > _MOST_LISTED:
+        told.append(f"and {len(changed) - _MOST_LISTED} more")
     digits = checkpoint.ID_DIGITS
     ids = [str(found.get(RUN_ID, "without id")), run_files.run_id(config)]
     raise UserError(

@@ -135,6 +135,14 @@ def test_damaged_files_end_in_one_line(run, finished, name, damage):
     run(*HERE).refused("run")
 
 
+def test_settings_of_another_program_are_told_in_short(run, finished):
+    foreign = {f"x{number}": "y" * 999 for number in range(99)}
+    (finished / "config.json").write_text(json.dumps(foreign))
+    done = run(*HERE)
+    done.refused("run belongs to another run", "and ", " more")
+    assert len(done.errors) < 4_000
+
+
 def test_a_record_and_errors_that_do_not_fit_are_refused(run, finished):
     path = finished / "record.json"
     record = read(path)

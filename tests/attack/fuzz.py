@@ -141,7 +141,7 @@ def inside(name: str, seconds: int, kept: pathlib.Path, folder: pathlib.Path) ->
     atheris.Fuzz()
 
 
-def by_damage(name: str, seconds: int, kept: pathlib.Path) -> dict[str, Any]:
+def by_damage(name: str, seconds: float, kept: pathlib.Path) -> dict[str, Any]:
     """Damage valid files again and again; executions and finds."""
     from tests.attack import mutations
 

@@ -37,6 +37,7 @@ from tests.attack import ends
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 MOST_KILLS = 6  # of one run
+_LOST = "Exception ignored in: <function _xla_gc_callback"
 SMALL = ("--batch_size=8", "--eval_every=1", "--cpu_devices=1")
 
 
@@ -48,10 +49,12 @@ class Victim:
       arguments: of the interpreter, one list per process that belongs to the command;
         made anew at each start.
       end: of the folder in which it ran.
+      finished: what a start may say where an earlier one came to the end, and refuse.
     """
 
     arguments: Callable[[], list[list[str]]]
     end: Callable[[pathlib.Path], dict[str, Any]]
+    finished: str = ""
 
 
 def victims(data: pathlib.Path) -> dict[str, Victim]:
@@ -88,7 +91,11 @@ def victims(data: pathlib.Path) -> dict[str, Victim]:
     return {
         "nbody": Victim(lambda: [[*linear, *SMALL]], _of_run),
         "qm9": Victim(lambda: [[*on_molecules, *SMALL]], _of_run),
-        "generator": Victim(lambda: [generator], lambda cwd: ends.of_data(cwd / "run")),
+        "generator": Victim(
+            lambda: [generator],
+            lambda cwd: ends.of_data(cwd / "run"),
+            "holds a data set; pass --overwrite",
+        ),
         "table": Victim(lambda: [table], lambda cwd: ends.of_table(cwd / "run")),
         "two processes": Victim(several, _of_run),
     }
@@ -133,7 +140,8 @@ def run(victim: Victim, cwd: pathlib.Path) -> float:
     began = time.monotonic()
     processes = start(victim, cwd)
     codes = [process.wait(600) for process in processes]
-    assert codes == [0] * len(codes), (codes, _errors(cwd))
+    is_finished = victim.finished and victim.finished in _errors(cwd)
+    assert is_finished or codes == [0] * len(codes), (codes, _errors(cwd))
     return time.monotonic() - began
 
 
@@ -159,8 +167,11 @@ def kill(
 def has_traceback(errors: str) -> bool:
     """Whether a command died by one.
 
-    While the interpreter itself starts, an interrupt is its own affair.
+    While the interpreter itself starts, an interrupt is its own affair; and one that
+    comes within a callback of its garbage collector is lost: the command goes on.
     """
+    if errors.startswith(_LOST) and errors.count("Traceback") == 1:
+        return False
     return "Traceback" in errors and (str(ROOT) in errors or "jax" in errors)
 
 

@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -176,9 +177,12 @@ def _json(content: bytes, generator: random.Random) -> bytes:
 
 def _rebuilt_archive(content: bytes, generator: random.Random) -> bytes:
     """One array altered, and all checksums of the archive made anew."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = generator.choice(list(members))
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        name = generator.choice(list(members))
+    except (ValueError, LookupError, OSError, zipfile.BadZipFile, zlib.error):
+        return _flip(content, generator)  # it is damaged already
     kind = generator.randrange(4)
     if kind == 0:
         del members[name]
@@ -205,7 +209,10 @@ def _archive(members: dict[str, bytes], generator: random.Random) -> bytes:
 
 def _other_array(content: bytes, generator: random.Random) -> bytes:
     """The array of a `.npy` with another type, shape or entry."""
-    array = np.load(io.BytesIO(content))
+    try:
+        array = np.load(io.BytesIO(content))
+    except (ValueError, EOFError, OSError):
+        return _flip(content, generator)  # it is damaged already
     if array.dtype.kind == "U":
         return _flip(content, generator)
     kinds: tuple[Callable[[], np.ndarray], ...] = (

@@ -29,6 +29,10 @@ from tools import import_nbody
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EPOCHS = 2
+TRAINING = (
+    *("--model=linear_map", "--dataset=data", "--workdir=run", "--eval_every=1"),
+    *(f"--epochs={EPOCHS}", "--cpu_devices=1"),
+)
 WATER = (("O", 0.0, 0.0, 0.117), ("H", 0.0, 0.757, -0.467), ("H", 0.0, -0.757, -0.467))
 
 
@@ -248,12 +252,8 @@ def of_program(folder: pathlib.Path) -> dict[str, Target]:
 def make_run(folder: pathlib.Path) -> pathlib.Path:
     """The work directory of a run that a command made."""
     nbody_folder.write(folder / "data", splits=dict.fromkeys(SPLITS, 4))
-    arguments = [
-        *("-m", "experiments.nbody", "--model=linear_map", "--dataset=data"),
-        *("--workdir=run", "--eval_every=1", f"--epochs={EPOCHS}", "--cpu_devices=1"),
-    ]
     subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", "experiments.nbody", *TRAINING],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         check=True,
@@ -307,7 +307,8 @@ def _second_start(
     if errors is not None:
         arrays["errors"] = errors
     digest = hashlib.sha256(told.encode()).hexdigest()
-    return text_of(arrays, read, progress, best.metadata, digest, run_id)
+    listed = json.dumps(read, sort_keys=True)  # the order of keys says nothing
+    return text_of(arrays, listed, progress, best.metadata, digest, run_id)
 
 
 def _flat(params: Any) -> dict[str, np.ndarray]:
