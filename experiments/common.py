@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import io
 import logging
@@ -33,6 +34,11 @@ T = TypeVar("T")
 
 USER_ERROR = 2  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
+# What is wrong with a path or with the place that it names.
+_OF_PATHS = (
+    *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EPERM, errno.EROFS),
+)
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
 
 
@@ -102,6 +108,11 @@ def _of_surroundings(error: Exception) -> str:
         return (
             f"JAX_PLATFORMS={platforms} names what is not there ({reason}); unset it, "
             "or name cpu"
+        )
+    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename:
+        return (
+            f"cannot use {str(error.filename)[:100]}: {error.strerror}; give another "
+            "path, or free space there"
         )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
         return (

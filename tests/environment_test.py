@@ -213,6 +213,19 @@ def test_errors_of_a_model_that_nobody_changed_are_not_hidden():
     assert sizes.memory() > 2**28 and "jax" in sys.modules
 
 
+def test_replicas_that_no_memory_holds_are_refused(run):
+    run(*HERE, "--num_seeds=10001").refused("--num_seeds of at most 10,000")
+    few = "from experiments import sizes\nsizes.memory = lambda: 99\n"
+    run(*HERE, "--num_seeds=2", setup=few).refused("GiB", "--num_seeds=2: ask for less")
+
+
+@pytest.mark.parametrize("flag", ["workdir", "dataset", "data_dir"])
+def test_a_path_that_no_system_takes_is_one_line(run, tmp_path, flag):
+    given = (*TINY, "--workdir=run") if flag != "data_dir" else TINY[:1]
+    run(*given, f"--{flag}={'x' * 300}").refused("xxx", "File name too long")
+    assert not (tmp_path / "run").exists()
+
+
 # --- Kept programs ------------------------------------------------------------------
 
 # A program that was kept, and fails when it runs.
