@@ -104,10 +104,11 @@ def _of_surroundings(error: Exception) -> str:
     """What a machine lacks, of which an error tells; '' for any other error."""
     reason = files.one_line(error)[:200]
     platforms = os.environ.get("JAX_PLATFORMS")
-    if platforms and "backend" in reason and "nitialize" in reason:
+    if platforms and not _has_devices():
+        told = f" ({reason})" if str(error) else ""
         return (
-            f"JAX_PLATFORMS={platforms} names what is not there ({reason}); unset it, "
-            "or name cpu"
+            f"JAX_PLATFORMS={platforms} names what is not there{told}; unset it, or "
+            "name cpu"
         )
     if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename:
         return (
@@ -120,6 +121,13 @@ def _of_surroundings(error: Exception) -> str:
             "fewer seeds, or a smaller model"
         )
     return ""
+
+
+def _has_devices() -> bool:
+    try:
+        return bool(jax.devices())
+    except Exception:  # jax fails in several ways, by what it has no plugin for
+        return False
 
 
 def _interrupt(number: int, _: Any) -> None:

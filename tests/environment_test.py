@@ -126,10 +126,11 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
         common.cache_dir()
 
 
-def test_a_platform_that_is_not_there(run, tmp_path):
-    setup = "import os, jax; os.environ['JAX_PLATFORMS'] = 'abacus'\n"
-    setup += "jax.config.update('jax_platforms', 'abacus')"
-    run(*HERE, setup=setup).refused("JAX_PLATFORMS=abacus names what is not there")
+@pytest.mark.parametrize("platform", ["abacus", "rocm"])  # rocm: known, not there
+def test_a_platform_that_is_not_there(run, tmp_path, platform):
+    setup = f"import os, jax; os.environ['JAX_PLATFORMS'] = {platform!r}\n"
+    setup += f"jax.config.update('jax_platforms', {platform!r})"
+    run(*HERE, setup=setup).refused(f"JAX_PLATFORMS={platform} names what is not there")
     assert not (tmp_path / "run").exists()
 
 
