@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import io
 import logging
@@ -34,6 +35,11 @@ T = TypeVar("T")
 USER_ERROR = 2  # exit code
 MOST_DIGITS = 18  # of a number that is typed; Python parses no more than 4,300
 SIGNALLED = 128  # exit code less the number of the signal
+# What is wrong with a path or with the place that it names.
+_OF_PATHS = (
+    *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EPERM, errno.EROFS),
+)
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
 
 
@@ -99,10 +105,16 @@ def _of_surroundings(error: Exception) -> str:
     """What a machine lacks, of which an error tells; '' for any other error."""
     reason = files.one_line(error)[:200]
     platforms = os.environ.get("JAX_PLATFORMS")
-    if platforms and "backend" in reason and "nitialize" in reason:
+    if platforms and not _has_devices():
+        told = f" ({reason})" if str(error) else ""
         return (
-            f"JAX_PLATFORMS={platforms} names what is not there ({reason}); unset it, "
-            "or name cpu"
+            f"JAX_PLATFORMS={platforms} names what is not there{told}; unset it, or "
+            "name cpu"
+        )
+    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename:
+        return (
+            f"cannot use {str(error.filename)[:100]}: {error.strerror}; give another "
+            "path, or free space there"
         )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
         return (
@@ -110,6 +122,13 @@ def _of_surroundings(error: Exception) -> str:
             "fewer seeds, or a smaller model"
         )
     return ""
+
+
+def _has_devices() -> bool:
+    try:
+        return bool(jax.devices())
+    except Exception:  # jax fails in several ways, by what it has no plugin for
+        return False
 
 
 def _interrupt(number: int, _: Any) -> None:

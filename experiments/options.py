@@ -32,6 +32,7 @@ LEAST = {
     "num_neighbors": 1,
 }
 
+MOST_SEEDS = 10_000  # replicas that train side by side
 RUN_FLAGS = ("seed", "num_seeds", "dtype", "target", "augment")  # with defaults
 
 FLAGS = flags.FLAGS
@@ -163,6 +164,11 @@ def check_ranges(settings: dict[str, Any]) -> None:
         value = settings.get(name)
         if value is not None and not least <= value < math.inf:  # nor NaN
             raise UserError(f"expected --{name} of at least {least}, found {value}")
+    if settings["num_seeds"] > MOST_SEEDS:
+        raise UserError(
+            f"expected --num_seeds of at most {MOST_SEEDS:,}, found "
+            f"{settings['num_seeds']}; start further runs with another --seed"
+        )
     for name in ("learning_rate", "loss_floor"):
         if not 0 < settings[name] < math.inf:
             raise UserError(f"expected a --{name} above 0, found {settings[name]}")

@@ -94,9 +94,10 @@ def check_model(
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     needed, found = size * num_replicas * _COPIES, memory()
     if needed > found:
+        asked = f"--num_seeds={num_replicas} {given}".strip()
         raise UserError(
             f"a model of {count:,} parameters takes {needed / 2**30:,.0f} GiB to "
-            f"train, found {found / 2**30:,.1f} GiB of memory; {given}: ask for less"
+            f"train, found {found / 2**30:,.1f} GiB of memory; {asked}: ask for less"
         )
 
 

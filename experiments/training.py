@@ -148,7 +148,7 @@ def train(
         cache=cache,
     )
     trainer.telling = progress.compiling if hosts.is_main() else contextlib.nullcontext
-    if FLAGS.set:
+    if FLAGS.set or settings["num_seeds"] > 1:
         sizes.check_model(trainer.first_params, settings["num_seeds"], FLAGS.set)
     run = Run.start(trainer, folder / workdir.LAST, run_files.run_id(config))
     print(introduce(job, run, folder), flush=True)

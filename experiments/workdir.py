@@ -142,9 +142,10 @@ def _check_config(
         told.append(f"and {len(changed) - _MOST_LISTED} more")
     digits = checkpoint.ID_DIGITS
     ids = [str(found.get(RUN_ID, "without id")), run_files.run_id(config)]
+    runs = f" (run {ids[0][:digits]}, expected {ids[1][:digits]})"
     raise UserError(
-        f"{folder} belongs to another run: {'; '.join(told)} (run "
-        f"{ids[0][:digits]}, expected {ids[1][:digits]}); {ANOTHER}, or give the "
+        f"{folder} belongs to another run: {'; '.join(told)}"
+        f"{runs if ids[0] != ids[1] else ''}; {ANOTHER}, or give the "
         "command of that run to continue it"
     )
 
@@ -152,14 +153,21 @@ def _check_config(
 def _grows(
     folder: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]
 ) -> bool:
-    """Whether the run goes on as a longer one.
+    """Whether a run of another length goes on as a longer one.
 
     Raises:
-      UserError: it could not, because its schedule depends on its length.
+      UserError: it could not, because it is longer already or because its schedule
+        depends on its length.
     """
     epochs = found.get("epochs")
-    if not isinstance(epochs, int) or config["epochs"] < epochs or RUN_ID not in found:
+    if type(epochs) is not int or epochs < 1 or RUN_ID not in found:
         return False
+    if config["epochs"] < epochs:
+        raise UserError(
+            f"{folder} holds a run of {epochs} epochs already, more than "
+            f"--epochs={config['epochs']}; give at least --epochs={epochs} to continue "
+            f"it, or {ANOTHER}"
+        )
     if not run_files.may_grow(config):
         raise UserError(
             f"{folder} holds a run of {epochs} epochs, which cannot go on to "

@@ -126,10 +126,11 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
         common.cache_dir()
 
 
-def test_a_platform_that_is_not_there(run, tmp_path):
-    setup = "import os, jax; os.environ['JAX_PLATFORMS'] = 'abacus'\n"
-    setup += "jax.config.update('jax_platforms', 'abacus')"
-    run(*HERE, setup=setup).refused("JAX_PLATFORMS=abacus names what is not there")
+@pytest.mark.parametrize("platform", ["abacus", "rocm"])  # rocm: known, not there
+def test_a_platform_that_is_not_there(run, tmp_path, platform):
+    setup = f"import os, jax; os.environ['JAX_PLATFORMS'] = {platform!r}\n"
+    setup += f"jax.config.update('jax_platforms', {platform!r})"
+    run(*HERE, setup=setup).refused(f"JAX_PLATFORMS={platform} names what is not there")
     assert not (tmp_path / "run").exists()
 
 
@@ -211,6 +212,19 @@ def test_errors_of_a_model_that_nobody_changed_are_not_hidden():
     with pytest.raises(UserError, match="cannot be built with --set=a=1"):
         sizes.check_model(fail, 1, ["a=1"])
     assert sizes.memory() > 2**28 and "jax" in sys.modules
+
+
+def test_replicas_that_no_memory_holds_are_refused(run):
+    run(*HERE, "--num_seeds=10001").refused("--num_seeds of at most 10,000")
+    few = "from experiments import sizes\nsizes.memory = lambda: 99\n"
+    run(*HERE, "--num_seeds=2", setup=few).refused("GiB", "--num_seeds=2: ask for less")
+
+
+@pytest.mark.parametrize("flag", ["workdir", "dataset", "data_dir"])
+def test_a_path_that_no_system_takes_is_one_line(run, tmp_path, flag):
+    given = (*TINY, "--workdir=run") if flag != "data_dir" else TINY[:1]
+    run(*given, f"--{flag}={'x' * 300}").refused("xxx", "File name too long")
+    assert not (tmp_path / "run").exists()
 
 
 # --- Kept programs ------------------------------------------------------------------

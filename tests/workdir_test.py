@@ -316,7 +316,13 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(run, finished, tmp_path
     (earlier,) = record["history"]
     assert earlier["epochs"] == 2 and earlier["test_loss"] == before["test_loss"]
     assert "already finished" in run(*longer(5)).succeeded().output
-    run(*HERE).refused("epochs was 5 and is now 2")
+    run(*HERE).refused(
+        "run holds a run of 5 epochs already, more than --epochs=2",
+        "give at least --epochs=5",
+    )
+    path = finished / "config.json"
+    path.write_text(json.dumps(read(path) | {"epochs": "5"}))
+    run(*longer(5)).refused("epochs was '5' and is now 5; choose another")
 
 
 def test_an_extension_that_is_killed_goes_on(start, run, finished):

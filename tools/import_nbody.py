@@ -77,8 +77,13 @@ def run(values: flags.FlagValues, paths: Sequence[str]) -> None:
     if not values.out:
         raise UserError("expected --out=DIR, the folder to write")
     out = pathlib.Path(values.out).absolute()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"expected --out to be a new or empty folder, found {out}")
+    _check_new(out)
+    for flag in _UNITS.values():
+        if not nbody_files.is_unit(values[flag].value):
+            raise UserError(
+                f"expected --{flag} to be {nbody_files.UNIT}, found "
+                f"{values[flag].value[:40]!r}"
+            )
     if values.dt is not None and not 0 < values.dt < np.inf:
         raise UserError(f"expected a positive --dt, found {values.dt}")
     kind, parts = _read(paths)
@@ -103,6 +108,18 @@ def run(values: flags.FlagValues, paths: Sequence[str]) -> None:
     fingerprint = _write(out, timed, content)
     sizes = ", ".join(f"{len(own[kind])} {split}" for split, own in timed.items())
     print(f"{out} is written: {sizes} systems, fingerprint {fingerprint[:12]}")
+
+
+def _check_new(out: pathlib.Path) -> None:
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+    except OSError as error:
+        reason = error.strerror or files.one_line(error)
+        raise UserError(
+            f"cannot write --out={str(out)[:100]}: {reason}; give another folder"
+        ) from None
+    raise UserError(f"expected --out to be a new or empty folder, found {out}")
 
 
 def _read(paths: Sequence[str]) -> tuple[str, dict[str, Arrays]]:

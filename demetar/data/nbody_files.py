@@ -29,9 +29,10 @@ SPLITS = ("train", "valid", "test")
 VECTORS = ("positions", "velocities", "forces")
 CHARGED = "charged"
 _ANEW = "generate the data set anew"
+_MOST_CHARACTERS = 100  # of a name that is shown
+UNIT = f"a name of at most {_MOST_CHARACTERS} characters or empty"
 _UNITS = ("positions", "velocities")
 _MOST = 2**53  # of whole numbers, which are exact in double precision
-_MOST_CHARACTERS = 100  # of a name that is shown
 _AXES = ("system", "frame", "body", "axis")
 
 
@@ -119,8 +120,8 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str:
         return f"settings.sample_every from 1, found {found!r}"
     if not isinstance(units, dict) or not {*_UNITS} <= {*units}:
         return f"units of {' and '.join(_UNITS)}"
-    if not all(unit == "" or _is_name(unit) for unit in units.values()):
-        return f"units that are names of at most {_MOST_CHARACTERS} characters"
+    if not all(map(is_unit, units.values())):
+        return f"units, each {UNIT}"
     frames = metadata.get("frames")
     if not isinstance(frames, list) or not frames:
         return "frames, a list of numbers"
@@ -135,6 +136,11 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str:
     ):
         return "arrays, the checksums by split and name"
     return ""
+
+
+def is_unit(value: Any) -> bool:
+    """Whether it is the name of a unit, or '' for none."""
+    return value == "" or _is_name(value)
 
 
 def _is_name(value: Any) -> bool:
