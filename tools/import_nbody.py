@@ -79,10 +79,10 @@ def run(values: flags.FlagValues, paths: Sequence[str]) -> None:
     out = pathlib.Path(values.out).absolute()
     _check_new(out)
     for flag in _UNITS.values():
-        if not nbody_files.is_unit(values[flag].value):
+        unit = getattr(values, flag)
+        if not nbody_files.is_unit(unit):
             raise UserError(
-                f"expected --{flag} to be {nbody_files.UNIT}, found "
-                f"{values[flag].value[:40]!r}"
+                f"expected --{flag} to be {nbody_files.UNIT}, found {unit[:40]!r}"
             )
     if values.dt is not None and not 0 < values.dt < np.inf:
         raise UserError(f"expected a positive --dt, found {values.dt}")

@@ -19,7 +19,7 @@ from absl import flags
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
-from demetar import files, models
+from demetar import archives, files, models
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from experiments import common, protocols, run_files
@@ -146,7 +146,7 @@ def _npz(content: dict[str, np.ndarray], save: Callable[..., None]) -> bytes:
 @hypothesis.given(arrays, st.sampled_from([np.savez, np.savez_compressed]))
 def test_npz_is_read_to_the_bit(content, save):
     encoded = _npz(content, save)
-    for found in (written(encoded, files.read_npz), files.parse_npz(encoded, "x")):
+    for found in (written(encoded, archives.read_npz), archives.parse_npz(encoded, "x")):
         assert {*found} == {*content}
         for name, array in content.items():
             native = array.astype(array.dtype.newbyteorder("="))
@@ -159,7 +159,7 @@ def test_npz_is_read_to_the_bit(content, save):
 def test_a_flipped_byte_of_an_npz_is_told_or_harmless(content, place, change):
     encoded = bytearray(_npz(content, np.savez))
     encoded[place % len(encoded)] ^= change
-    found = written(bytes(encoded), files.read_npz)
+    found = written(bytes(encoded), archives.read_npz)
     # Names and headers of members have no checksum in a way that matters here.
     for name, array in (found or {}).items():
         if name in content and found[name].dtype == array.dtype:
