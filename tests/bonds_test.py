@@ -6,22 +6,33 @@ from hypothesis import strategies as st
 
 from demetar.data import bonds, matching
 
-NITRO_BENZENE = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 5)]
+RING = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (0, 5)]
 
 
 def test_every_nitro_group_has_its_charges():
     groups = [(0, 6), (2, 7), (6, 8), (6, 9), (7, 10), (7, 11)]
     hydrogens = [(1, 12), (3, 13), (4, 14), (5, 15)]
-    pairs = sorted([*NITRO_BENZENE, *groups, *hydrogens])
+    pairs = sorted([*RING, *groups, *hydrogens])
     numbers = [6] * 6 + [7, 7] + [8] * 4 + [1] * 4
     codes, right = bonds.codes(numbers, pairs)
     assert right
     found = dict(zip(pairs, codes, strict=True))
-    assert [found[pair] for pair in NITRO_BENZENE] == [bonds.AROMATIC] * 6
+    assert [found[pair] for pair in RING] == [bonds.AROMATIC] * 6
     assert sorted(found[pair] for pair in groups) == [1, 1, 1, 1, 2, 2]
     for nitrogen in (6, 7):
         orders = [found[pair] for pair in groups if pair[0] == nitrogen]
         assert sorted(orders) == [1, 2]
+
+
+def test_an_oxygen_is_the_anion_sooner_than_a_carbon():
+    """The N-oxide of pyridine, and diazomethane."""
+    pairs = sorted([*RING, (0, 6), *((atom, atom + 6) for atom in range(1, 6))])
+    codes, right = bonds.codes([7, *[6] * 5, 8, *[1] * 5], pairs)
+    assert right
+    assert [codes[pairs.index(pair)] for pair in RING] == [bonds.AROMATIC] * 6
+    assert codes[pairs.index((0, 6))] == 1
+    pairs = [(0, 1), (0, 3), (0, 4), (1, 2)]
+    assert bonds.codes([6, 7, 7, 1, 1], pairs) == ([2, 1, 1, 2], True)
 
 
 def test_elements_without_one_valence_have_single_bonds():

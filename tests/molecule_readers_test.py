@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import pathlib
 import tarfile
 import tracemalloc
@@ -206,6 +207,13 @@ def test_xyz_that_is_refused(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         of_text(tmp_path, content)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "mine.xyz"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="found a device, pipe or folder"):
+        load(path)
 
 
 def test_many_names_are_cut(tmp_path):

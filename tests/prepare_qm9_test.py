@@ -149,8 +149,16 @@ def test_download_and_prepare(server, tmp_path, monkeypatch, capsys):
         prepare_qm9.run(parse())
 
 
-def test_bad_input_is_one_line(run_python, tmp_path):
-    done = run_python(["-m", "tools.prepare_qm9", "--source=absent", "--out=x.npz"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source=absent"], "error: expected a folder, or a file"),
+        (["--source="], "error: expected --source=FILE or FOLDER, found an empty"),
+        (["mine.xyz"], "error: expected flags as --name=value, found 'mine.xyz'"),
+    ],
+)
+def test_bad_input_is_one_line(run_python, tmp_path, arguments, message):
+    done = run_python(["-m", "tools.prepare_qm9", "--out=x.npz", *arguments])
     assert done.returncode == 2 and not (tmp_path / "x.npz").exists()
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: expected a folder, or a file")
+    assert line.startswith(message)

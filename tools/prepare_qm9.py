@@ -62,6 +62,8 @@ def run(values: flags.FlagValues) -> None:
     """
     if not values.out or not values.out.endswith(".npz"):
         raise UserError(f"expected --out=FILE.npz, found {values.out!r}")
+    if values.source == "":
+        raise UserError("expected --source=FILE or FOLDER, found an empty text")
     out = pathlib.Path(values.out)
     source = pathlib.Path(values.source) if values.source else None
     if values.download:
@@ -93,11 +95,15 @@ def progress(items: Iterable, description: str, total: int | None) -> Iterable:
     return tqdm.tqdm(items, description, total, unit=" molecules")
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Bad input becomes one line on stderr and exit code 2."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
+        if argv[1:]:
+            raise UserError(
+                f"expected flags as --name=value, found {argv[1]!r}; see --help"
+            )
         run(FLAGS)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -240,6 +240,7 @@ def _charges(
         for atom, number in enumerate(numbers)
         if number in (6, 7, 8) and missing[atom] > 0
     ]
+    anions.sort(key=lambda atom: -numbers[atom])  # O- sooner than N-, and that than C-
     if len(nitrogens) * len(anions) > MOST_ION_PAIRS:
         return None
     for nitrogen in nitrogens:

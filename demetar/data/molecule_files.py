@@ -122,6 +122,9 @@ def _in_folder(place: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
 
 
 def _of_file(place: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
+    # A pipe has no end until another program closes it.
+    if place.exists() and not place.is_file():
+        raise UserError(f"expected a file, found a device, pipe or folder: {place}")
     kind = _kind_of(place)
     if not place.exists() or not kind:
         raise UserError(
