@@ -96,11 +96,11 @@ def check(folder: pathlib.Path, config: Mapping[str, Any], task: TaskSpec) -> St
         return Standing()
     record = run_files.read_record(path)
     _check_record(path, record, found)
-    _check_mean(path, record)
     if record["epochs"] < config["epochs"]:
         _check_extensible(folder, run_id)
         return Standing(earlier=record)
     run_files.read_errors(folder, record)
+    _check_mean(path, record)
     return Standing(record)
 
 
