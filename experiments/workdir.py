@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -101,6 +102,7 @@ def check(folder: pathlib.Path, config: Mapping[str, Any], task: TaskSpec) -> St
         _check_extensible(folder, run_id)
         return Standing(earlier=record)
     run_files.read_errors(folder, record)
+    _check_mean(path, record)
     return Standing(record)
 
 
@@ -195,6 +197,18 @@ def _check_record(
         raise UserError(
             f"{path} is not of the run in {path.with_name(CONFIG_FILE)}: they differ "
             f"in {', '.join(changed)}; put back the record of this run, or {ANOTHER}"
+        )
+
+
+def _check_mean(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    losses, mean = record.get("test_loss"), record["test_loss_mean"]
+    if not losses or mean is None or None in losses:
+        return
+    expected = math.fsum(losses) / len(losses)
+    if not math.isclose(mean, expected, rel_tol=1e-6):
+        raise UserError(
+            f"{path} was altered: its test_loss_mean is {mean}, expected {expected}, "
+            f"the mean of its test_loss; restore it, or {ANOTHER}"
         )
 
 

@@ -151,6 +151,8 @@ def test_a_record_and_errors_that_do_not_fit_are_refused(run, finished):
     del record["checksum"]  # as in earlier releases
     path.write_text(json.dumps(record | {"test_loss": [0.5]}))
     run(*HERE).refused("run/test_errors.npz is not of run/record.json", "[0.5]")
+    path.write_text(json.dumps(record | {"test_loss_mean": 0.25}))
+    run(*HERE).refused("run/record.json was altered: its test_loss_mean is 0.25")
     altered = record | {"settings": record["settings"] | {"batch_size": 7}}
     path.write_text(json.dumps(altered))
     run(*HERE).refused("run/record.json was altered")
