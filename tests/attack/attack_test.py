@@ -111,7 +111,7 @@ def test_damages_are_seeded_and_of_all_kinds():
 
 
 def test_cases_of_the_fuzzer_end_well(readers):
-    """What it once found; a name begins with the target."""
+    """What it found, if anything; a name begins with the target."""
     for path in sorted(fuzz.CASES.glob("*-*")):
         told = readers[path.name.partition("-")[0]](path.read_bytes())
         assert not told, (path.name, told)
