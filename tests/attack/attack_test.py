@@ -5,6 +5,7 @@ import json
 import pathlib
 import random
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_damages_are_seeded_and_of_all_kinds():
 
 
 def test_cases_of_the_fuzzer_end_well(readers):
-    """What it once found; a name begins with the target."""
+    """What it found, if anything; a name begins with the target."""
     for path in sorted(fuzz.CASES.glob("*-*")):
         told = readers[path.name.partition("-")[0]](path.read_bytes())
         assert not told, (path.name, told)
@@ -152,6 +153,20 @@ def test_an_interrupt_of_the_interpreter_is_no_traceback_of_the_program():
     assert not kills.has_traceback("error: interrupted; the same command continues")
     assert not kills.has_traceback("Traceback\n  File site.py\nKeyboardInterrupt")
     assert kills.has_traceback(f"Traceback\n  File {kills.ROOT}/x.py\nKeyError")
+
+
+@pytest.mark.parametrize("argument, ends", [("-m", True), ("pytest", False)])
+def test_an_interrupt_of_an_import_ends_a_command_at_once(run_python, argument, ends):
+    code = f"""
+import os, signal, sys
+sys.argv = [{argument!r}]
+import tools
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = run_python(f"{code}\n")
+    assert (done.returncode == -signal.SIGINT) and (
+        "Traceback" not in done.stderr
+    ) == ends
 
 
 def test_memory_that_grows_is_seen():

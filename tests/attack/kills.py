@@ -31,12 +31,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from demetar.data import molecules
+from experiments.processes import SHUTDOWN_SECONDS, START_SECONDS
 from tests import nbody_folder, qm9_test
 from tests.attack import ends
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 MOST_KILLS = 6  # of one run
+# Seconds for a peer to leave: it waits for one that never came, and then shuts down.
+MOST_WAIT = START_SECONDS + 2 * SHUTDOWN_SECONDS
 _LOST = "Exception ignored in: <function _xla_gc_callback"
 SMALL = ("--batch_size=8", "--eval_every=1", "--cpu_devices=1")
 
@@ -155,11 +158,11 @@ def kill(
     number = generator.choice(SIGNALS)
     if process.poll() is not None:
         for other in processes:
-            other.wait(120)
+            other.wait(MOST_WAIT)
         return "had ended"
     os.killpg(process.pid, number)
     for other in processes:
-        other.wait(120)
+        other.wait(MOST_WAIT)
     assert not has_traceback(_errors(cwd)), _errors(cwd)
     return signal.Signals(number).name
 
