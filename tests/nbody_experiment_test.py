@@ -245,6 +245,7 @@ def test_a_model_is_evaluated_on_another_size_during_and_after_its_run(
     assert sum(line.startswith("on bodies") for line in lines) == 2
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     entries = record.pop("eval")
+    assert record.pop("checksum") != before.pop("checksum")
     assert record == before and "eval" not in before
     assert [entry["dataset"] for entry in entries] == ["bodies3", "bodies7"]
     fresh = run(*SHORT[:-1], "--workdir=fresh", dataset, "--eval_dataset=bodies7")

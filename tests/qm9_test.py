@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from demetar import elements
+from demetar.connectivity import complete_edges
 from demetar.data import bonds, molecule_files, molecules, qm9, smiles
 from demetar.errors import UserError
 
@@ -431,7 +432,7 @@ def test_graphs(connectivity, bond_features):
         bonded: dict[tuple[int, int], int] = {}
         for first, second, code in known.bonds[bonds_at[row] :][: known.n_bonds[row]]:
             bonded |= {(first, second): code, (second, first): code}
-        cyclic = zip(*connectivity.complete_edges(size), strict=True)
+        cyclic = zip(*complete_edges(size), strict=True)
         pairs = [(int(j), int(i)) for j, i in cyclic]
         if connectivity == "radius":
             pairs = [p for p in pairs if np.linalg.norm(own[p[0]] - own[p[1]]) < 1.6]
