@@ -131,6 +131,7 @@ def test_a_table_leaves_what_is_absent_empty():
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_measures_models_and_writes(run_module, tmp_path):
     arguments = ["--models=linear,radial_field", "--rounds=3", "--out=bench"]
     arguments += ["--batch_size=2", "--num_bodies=3"]

@@ -141,7 +141,9 @@ checkpoint.save("x.npz", {"a": np.arange(9)}, {"epoch": 2})
 """
 
 
-@pytest.mark.parametrize("moment", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("fsync", marks=pytest.mark.slow), "replace"]
+)
 def test_a_kill_while_saving_leaves_the_earlier_file(tmp_path, run_python, moment):
     done = run_python(["-c", KILLED, moment], cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -196,6 +196,7 @@ def received(own, batch):
     return np.asarray(values["edge_encoding"])
 
 
+@pytest.mark.slow
 def test_tokens_of_bonds_are_the_function_of_tokens_of_directions():
     """Where both directions of an edge are the same, and the [G, H, P, P] of a quarter.
 
@@ -233,6 +234,7 @@ def test_a_bond_does_not_know_which_end_comes_first():
     assert errors[1] > 1e-3
 
 
+@pytest.mark.slow
 def test_nodes_attend_to_the_bonds_that_they_are_an_end_of():
     own, batch = bonded(edge_layers=1, bond_tokens=True), bonded_batch()
     for changed in (7, 13):
@@ -242,6 +244,7 @@ def test_nodes_attend_to_the_bonds_that_they_are_an_end_of():
         assert set(np.flatnonzero(differs).tolist()) == ends
 
 
+@pytest.mark.slow
 def test_bonds_of_a_graph_hear_of_each_other():
     own, batch = bonded(bond_tokens=True), bonded_batch()
     change = np.abs(received(own, with_edge(batch, 7)) - received(own, batch))

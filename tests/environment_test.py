@@ -40,7 +40,7 @@ TO_NOBODY = "import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1); os.close(w
 @pytest.mark.parametrize(
     "setup, code, errors",
     [
-        (TO_NOTHING, 0, ""),
+        pytest.param(TO_NOTHING, 0, "", marks=pytest.mark.slow),
         (TO_NOBODY, 141, ""),
         (TO_FULL, 2, "error: cannot print to the screen (No space left on device)"),
     ],
@@ -92,7 +92,7 @@ os.environ.pop("COLUMNS", None)
     return command, b"".join(parts).decode()
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.slow)])
 def test_the_result_has_a_line_of_its_own(start, tmp_path, columns):
     command, text = on_terminal(start, columns, *HERE)
     assert command.code == 0, command.errors
@@ -134,6 +134,7 @@ def test_a_platform_that_is_not_there(run, tmp_path, platform):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_without_docstrings_and_with_strict_warnings(run_python, tmp_path):
     command = ["-m", "experiments.nbody", *HERE]
     done = run_python(["-OO", "-W", "error", *command])
@@ -242,6 +243,7 @@ trainer.Trainer.train = train
 """
 
 
+@pytest.mark.slow
 def test_a_kept_program_that_fails_is_removed(run, tmp_path):
     cache = f"import os; os.environ['XDG_CACHE_HOME'] = {str(tmp_path / 'cache')!r}\n"
     programs = tmp_path / "cache" / "demetar" / "programs"

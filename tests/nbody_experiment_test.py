@@ -138,6 +138,7 @@ def test_a_run_leaves_its_record(run_python, tmp_path, dataset):
     assert_reproduces(workdir / "best.npz", folder_of(dataset), errors)
 
 
+@pytest.mark.slow
 def test_the_flag_makes_a_second_start_fast(run, tmp_path, dataset):
     cache = str(tmp_path / "cache")
     setup = f"import os; os.environ['XDG_CACHE_HOME'] = {cache!r}"
@@ -285,6 +286,7 @@ def test_float64(run, tmp_path, dataset):
     assert params and {array.dtype.name for array in arrays.values()} == {"float64"}
 
 
+@pytest.mark.slow
 def test_phases_and_the_loss_reach_the_training(run, tmp_path, dataset):
     """A phase ends with an evaluation; an empty text stands for none."""
     args = ("--model=newton", "--epochs=4", "--eval_every=3", dataset)
@@ -320,6 +322,7 @@ subprocess.run = lambda args, **kwargs: real([*args, *few], **kwargs)
 """
 
 
+@pytest.mark.slow
 def test_data_is_generated_once_and_every_seed_gives_another_set(run, tmp_path):
     data_dir = tmp_path / "data"
     small = ["--model=linear_map", "--epochs=1", "--num_train=20"]

@@ -328,6 +328,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(run, finished, tmp_path
     run(*longer(5)).refused("epochs was '5' and is now 5; choose another")
 
 
+@pytest.mark.slow
 def test_an_extension_that_is_killed_goes_on(start, run, finished):
     command = start(*longer(5), setup=SLOW)
     while len(epochs_of(finished)) < 4:
@@ -350,6 +351,7 @@ def test_what_cannot_go_on_says_why(run, finished):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dataset")
 def test_an_interrupted_interval_goes_on_in_a_longer_run(run, tmp_path):
     """The first stop falls within an interval that the end had cut short."""

@@ -135,6 +135,7 @@ def test_fuzzing_without_coverage(tmp_path):
 # --- Kills and the soak -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ends_differ_where_a_number_does(workdir):
     end = ends.of_run(workdir)
     assert ends.differences(end, ends.of_run(workdir)) == []
