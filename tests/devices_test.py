@@ -116,7 +116,9 @@ def assert_same(
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["bodies", pytest.param("molecules", marks=pytest.mark.slow)]
+)
 def test_eight_devices_train_the_same_parameters(in_one_process, kind):
     expected = in_one_process[f"{kind} 1"]
     assert_same(in_one_process[f"{kind} 8"], expected, 1e-9)
