@@ -89,6 +89,23 @@ def absolute_all(
     }
 
 
+def residual_all(
+    task: TaskSpec, values: Mapping[str, Array], counts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`residual` of all heads; those of which nothing is known are left as they are.
+
+    Args:
+      task, counts: of `absolute_all`.
+      values: {head: [..., G, T] | [..., N, T] | [..., N, K, 3]}.
+    """
+    return {
+        head.name: residual(head, values[head.name], counts)
+        if knows(head)
+        else np.asarray(values[head.name])
+        for head in task.heads
+    }
+
+
 def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Head:
     """The graph scalar with what is known of it, and its scale, by training values.
 

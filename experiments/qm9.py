@@ -132,7 +132,7 @@ def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
         None if place is None else pathlib.Path(place),
         common.cache_dir(),
         common.progress,
-        qm9.needs_bonds(settings),
+        qm9.needs_bonds(settings["connectivity"], settings["bond_features"]),
     )
     for note in known.notes:
         print(note)

@@ -109,11 +109,7 @@ def run(job: Job) -> int:
     def tell() -> bool:
         return tell_record(job, model, folder, config)
 
-    def is_finished() -> bool:
-        return workdir.check(folder, config, dataset.task).record is not None
-
-    if not job.others and hosts.from_main(is_finished):
-        hosts.from_main(tell)
+    if not job.others and hosts.from_main(tell):  # it writes nothing: no lock
         return 0
     with workdir.locked(folder):
         # Again: the process that held it may have come to the end.

@@ -22,8 +22,7 @@ def test_bonds_are_searched_when_a_graph_needs_them(tmp_path, monkeypatch):
         return search(*args)
 
     monkeypatch.setattr(bonds, "find", counted)
-    settings = {"connectivity": "radius", "bond_features": False}
-    assert not qm9.needs_bonds(settings)
+    assert not qm9.needs_bonds("radius", bond_features=False)
     known, cache = qm9.cached(source, tmp_path / "cache", with_bonds=False)
     assert known.bonds is None and not asked
     # So a radius graph does without, and a graph of bonds finds them once.

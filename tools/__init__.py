@@ -1,4 +1,4 @@
-"""Generators of data: they share a file format with `demetar`, and no code."""
+"""Generators and importers of data, in the file formats of `demetar.data`."""
 
 from tools import startup
 

@@ -48,14 +48,10 @@ class Dataset:
         """
         counts = self.composition()
         samples = self.packing.samples
-        own = heads.absolute_all(self.task, samples.targets, counts)
+        values = heads.absolute_all(self.task, samples.targets, counts)
         targets = {
-            head.name: heads.residual(head, own[head.name], counts).astype(
-                samples.targets[head.name].dtype
-            )
-            if heads.knows(head)
-            else np.asarray(own[head.name], samples.targets[head.name].dtype)
-            for head in task.heads
+            name: residuals.astype(samples.targets[name].dtype)
+            for name, residuals in heads.residual_all(task, values, counts).items()
         }
         packing = copy.copy(self.packing)
         packing.samples = dataclasses.replace(samples, targets=targets)

@@ -179,9 +179,9 @@ def cached(
     return molecules.read(cache, key), cache
 
 
-def needs_bonds(settings: Mapping[str, Any]) -> bool:
-    """Whether graphs of these settings need bonds: fields of `Settings` by name."""
-    return settings["connectivity"] == "bonds" or bool(settings["bond_features"])
+def needs_bonds(connectivity: str, bond_features: bool) -> bool:
+    """Whether such graphs need bonds: fields of `Settings`."""
+    return connectivity == "bonds" or bond_features
 
 
 def load(known: molecules.Molecules, settings: Settings) -> Dataset:
@@ -270,7 +270,7 @@ def _described(
 
 def _hashed_bonds(known: molecules.Molecules, settings: Settings) -> dict[str, str]:
     """Hashes of the bonds, if the graphs need them."""
-    if not needs_bonds(dataclasses.asdict(settings)):
+    if not needs_bonds(settings.connectivity, settings.bond_features):
         return {}
     assert known.bonds is not None and known.n_bonds is not None
     return {
@@ -372,13 +372,14 @@ def _edges(
         n_edge = sizes * (sizes - 1)
         return n_edge, None, np.zeros((n_edge.sum(), 0), np.uint8)
     chunks = []
+    with_bonds = needs_bonds(settings.connectivity, settings.bond_features)
     n_edge = np.zeros(len(rows), np.int64)
     node_starts = np.cumsum(sizes) - sizes
     for members in bonds.of_equal_size(sizes):
         size = int(sizes[members[0]])
         senders, receivers = connectivity.complete_edges(size)
         types = np.zeros((len(members), len(senders)), np.uint8)
-        if needs_bonds(dataclasses.asdict(settings)):
+        if with_bonds:
             types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
         kept = np.ones(types.shape, bool)
         if settings.connectivity == "bonds":

@@ -109,23 +109,28 @@ def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return content.arrays, content.metadata
 
 
-def restore(path: PathLike, template: Any) -> tuple[Any, dict[str, Any]]:
+def restore(
+    path: PathLike, template: Any, run_id: str = ""
+) -> tuple[Any, dict[str, Any]]:
     """The pytree that `save` wrote, and its metadata.
 
     Args:
       path: file to read.
       template: pytree of the same structure; of its leaves (arrays, numbers, typed
         random keys or `jax.ShapeDtypeStruct`) only shapes and dtypes matter.
+      run_id: of `check_run`.
 
     Returns:
       The tree, whose leaves are NumPy arrays where the template's are NumPy arrays or
       numbers and JAX arrays elsewhere, and the metadata.
 
     Raises:
-      UserError: the file is missing, truncated or altered, or a leaf is missing, of
-        another shape or dtype, or unknown to the template.
+      UserError: the file is missing, truncated or altered, or of another run, or a
+        leaf is missing, of another shape or dtype, or unknown to the template.
     """
     content = _read(path)
+    if run_id:
+        _check_run(path, content.metadata, run_id)
     expected = _named_leaves(template)
     unknown = [name for name in content.arrays if name not in expected]
     leaves = [_restore_leaf(path, content, *item) for item in expected.items()]
@@ -146,7 +151,10 @@ def check_run(path: PathLike, run_id: str) -> None:
     """
     if not run_id:
         return
-    metadata = read(path)[1]
+    _check_run(path, read(path)[1], run_id)
+
+
+def _check_run(path: PathLike, metadata: Mapping[str, Any], run_id: str) -> None:
     inner = metadata.get("metadata")
     found = metadata.get("run") or (isinstance(inner, dict) and inner.get("run_id"))
     if found != run_id:

@@ -316,8 +316,7 @@ def _restore(
     def read() -> dict[str, Any] | None:
         if not path.exists():
             return None
-        checkpoint.check_run(path, run_id)
-        arrays, metadata = checkpoint.restore(path, found)
+        arrays, metadata = checkpoint.restore(path, found, run_id)
         found.update(arrays)
         return metadata
 
