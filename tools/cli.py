@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
+
+from demetar.errors import UserError
 
 WIDTH = 80
 USER_ERROR = 2  # exit code
@@ -55,6 +59,36 @@ def parse(argv: list[str]) -> list[str]:
         reason = " ".join(str(error).split())
         print(f"error: {reason}; see --help", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def guarded(action: Callable[[], None]) -> None:
+    """Do what a generator or importer is asked for.
+
+    Bad input becomes one line on stderr and exit code 2, an interrupt one line and
+    exit code 130, without waiting for the calls that are under way.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("error: interrupted, nothing was written", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)
+
+
+def check_no_arguments(argv: Sequence[str]) -> None:
+    """Refuse arguments that are no flags.
+
+    Raises:
+      UserError: there are some beside the program's name.
+    """
+    if argv[1:]:
+        raise UserError(
+            f"expected flags as --name=value, found {argv[1]!r}; see --help"
+        )
 
 
 def show_if_asked(argv: Sequence[str]) -> None:

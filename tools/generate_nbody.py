@@ -27,8 +27,6 @@ import os
 import pathlib
 import platform
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -311,20 +309,12 @@ def _report(
 def main(argv: list[str]) -> None:
     """Run the command; bad input becomes one line on stderr and exit code 2."""
     jax.config.update("jax_platforms", "cpu")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        if argv[1:]:
-            raise UserError(
-                f"expected flags as --name=value, found {argv[1]!r}; see --help"
-            )
+
+    def generate_or_verify() -> None:
+        cli.check_no_arguments(argv)
         run(flags.FLAGS)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing was written", file=sys.stderr, flush=True)
-        os._exit(130)  # without waiting for the calls that are under way
+
+    cli.guarded(generate_or_verify)
 
 
 if __name__ == "__main__":

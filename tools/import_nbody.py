@@ -18,10 +18,7 @@ Every number must be finite. The files may differ in S and n. Other arrays are l
 
 from __future__ import annotations
 
-import os
 import pathlib
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -236,16 +233,7 @@ def _write(
 
 def main(argv: list[str]) -> None:
     """Run the command; bad input becomes one line on stderr and exit code 2."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        run(flags.FLAGS, argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing was written", file=sys.stderr, flush=True)
-        os._exit(130)
+    cli.guarded(lambda: run(flags.FLAGS, argv[1:]))
 
 
 if __name__ == "__main__":

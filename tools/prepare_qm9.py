@@ -10,10 +10,7 @@ Sources are those of `demetar.data.molecule_files`.
 
 from __future__ import annotations
 
-import os
 import pathlib
-import signal
-import sys
 from collections.abc import Iterable
 
 import tqdm
@@ -22,8 +19,6 @@ from absl import app, flags
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
 from tools import cli, download
-
-USER_ERROR = 2  # exit code
 
 _FIGSHARE = "3195389"  # Ramakrishnan et al. 2014, doi 10.6084/m9.figshare.978904
 ARCHIVE = download.File(
@@ -96,21 +91,13 @@ def progress(items: Iterable, description: str, total: int | None) -> Iterable:
 
 
 def main(argv: list[str]) -> None:
-    """Bad input becomes one line on stderr and exit code 2."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        if argv[1:]:
-            raise UserError(
-                f"expected flags as --name=value, found {argv[1]!r}; see --help"
-            )
+    """Run the command; bad input becomes one line on stderr and exit code 2."""
+
+    def prepare() -> None:
+        cli.check_no_arguments(argv)
         run(FLAGS)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing was written", file=sys.stderr, flush=True)
-        os._exit(128 + signal.SIGINT)
+
+    cli.guarded(prepare)
 
 
 if __name__ == "__main__":
