@@ -51,11 +51,7 @@ def load(
     shapes = [jax.tree.map(np.shape, tree) for tree in (start, params)]
     assert shapes[0] == shapes[1]
 
-    def output(params, positions):
-        moved = authors.with_positions(graph, positions)
-        values = model.apply(params, None, moved, bucket, False)[head.name]
-        return values[: len(n_node), 0]
-
+    output = authors.graph_outputs(model, graph, bucket, head.name, len(n_node))
     expected, gradient = (data[name] for name in names)
     return authors.Loaded(
         params, output, data["positions"], expected.reshape(-1), gradient

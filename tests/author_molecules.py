@@ -83,11 +83,9 @@ def loaded(
     found, expected = (jax.tree.map(np.shape, tree) for tree in (params, expected))
     assert found == expected
 
-    def output(params: Any, positions: jax.Array) -> jax.Array:
-        moved = authors.with_positions(graph, positions)
-        outputs = model.apply(params, None, moved, bucket, False)
-        return outputs[task.heads[0].name][: len(data["n_node"]), 0]
-
+    output = authors.graph_outputs(
+        model, graph, bucket, task.heads[0].name, len(data["n_node"])
+    )
     return authors.Loaded(
         params, output, data["positions"], data["output"], data["gradient"]
     )

@@ -17,6 +17,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,6 +224,18 @@ def complete_edges(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ]
     senders, receivers = np.concatenate(ends, axis=1)
     return senders, receivers
+
+
+def graph_outputs(
+    model: hk.Transformed, graph: graphs.Graph, bucket: Bucket, head: str, count: int
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """`Loaded.output` of a graph scalar: [count], without the padding graph."""
+
+    def output(params: Any, positions: jax.Array) -> jax.Array:
+        moved = with_positions(graph, positions)
+        return model.apply(params, None, moved, bucket, False)[head][:count, 0]
+
+    return output
 
 
 def with_positions(graph: graphs.Graph, positions: jax.Array) -> graphs.Graph:

@@ -21,14 +21,7 @@ from demetar.data import molecule_files, qm9
 from demetar.data.readers import comment, text
 from demetar.errors import UserError
 from tests import molecule_texts
-
-quick = hypothesis.settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=25,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
+from tests.quick import quick
 
 
 @contextlib.contextmanager

@@ -24,15 +24,8 @@ from demetar.data import nbody_files
 from demetar.errors import UserError
 from experiments import common, protocols, run_files
 from tests import report_test
+from tests.quick import quick
 from tools import generate_nbody, import_nbody
-
-quick = hypothesis.settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=25,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
 
 
 def ends_well(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -16,7 +16,6 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from demetar import models
@@ -64,11 +63,7 @@ def load(data: authors.Data) -> authors.Loaded:
     placement = author_weights.Placement(model, graph, bucket, data)
     Weights(placement, config).place()
 
-    def output(params: Any, positions: jax.Array) -> jax.Array:
-        moved = authors.with_positions(graph, positions)
-        energies = model.apply(params, None, moved, bucket, False)["energy"]
-        return energies[: len(sizes), 0]
-
+    output = authors.graph_outputs(model, graph, bucket, "energy", len(sizes))
     return authors.Loaded(
         placement.finish(),
         output,

@@ -82,11 +82,9 @@ def load_molecules(data: authors.Data) -> authors.Loaded:
     _place_mlp(placement, "node_decoder", "node_dec")
     _place_mlp(placement, "decoder_energy", "graph_dec")
 
-    def output(params: Any, positions: jax.Array) -> jax.Array:
-        moved = authors.with_positions(graph, positions)
-        energies = model.apply(params, None, moved, bucket, False)["energy"]
-        return energies[: len(data["prediction"]), 0]
-
+    output = authors.graph_outputs(
+        model, graph, bucket, "energy", len(data["prediction"])
+    )
     real = data["atomic_numbers"] > 0
     return authors.Loaded(
         placement.finish(), output, data["positions"][real], data["prediction"]

@@ -8,9 +8,7 @@ our 'affine' norm.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
-import jax
 import numpy as np
 
 from demetar import models
@@ -58,11 +56,7 @@ def load(data: authors.Data, norm: str) -> authors.Loaded:
     _place_norm(placement, "norm", f"net.{last}")
     placement.linear("readout_energy", f"net.{last + 2}.module")
 
-    def output(params: Any, positions: jax.Array) -> jax.Array:
-        moved = authors.with_positions(graph, positions)
-        energies = model.apply(params, None, moved, bucket, False)["energy"]
-        return energies[: len(sizes), 0]
-
+    output = authors.graph_outputs(model, graph, bucket, "energy", len(sizes))
     return authors.Loaded(
         placement.finish(),
         output,
