@@ -221,6 +221,26 @@ def test_replicas_that_no_memory_holds_are_refused(run):
     run(*HERE, "--num_seeds=2", setup=few).refused("GiB", "--num_seeds=2: ask for less")
 
 
+def test_products_are_not_rounded_below_float32(run):
+    """GPUs would; what a compiled step asks of them is the same everywhere."""
+    setup = """
+import jax
+from demetar.train.placement import Placement
+compile_ = Placement.compile
+
+def told(self, function, args, *others):
+    text = jax.jit(function).lower(*args).as_text()
+    print("products", text.count("dot_general"), text.count("[HIGHEST, HIGHEST]"))
+    return compile_(self, function, args, *others)
+
+Placement.compile = told
+"""
+    output = run(*HERE, "--model=egnn", setup=setup).succeeded().output
+    counts = [line.split()[1:] for line in output.splitlines() if "products" in line]
+    assert len(counts) == 2
+    assert all(asked == found != "0" for asked, found in counts), counts
+
+
 @pytest.mark.parametrize("flag", ["workdir", "dataset", "data_dir"])
 def test_a_path_that_no_system_takes_is_one_line(run, tmp_path, flag):
     given = (*TINY, "--workdir=run") if flag != "data_dir" else TINY[:1]

@@ -159,6 +159,21 @@ def test_bad_input_is_one_line(train, tmp_path, place, args, message):
     assert not left  # the work directory is taken away again
 
 
+def test_a_split_that_was_overwritten_is_that_of_another_run(train, tmp_path, place):
+    """Between two starts, rows of the test set became rows to train on."""
+    split, args = tmp_path / "split.npz", (*SMALL, f"--data_dir={place}")
+    np.savez(
+        split, train=np.arange(40), valid=np.arange(40, 50), test=np.arange(50, 60)
+    )
+    train(*args, f"--split={split}").succeeded()
+    before = (tmp_path / "run" / "record.json").read_bytes()
+    np.savez(
+        split, train=np.arange(20, 60), valid=np.arange(10), test=np.arange(10, 20)
+    )
+    train(*args, f"--split={split}").refused("another run", "identity was ")
+    assert (tmp_path / "run" / "record.json").read_bytes() == before
+
+
 def test_without_the_wheel_the_command_says_how_to_get_it(train):
     missing = """
 from demetar.data import molecule_files

@@ -455,6 +455,38 @@ def test_graphs(connectivity, bond_features):
     assert samples.edges.shape[1] == len(dataset.task.edge_features)
 
 
+def test_identity_is_of_everything_that_decides_the_numbers(tmp_path, monkeypatch):
+    known = dataclasses.replace(make_molecules(names=("U0",)), source="qm9")
+    split = tmp_path / "split.npz"
+
+    def identity(known=known, **changes):
+        settings = dataclasses.replace(SETTINGS, target="U0", **changes)
+        return qm9.load(known, settings).identity
+
+    def of_rows(train, valid, test):
+        np.savez(split, train=train, valid=valid, test=test)
+        return identity(split=str(split))
+
+    # Neither the size of a batch nor bonds that no graph reads decide a number.
+    without = dataclasses.replace(known, bonds=None, n_bonds=None)
+    assert identity() == identity(batch_size=3) == identity(without)
+    other = known.bonds.copy()
+    other[:, 2] = 3 - other[:, 2].clip(max=2)
+    found = [
+        *(identity(), identity(num_train=9), identity(dtype="float64")),
+        *(identity(target_kind="intensive"), identity(offsets="mean")),
+        *(identity(connectivity="radius"), identity(node_features="egnn")),
+        *(identity(connectivity="radius", cutoff=3.0), identity(bond_features=True)),
+        identity(dataclasses.replace(known, bonds=other), bond_features=True),
+        identity(dataclasses.replace(known, source="own")),
+        *(of_rows([0, 1, 2], [3], [4]), of_rows([0, 1, 2], [4], [3])),
+        of_rows([1, 0, 2], [3], [4]),
+    ]
+    monkeypatch.setitem(qm9.ATOMIC_REFERENCES, "U0", {1: -0.5, 6: -37.8, 7: 0, 8: 0})
+    found.append(identity())
+    assert len({*found}) == len(found)
+
+
 def test_a_radius_graph_has_the_cutoff_of_its_task():
     for cutoff, expected in ((3.0, 3.0), (None, qm9.CUTOFF)):
         settings = dataclasses.replace(SETTINGS, connectivity="radius", cutoff=cutoff)
