@@ -45,6 +45,7 @@ COMPILED_FOR_LONG = frozenset(
         "simple_network",
         "equiformer",
         "torchmd_et",
+        "segnn",
         "demetar",
         "demetar_free",
         "cormorant",

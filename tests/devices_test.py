@@ -1,5 +1,6 @@
 """Several devices and several processes give what one device gives."""
 
+import functools
 import json
 import os
 import pathlib
@@ -101,9 +102,14 @@ def on_devices(
 
 @pytest.fixture(scope="module")
 def in_one_process(tmp_path_factory):
-    """Both kinds of data in float64 on one and on eight devices."""
-    settings = on_devices({kind: {"kind": kind} for kind in KINDS}, (1, 8), "float64")
-    return trained(tmp_path_factory.mktemp("one"), settings, flags=EIGHT)
+    """`in_one_process(kind)`: in float64, on one and on eight devices."""
+
+    @functools.cache
+    def results(kind: str) -> dict[str, dict[str, np.ndarray]]:
+        settings = on_devices({kind: {"kind": kind}}, (1, 8), "float64")
+        return trained(tmp_path_factory.mktemp(kind), settings, flags=EIGHT)
+
+    return results
 
 
 def assert_same(
@@ -120,8 +126,9 @@ def assert_same(
     "kind", ["bodies", pytest.param("molecules", marks=pytest.mark.slow)]
 )
 def test_eight_devices_train_the_same_parameters(in_one_process, kind):
-    expected = in_one_process[f"{kind} 1"]
-    assert_same(in_one_process[f"{kind} 8"], expected, 1e-9)
+    found = in_one_process(kind)
+    expected = found[f"{kind} 1"]
+    assert_same(found[f"{kind} 8"], expected, 1e-9)
     losses = expected["train_loss"].ravel()
     assert losses[-1] < losses[0]
 
@@ -132,7 +139,7 @@ def test_eight_devices_train_the_same_parameters(in_one_process, kind):
 def test_two_processes_train_the_same_parameters(in_one_process, tmp_path, kind):
     own = {"kind": kind, "num_devices": None, "dtype": "float64"}
     found = trained(tmp_path, {kind: own}, num_processes=2)
-    assert_same(found[kind], in_one_process[f"{kind} 1"], 1e-9)
+    assert_same(found[kind], in_one_process(kind)[f"{kind} 1"], 1e-9)
 
 
 @pytest.mark.slow

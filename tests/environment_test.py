@@ -166,7 +166,10 @@ EventsWriter.write_event = write_event
     "setup",
     [
         BROKEN_IMPORT,
-        BROKEN_WRITE.format(error="RuntimeError('no\\nmore')"),
+        pytest.param(
+            BROKEN_WRITE.format(error="RuntimeError('no\\nmore')"),
+            marks=pytest.mark.slow,
+        ),
         BROKEN_WRITE.format(error="OSError('no more')"),
     ],
 )
