@@ -1,9 +1,11 @@
 """Gathers, sums and pools: the fast path of regular buckets against the ragged one."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 import pytest
 
@@ -359,6 +361,34 @@ def test_bonds_of_regular_graphs(size):
     assert bool(present.all())
     back = graphs.dense_to_ragged(dense, graph, "bonds")
     np.testing.assert_array_equal(back, values)
+
+
+def test_a_graph_is_a_pytree_that_is_compiled_once_per_bucket():
+    """Two buckets that arrays of the same shapes can have, each asked for twice."""
+    traced = []
+
+    @jax.jit
+    def degrees(graph):
+        traced.append(graph.bucket)
+        return graphs.num_neighbors(graph)
+
+    regular, general = both_paths(3)
+    for graph in (regular, general, regular, general):
+        np.testing.assert_array_equal(degrees(graph), np.full((9, 1), 2))
+    assert traced == [regular.bucket, general.bucket]
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, regular)
+    assert doubled.bucket == regular.bucket
+    np.testing.assert_array_equal(doubled.senders, 2 * regular.senders)
+
+
+def test_to_jraph_and_back():
+    graph = ragged()
+    theirs = graph.to_jraph()
+    assert isinstance(theirs, jraph.GraphsTuple)
+    assert theirs.senders is graph.senders and theirs.n_edge is graph.n_edge
+    back = Graph.from_jraph(theirs, graph.bucket)
+    assert back.bucket == graph.bucket
+    assert all(map(operator.is_, jax.tree.leaves(back), jax.tree.leaves(graph)))
 
 
 def test_a_regular_bucket_has_the_sizes_that_it_must():
