@@ -67,7 +67,7 @@ def gather_receivers(values: Array, graph: Graph) -> jax.Array:
     bucket = graph.bucket
     degree = bucket.degree
     if degree is None:
-        return jnp.take(values, graph.receivers, axis=-2)
+        return _take(values, graph.receivers)
     *lead, _, channels = values.shape
     copies = jnp.broadcast_to(
         values[..., :, None, :], (*lead, bucket.max_nodes, degree, channels)
@@ -91,13 +91,22 @@ def gather_senders(values: Array, graph: Graph) -> jax.Array:
     bucket = graph.bucket
     size = bucket.nodes_per_graph
     if size is None or bucket.neighbors_per_node is not None:
-        return jnp.take(values, graph.senders, axis=-2)
+        return _take(values, graph.senders)
     *lead, _, channels = values.shape
     blocks = (*lead, bucket.num_graphs)
     values = values.reshape(*blocks, 1, size, channels)
     copies = jnp.broadcast_to(values, (*blocks, size + 1, size, channels))
     rows = copies.reshape(*blocks, size, size + 1, channels)
     return rows[..., 1:size, :].reshape(*lead, bucket.max_edges, channels)
+
+
+def _take(values: Array, rows: Array) -> jax.Array:
+    """Rows [..., E, C] of values [..., N, C]; all are there, so that none is checked.
+
+    `jnp.take` would compare every index with the bounds, and the gradient of every
+    value with that.
+    """
+    return jnp.asarray(values).at[..., rows, :].get(mode="promise_in_bounds")
 
 
 def sum_to_receivers(values: Array, graph: Graph) -> jax.Array:
@@ -117,7 +126,11 @@ def sum_to_receivers(values: Array, graph: Graph) -> jax.Array:
         return grouped.sum(axis=-2)
     edges_first = jnp.moveaxis(values, -2, 0)
     summed = jax.ops.segment_sum(
-        edges_first, graph.receivers, bucket.max_nodes, indices_are_sorted=True
+        edges_first,
+        graph.receivers,
+        bucket.max_nodes,
+        indices_are_sorted=True,
+        mode="promise_in_bounds",
     )
     return jnp.moveaxis(summed, 0, -2)
 

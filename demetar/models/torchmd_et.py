@@ -19,6 +19,7 @@ belong to the head.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import haiku as hk
@@ -170,32 +171,35 @@ class TorchmdEt(base.Model):
         normed = attention.layer_norm(scalars, f"norm_{layer}")
         queries = _linear(size, f"queries_{layer}")(normed)  # [N, C]
         keys = _linear(size, f"keys_{layer}")(normed)
-        values = _linear(3 * size, f"values_{layer}")(normed)
-        sent = jnp.concatenate([keys, values], axis=-1)  # [N, 4C]
+        sent = _linear(3 * size, f"values_{layer}")(normed)
+        parts = [keys, *jnp.split(sent, 3, axis=-1)]  # [N, C] each
         attend = Attend(self.num_heads, self.head_size, name=f"attend_{layer}")
         weights, values = attend(
             graphs.gather_receivers(queries, graph),
-            graphs.gather_senders(sent, graph),
+            [graphs.gather_senders(part, graph) for part in parts],
             edges.radial,
         )
-        if self.vector_cutoff:
-            values = values * edges.envelope
-        else:
-            values, weights = values * edges.inside, weights * edges.envelope
+        envelope = edges.envelope if self.vector_cutoff else edges.inside
+        old, new, mixed = (value * envelope for value in values)  # [E, C] each
+        if not self.vector_cutoff:
+            weights = weights * edges.envelope
         capture.record(f"attention_{layer}", weights)
-        old, new, mixed = jnp.split(values, 3, axis=-1)  # [E, C] each
         received = graphs.sum_to_receivers(
             mixed * jnp.repeat(weights, self.head_size, axis=-1), graph
         )
-        senders = graphs.gather_senders(vectors, graph)  # [3, E, C]
-        messages = graphs.sum_to_receivers(
-            old * senders + new * edges.directions, graph
+        # One component after the other: edges are summed as they are made.
+        messages = jnp.stack(
+            [
+                graphs.sum_to_receivers(
+                    old * graphs.gather_senders(vector, graph) + new * direction, graph
+                )
+                for vector, direction in zip(vectors, edges.directions, strict=True)
+            ]
         )
         if self.self_loops:
-            weights, values = attend(queries, sent, edges.own)
-            old, _, mixed = jnp.split(values, 3, axis=-1)  # [N, C] each
-            received += mixed * jnp.repeat(weights, self.head_size, axis=-1)
-            messages += old * vectors
+            weights, values = attend(queries, parts, edges.own)
+            received += values[2] * jnp.repeat(weights, self.head_size, axis=-1)
+            messages += values[0] * vectors
         return received, messages
 
     @hk.transparent
@@ -250,22 +254,26 @@ class Attend(hk.Module):
         self.head_size = head_size
 
     def __call__(
-        self, queries: Array, sent: Array, inputs: Array
-    ) -> tuple[Array, Array]:
-        """Weights per head [X, H] and values [X, 3C].
+        self, queries: Array, sent: Sequence[Array], inputs: Array
+    ) -> tuple[Array, list[Array]]:
+        """Weights per head [X, H] and three values [X, C].
 
         Args:
           queries: [X, C] of the receivers.
-          sent: [X, 4C] keys and values of the senders.
+          sent: [X, C] each: keys and three values of the senders.
           inputs: [X, R] or [1, R] radial inputs.
         """
         size = queries.shape[-1]
-        filters = _linear(size, "key_filters")(inputs)
-        products = queries * sent[:, :size] * jax.nn.silu(filters)
-        products = products.reshape(-1, self.num_heads, self.head_size)
-        filters = _linear(3 * size, "value_filters")(inputs)
-        values = sent[:, size:] * jax.nn.silu(filters)
-        return jax.nn.silu(products.sum(axis=-1)), values
+        filters = [
+            *_linear(size, "key_filters").parts(inputs, 1),
+            *_linear(3 * size, "value_filters").parts(inputs, 3),
+        ]
+        key, *values = (
+            part * mlp.silu(filter_)
+            for part, filter_ in zip(sent, filters, strict=True)
+        )
+        products = (queries * key).reshape(-1, self.num_heads, self.head_size)
+        return mlp.silu(products.sum(axis=-1)), values
 
 
 class GatedBlock(hk.Module):

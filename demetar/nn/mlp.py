@@ -96,6 +96,19 @@ class Linear(hk.Module):
         outputs = matmul(inputs, w)
         return outputs if b is None else outputs + b
 
+    def parts(self, inputs: Array, count: int) -> list[jax.Array]:
+        """[..., C] -> the layer in `count` arrays [..., num_outputs / count].
+
+        Each is a product of its own: to cut a large array costs a pass over it, and in
+        the gradient another that joins the pieces.
+        """
+        w, b = self.parameters(inputs.shape[-1], inputs.dtype)
+        outputs = [matmul(inputs, part) for part in jnp.split(w, count, axis=-1)]
+        if b is None:
+            return outputs
+        biases = jnp.split(b, count)
+        return [part + bias for part, bias in zip(outputs, biases, strict=True)]
+
     def parameters(
         self, num_inputs: int, dtype: jnp.dtype
     ) -> tuple[jax.Array, jax.Array | None]:

@@ -62,6 +62,7 @@ def main(_: list[str]) -> int:
         num_seeds=FLAGS.num_seeds,
         rounds=FLAGS.rounds,
     )
+    launch.keep_memory()
     launch.use_cores(None)
     measured = MEASUREMENTS[FLAGS.figure](options)
     command = records.command("experiments.benchmark")

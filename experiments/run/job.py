@@ -75,6 +75,7 @@ def prepare() -> None:
     # By default GPUs and TPUs round the factors of float32 products to some 10 bits:
     # symmetries would then hold to 1e-3.
     jax.config.update("jax_default_matmul_precision", "highest")
+    launch.keep_memory()
     if FLAGS.coordinator is None or FLAGS.cpu_devices is not None:
         launch.use_cores(FLAGS.cpu_devices)
     launch.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
