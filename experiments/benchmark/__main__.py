@@ -6,12 +6,15 @@
 memory of every model on one batch. `speed`: EGNN and DEMETAr against EGNN in plain
 PyTorch with the same weights, over nodes and batch sizes. `step`: a training step
 within a compiled call, against PyTorch, and of several seeds in one program.
-`molecules`: EGNN in its form for QM9 against PyTorch, on one packed batch. `steerable`:
-SEGNN over its degrees against the same function of e3nn-jax's own layers. `growth`: the
-forward pass over the number of edges. `generation`: nbody_small against a NumPy loop.
+`molecules`: energies and forces of NequIP, TorchMD-NET and SchNet against the published
+PyTorch codes, and EGNN in its form for QM9. `steerable`: SEGNN over its degrees against
+the same function of e3nn-jax's own layers. `growth`: the forward pass over the number
+of edges. `generation`: nbody_small against a NumPy loop.
 Programs are timed in turns; tables state medians, or means with variances. As in
 training, the cores of a processor share a batch, but for `models` and `steerable`.
-`speed`, `step` and `molecules` need PyTorch (`python -m pip install torch`).
+`speed`, `step` and `molecules` need PyTorch (`python -m pip install torch`), the last
+the codes that `molecules` compares with too: torch_geometric, nequip==0.6.1 and
+torchmd-net. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -19,24 +22,29 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
 from demetar import models
 from demetar.distributed import launch
 from demetar.train import checkpoint
-from experiments.benchmark import figures, table
+from experiments.benchmark import figures, potentials, table
 from experiments.run import cli, records
 
-MEASUREMENTS = {"models": table.measure, **figures.MEASUREMENTS}
+MEASUREMENTS = {
+    "models": table.measure,
+    "molecules": potentials.measure,
+    **figures.MEASUREMENTS,
+}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("figure", "models", list(MEASUREMENTS), "What to measure.")
 flags.DEFINE_list(
     "models",
-    models.with_head("node_vector"),
-    "Of --figure=models: what to measure, separated by commas. Default: all that "
-    "predict vectors.",
+    None,
+    "Of --figure=models and molecules: what to measure, separated by commas. Default: "
+    "all that predict vectors, or all that have a PyTorch code to compare with.",
 )
 flags.DEFINE_integer("batch_size", 100, "Graphs per batch.", lower_bound=1)
 flags.DEFINE_integer("num_bodies", 5, "Nodes per graph.", lower_bound=2)
@@ -44,6 +52,11 @@ flags.DEFINE_list("batch_sizes", ["32", "64", "128"], "Of --figure=speed.")
 flags.DEFINE_list("num_nodes", ["5", "10", "30", "50"], "Of --figure=speed.")
 flags.DEFINE_integer(
     "num_seeds", 5, "Of --figure=step: seeds of one program.", lower_bound=1
+)
+flags.DEFINE_bool(
+    "compiled",
+    False,
+    "Of --figure=speed and molecules: EGNN by torch.compile too, which takes minutes.",
 )
 flags.DEFINE_integer("rounds", 20, "Timings of every program.", lower_bound=1)
 flags.DEFINE_string(
@@ -54,13 +67,14 @@ flags.DEFINE_string(
 def main(_: list[str]) -> int:
     """Measure, print the table, and write it where --out says."""
     options = figures.Options(
-        models=tuple(FLAGS.models),
+        models=tuple(FLAGS.models or _default_models()),
         batch_size=FLAGS.batch_size,
         num_bodies=FLAGS.num_bodies,
         batch_sizes=cli.positive_integers("batch_sizes", FLAGS.batch_sizes),
         num_nodes=cli.positive_integers("num_nodes", FLAGS.num_nodes),
         num_seeds=FLAGS.num_seeds,
         rounds=FLAGS.rounds,
+        compiled=FLAGS.compiled,
     )
     launch.keep_memory()
     launch.use_cores(None)
@@ -71,6 +85,12 @@ def main(_: list[str]) -> int:
     if FLAGS.out:
         write(pathlib.Path(FLAGS.out), FLAGS.figure, head, measured)
     return 0
+
+
+def _default_models() -> Sequence[str]:
+    if FLAGS.figure == "molecules":
+        return potentials.MODELS
+    return models.with_head("node_vector")
 
 
 def write(

@@ -27,10 +27,6 @@ from tools import generate_nbody, simulation
 
 LMAX = (1, 2, 3)
 GROWTH = ((500, 5), (100, 23), (100, 50), (250, 50), (408, 50))  # 1e4 to 1e6 edges
-MOLECULE_SIZES: Mapping[str, Mapping[str, int]] = {
-    "paper": {"hidden_size": 128, "num_layers": 7},
-    "reduced": {"hidden_size": 64, "num_layers": 4},
-}
 AUTHORS_MS = 114.0  # per simulation of nbody_small, as the authors' loop takes
 
 
@@ -45,6 +41,7 @@ class Options:
     num_nodes: tuple[int, ...]
     num_seeds: int
     rounds: int
+    compiled: bool = False
 
 
 Rows = list[dict[str, Any]]
@@ -67,7 +64,7 @@ def speed(options: Options) -> Measured:
         for num_nodes in options.num_nodes:
             row: dict[str, Any] = {"batch": batch_size, "nodes": num_nodes}
             times = programs.take_turns(
-                forward_runs(batch_size, num_nodes),
+                forward_runs(batch_size, num_nodes, options.compiled),
                 options.rounds,
                 f"batch {batch_size}, {num_nodes} nodes",
             )
@@ -77,7 +74,9 @@ def speed(options: Options) -> Measured:
     return Measured(rows, "Times in ms", markdown(rows), draw_speed(rows))
 
 
-def forward_runs(batch_size: int, num_nodes: int) -> programs.Runs:
+def forward_runs(
+    batch_size: int, num_nodes: int, compiled: bool = False
+) -> programs.Runs:
     """Forward passes on one batch. DEMETAr is left out where its own limit is."""
     from experiments.benchmark import torch_egnn
 
@@ -88,6 +87,8 @@ def forward_runs(batch_size: int, num_nodes: int) -> programs.Runs:
         "egnn": programs.predictions(model, params, dataset).run,
         "torch": torch_egnn.forward_run(params, batch, task),
     }
+    if compiled:
+        runs["compiled"] = torch_egnn.forward_run(params, batch, task, True)
     with contextlib.suppress(UserError):  # more edge tokens than it takes
         model, params = programs.initialised("demetar", batch, task)
         runs["demetar"] = programs.predictions(model, params, dataset).run
@@ -150,31 +151,6 @@ def steps(options: Options) -> Measured:
         rows.append(row | (ratio(values, against[name]) if name in against else {}))
     note = f"Times in ms; {options.num_seeds} seeds against as many runs of one"
     return Measured(rows, note, markdown(rows))
-
-
-def molecules(options: Options) -> Measured:
-    """Steps of EGNN's form for QM9 against PyTorch's: one row per size of the model."""
-    from experiments.benchmark import torch_egnn
-
-    dataset = programs.random_molecules(options.batch_size)
-    batch, task = programs.only_batch(dataset), dataset.task
-    num_graphs = int(np.sum(batch.weights))
-    rows: Rows = []
-    for size, widths in MOLECULE_SIZES.items():
-        fields = {**widths, "attention": True, "node_inputs": task.scalars}
-        params, run = programs.training_steps("egnn", dataset, fields=fields)
-        runs = {
-            "egnn": run,
-            "torch": torch_egnn.step_run(params, batch, task, fields),
-        }
-        times = programs.take_turns(runs, options.rounds, size)
-        times["egnn"] = times["egnn"] / programs.STEPS
-        row: dict[str, Any] = {"size": size, **widths, "molecules": num_graphs}
-        for name, values in times.items():
-            row[f"{name}_per_second"] = float(1e3 * num_graphs / np.median(values))
-            row |= statistics(name, values)
-        rows.append(row | ratio(times["egnn"], times["torch"]))
-    return Measured(rows, "Times in ms, rates in molecules/s", markdown(rows))
 
 
 def steerable(options: Options) -> Measured:
@@ -365,7 +341,6 @@ MEASUREMENTS: Mapping[str, Callable[[Options], Measured]] = {
     "speed": speed,
     "growth": growth,
     "step": steps,
-    "molecules": molecules,
     "steerable": steerable,
     "generation": generation,
 }

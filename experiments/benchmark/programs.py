@@ -127,7 +127,7 @@ def random_dataset(batch_size: int, num_bodies: int) -> Dataset:
         radial_extent=6.0,
         average_neighbors=num_bodies - 1.0,
     )
-    return _one_batch(samples, task, batch_size)
+    return one_batch(samples, task, batch_size)
 
 
 def random_molecules(batch_size: int) -> Dataset:
@@ -158,10 +158,10 @@ def random_molecules(batch_size: int) -> Dataset:
         radial_extent=6.0,
         average_neighbors=float(n_node.mean()) - 1,
     )
-    return _one_batch(samples, task, batch_size)
+    return one_batch(samples, task, batch_size)
 
 
-def _one_batch(samples: Samples, task: TaskSpec, batch_size: int) -> Dataset:
+def one_batch(samples: Samples, task: TaskSpec, batch_size: int) -> Dataset:
     """As many of the samples as fit in one batch."""
     packing = make_packing(to_dtype(samples, "float32"), task, batch_size)
     first = packing.plan(np.arange(len(samples.n_node)))
@@ -220,6 +220,14 @@ def training_steps(
     fields: Mapping[str, Any] | None = None,
     num_steps: int = STEPS,
 ) -> tuple[Params, Callable[[], dict[str, np.ndarray]]]:
+    """`model_steps` of a model of the registry."""
+    model = models.build(name, dataset.task, fields)
+    return model_steps(model, dataset, seeds, num_steps)
+
+
+def model_steps(
+    model: hk.Transformed, dataset: Dataset, seeds: int = 1, num_steps: int = STEPS
+) -> tuple[Params, Callable[[], dict[str, np.ndarray]]]:
     """Updates of the training loop, one batch of the data set each, on all devices.
 
     Returns:
@@ -228,7 +236,7 @@ def training_steps(
       own end.
     """
     loops = trainer.Trainer(
-        models.build(name, dataset.task, fields),
+        model,
         dataset,
         loop.Settings(num_steps, num_steps, tuple(range(1, 1 + seeds))),
         optim.Settings(),

@@ -255,9 +255,18 @@ def _perceptron(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}/linear_{index}": f"{theirs}.{2 * index}" for index in range(2)}
 
 
-def forward_run(params: Params, batch: Batch, task: TaskSpec) -> Callable[[], Any]:
-    """The forward pass on N-body, without what a gradient would need."""
-    model = make(Config(1, len(task.edge_features), moving=True), params)
+def forward_run(
+    params: Params, batch: Batch, task: TaskSpec, compiled: bool = False
+) -> Callable[[], Any]:
+    """The forward pass on N-body, without what a gradient would need.
+
+    Args:
+      params, batch, task: ours.
+      compiled: whether `torch.compile` makes kernels of the network.
+    """
+    model: Any = make(Config(1, len(task.edge_features), moving=True), params)
+    if compiled:
+        model = torch.compile(model)
     given = Inputs.of(batch, task, NODE_INPUTS)
 
     def run() -> Any:
@@ -268,12 +277,18 @@ def forward_run(params: Params, batch: Batch, task: TaskSpec) -> Callable[[], An
 
 
 def step_run(
-    params: Params, batch: Batch, task: TaskSpec, fields: Mapping[str, Any]
+    params: Params,
+    batch: Batch,
+    task: TaskSpec,
+    fields: Mapping[str, Any],
+    compiled: bool = False,
 ) -> Callable[[], Any]:
     """A training step: error as the head has it, gradient, PyTorch's own Adam.
 
     Args:
+      params, batch, task: ours.
       fields: of the model, as `models.build` takes them.
+      compiled: whether `torch.compile` makes kernels of the network.
     """
     (head,) = task.heads
     fields = dict(fields)
@@ -286,10 +301,11 @@ def step_run(
     # Vectors [N, 1, 3] and numbers [G, 1] alike lose the axis of the outputs.
     targets = torch.tensor(np.array(batch.targets[head.name])[:count, 0])
     optimizer = torch.optim.Adam(model.parameters(), 5e-4)
+    network: Any = torch.compile(model) if compiled else model
 
     def run() -> Any:
         optimizer.zero_grad()
-        errors = model(given) - targets
+        errors = network(given) - targets
         loss = (errors.abs() if head.error == "absolute" else errors.square()).mean()
         loss.backward()
         optimizer.step()
