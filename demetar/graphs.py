@@ -135,6 +135,52 @@ def sum_to_receivers(values: Array, graph: Graph) -> jax.Array:
     return jnp.moveaxis(summed, 0, -2)
 
 
+def sum_to_senders(values: Array, graph: Graph) -> jax.Array:
+    """Sum of edge values [E, C] over the edges that start at each node: [N, C]."""
+    return jax.ops.segment_sum(
+        values, graph.senders, graph.bucket.max_nodes, mode="promise_in_bounds"
+    )
+
+
+def one_way(graph: Graph) -> Graph | None:
+    """The graph with one of the two edges of each pair, the one from the later node.
+
+    What both edges of a pair have in common, as functions of the distance alone, needs
+    to be computed for one of them.
+
+    Returns:
+      A graph of half the edges; None unless the bucket says that edges are mutual, and
+      if they have features, which may differ in both directions.
+    """
+    bucket = graph.bucket
+    if not bucket.mutual or graph.edges.shape[-1]:
+        return None
+    count, padding = bucket.max_edges // 2, bucket.max_nodes - 1
+    (kept,) = jnp.nonzero(
+        jnp.asarray(graph.senders) > graph.receivers,
+        size=count,
+        fill_value=bucket.max_edges,
+    )
+    senders, receivers = (
+        jnp.asarray(ends).at[kept].get(mode="fill", fill_value=padding)
+        for ends in (graph.senders, graph.receivers)
+    )
+    real = jnp.asarray(graph.n_edge[:-1]) // 2
+    return dataclasses.replace(
+        graph,
+        edges=jnp.zeros((count, 0), graph.edges.dtype),
+        senders=senders,
+        receivers=receivers,
+        n_edge=jnp.append(real, count - real.sum()),
+        bucket=dataclasses.replace(
+            bucket,
+            max_edges=count,
+            max_edges_per_graph=(bucket.max_edges_per_graph or 0) // 2 or None,
+            mutual=False,
+        ),
+    )
+
+
 def pair_differences(values: Array, graph: Graph) -> jax.Array:
     """values_i - values_j of every pair of neighbours.
 

@@ -61,6 +61,8 @@ class Bucket:
         senders, whichever they are, with the edges sorted by receiver.
       max_nodes_per_graph, max_edges_per_graph: bounds for one graph of a ragged batch,
         where known; attention within graphs pads to them, else to the whole batch.
+      mutual: whether every edge of a ragged batch is there in both directions as often,
+        and none but padding joins a node to itself.
     """
 
     max_nodes: int
@@ -70,6 +72,7 @@ class Bucket:
     max_nodes_per_graph: int | None = None
     max_edges_per_graph: int | None = None
     neighbors_per_node: int | None = None
+    mutual: bool = False
 
     def __post_init__(self) -> None:
         size, degree = self.nodes_per_graph, self.degree

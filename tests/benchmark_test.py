@@ -1,16 +1,26 @@
 """What the benchmark counts, compares and writes; the times are the machine's."""
 
 import csv
+import dataclasses
 import functools
 import importlib.util
 import json
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import figures, numpy_nbody, programs, table
+from demetar.errors import UserError
+from experiments.benchmark import (
+    aspirin,
+    figures,
+    numpy_nbody,
+    potentials,
+    programs,
+    table,
+)
 from tools import simulation
 
 needs_torch = pytest.mark.skipif(
@@ -71,6 +81,72 @@ def test_steps_are_those_of_the_loop_and_go_on():
     first, second = run(), run()
     assert first["updates"].tolist() == [3, 3] and first["graphs"].tolist() == [6, 6]
     assert (second["loss"] < first["loss"]).all()
+
+
+def small(name):
+    fields = {**potentials.POTENTIALS[name], "num_layers": 1}
+    sizes = {
+        "nequip": {"hidden_size": 4, "lmax": 1, "radial_sizes": (8,)},
+        "torchmd_et": {"num_heads": 2, "head_size": 4, "num_basis": 5},
+        "schnet": {"hidden_size": 8},
+    }
+    return fields | sizes[name]
+
+
+@pytest.mark.parametrize("name", ["torchmd_et", "schnet"])
+def test_forces_are_slopes_and_those_of_all_edges(name):
+    dataset = aspirin.frames(2)
+    batch = programs.only_batch(dataset)
+    assert batch.graph.bucket.mutual
+    model = aspirin.potential(name, dataset.task, small(name))
+    params = model.init(jax.random.key(0), batch.graph, True)
+    params = jax.tree.map(lambda w: w + 0.1, params)  # the last layer starts from 0
+
+    def outputs(graph):
+        return jax.jit(model.apply, static_argnums=3)(params, None, graph, False)
+
+    def moved(step):
+        nodes = batch.graph.nodes
+        positions = nodes.positions.at[3, 1].add(step)
+        nodes = nodes._replace(positions=positions)
+        graph = dataclasses.replace(batch.graph, nodes=nodes)
+        return float(outputs(graph)["energy"][0, 0])
+
+    found = outputs(batch.graph)
+    slope = (moved(1e-2) - moved(-1e-2)) / 2e-2
+    force = float(found["forces"][3, 0, 1])
+    assert abs(force) > 1e-3
+    assert force == pytest.approx(-slope, rel=2e-2)
+    bucket = dataclasses.replace(batch.graph.bucket, mutual=False)
+    expected = outputs(dataclasses.replace(batch.graph, bucket=bucket))
+    for head, values in expected.items():
+        size = float(np.abs(values).max())
+        np.testing.assert_allclose(found[head], values, atol=1e-5 * size)
+
+
+@needs_torch
+@pytest.mark.parametrize("name, package", [("schnet", "torch_geometric")])
+def test_a_step_of_a_published_code_lowers_the_loss(name, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    from experiments.benchmark import torch_potentials
+
+    batch = programs.only_batch(aspirin.frames(2))
+    frames = torch_potentials.Frames.of(batch)
+    built = torch_potentials.BUILDERS[name](small(name), frames)
+    energies, forces = torch_potentials.latency_run(built[1], frames)()
+    assert energies.shape == (2,) and forces.shape == (42, 3)
+    run = torch_potentials.step_run(*built, frames)
+    losses = [float(run().detach()) for _ in range(5)]
+    assert losses[-1] < losses[0]
+
+
+@needs_torch
+def test_what_is_not_installed_is_named(monkeypatch):
+    from experiments.benchmark import torch_potentials
+
+    with pytest.raises(UserError, match=r"needs absent.*nequip==0\.6\.1"):
+        torch_potentials._needed("absent.module")
 
 
 @needs_torch
@@ -166,6 +242,10 @@ def test_the_command_redraws_the_figure_of_speed(run_module, tmp_path):
     "arguments, expected",
     [
         (["--models=alexnet"], "no model is called 'alexnet'"),
+        (
+            ["--figure=molecules", "--models=linear"],
+            "--figure=molecules has nequip, torchmd_et, schnet, egnn, found 'linear'",
+        ),
         (
             ["--figure=speed", "--num_nodes=5,0"],
             "expected positive integers in --num_nodes, found '0'",

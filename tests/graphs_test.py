@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from demetar import connectivity, graphs
-from demetar.types import Batch, Bucket, Graph, Nodes
+from demetar.data.packing import RaggedPacking, make_packing
+from demetar.data.samples import Samples
+from demetar.types import Batch, Bucket, Graph, Nodes, TaskSpec
 
 SIZES = (1, 2, 3, 5, 7)
 NUM_GRAPHS, NUM_CHANNELS = 3, 4
@@ -439,3 +441,73 @@ def test_single_graphs_keep_their_own_senders(degree):
         values.reshape(NUM_GRAPHS, 5, NUM_CHANNELS), singles
     )
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-6)
+
+
+# One edge of each pair
+
+
+def mutual_samples():
+    """Two molecules whose edges are mutual."""
+    generator = np.random.default_rng(3)
+    ends = [[(0, 1), (1, 2), (0, 3)], [(0, 2), (1, 2)]]
+    sizes = np.array([4, 3], np.int32)
+    rows = [
+        sorted({(b, a) for a, b in pairs} | {(a, b) for a, b in pairs})
+        for pairs in ends
+    ]
+    receivers, senders = np.array([row for part in rows for row in part]).T
+    return Samples(
+        nodes=Nodes(
+            generator.normal(size=(7, 3)),
+            generator.normal(size=(7, 2)),
+            np.zeros((7, 0, 3)),
+        ),
+        edges=np.zeros((len(senders), 0)),
+        senders=senders,
+        receivers=receivers,
+        n_node=sizes,
+        n_edge=np.array([len(part) for part in rows], np.int32),
+        targets={},
+    )
+
+
+def test_the_packing_knows_whether_edges_are_mutual():
+    samples = mutual_samples()
+    task = TaskSpec("molecules", ())
+    assert make_packing(samples, task, 2).bucket.mutual
+    senders = samples.senders.copy()
+    senders[0] = 2  # 0 hears of 2, which does not hear of 0
+    assert not dataclasses.replace(samples, senders=senders).mutual()
+    loop = samples.senders.copy()
+    loop[0] = samples.receivers[0]
+    assert not dataclasses.replace(samples, senders=loop).mutual()
+    swapped = samples.n_edge[::-1].copy()  # the same edges, of other graphs
+    assert not dataclasses.replace(samples, n_edge=swapped).mutual()
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+def test_one_edge_of_each_pair_sums_to_all(spare):
+    samples = mutual_samples()
+    packing = make_packing(samples, TaskSpec("molecules", ()), 2)
+    bucket = dataclasses.replace(
+        packing.bucket, max_edges=packing.bucket.max_edges + spare
+    )
+    packing = RaggedPacking(samples, bucket, ())
+    row = {name: values[0] for name, values in packing.plan(np.arange(2)).items()}
+    graph = packing.assemble(packing.arrays(), row).graph
+    values = np.random.default_rng(0).normal(size=(bucket.max_nodes, 5))
+    half = graphs.one_way(graph)
+    assert half.bucket.max_edges == bucket.max_edges // 2
+    assert int(graphs.edge_mask(half).sum()) == 5
+    found = graphs.sum_to_receivers(graphs.gather_senders(values, half), half)
+    found += graphs.sum_to_senders(graphs.gather_receivers(values, half), half)
+    expected = graphs.sum_to_receivers(graphs.gather_senders(values, graph), graph)
+    np.testing.assert_allclose(found[:-1], expected[:-1], rtol=1e-6)
+    assert np.abs(expected[:7]).min() > 1e-3
+
+
+def test_edges_with_features_or_of_one_direction_stay():
+    samples = dataclasses.replace(mutual_samples(), edges=np.ones((10, 1)))
+    packing = make_packing(samples, TaskSpec("molecules", ()), 2)
+    row = {name: values[0] for name, values in packing.plan(np.arange(2)).items()}
+    assert graphs.one_way(packing.assemble(packing.arrays(), row).graph) is None

@@ -350,6 +350,7 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
         slots + 1,
         max_nodes_per_graph=int(samples.n_node.max()),
         max_edges_per_graph=int(samples.n_edge.max()),
+        mutual=samples.mutual(),
     )
     node_targets = [head.name for head in task.heads if head.kind != "graph_scalar"]
     return RaggedPacking(samples, bucket, node_targets)

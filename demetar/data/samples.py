@@ -72,6 +72,38 @@ class Samples:
             return None
         return num_edges // size
 
+    def mutual(self) -> bool:
+        """Whether every edge is there in both directions as often, and no self-loop.
+
+        Told by sums of hashes: that edges which differ have the same is out of the
+        question (once in 2^64).
+        """
+        if self.ends is None:
+            return True
+        senders, receivers = (end.astype(np.uint64) for end in self.ends)
+        if (senders == receivers).any():
+            return False
+        graph = np.repeat(np.arange(len(self.n_edge), dtype=np.uint64), self.n_edge)
+        there, back = (
+            _hashes(graph, *ends).sum(dtype=np.uint64)
+            for ends in ((senders, receivers), (receivers, senders))
+        )
+        return bool(there == back)
+
+
+def _hashes(*columns: np.ndarray) -> np.ndarray:
+    """One number for each row of columns of uint64: [X].
+
+    Source: the finaliser of splitmix64 (Steele, Lea, Flood 2014), once per column.
+    """
+    state = np.zeros_like(columns[0])
+    for column in columns:
+        state = (state ^ column) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+        state ^= state >> np.uint64(31)
+    return state
+
 
 def centred(samples: Samples, heads: Collection[Head]) -> Samples:
     """The samples with each graph's centroid at the origin.

@@ -80,14 +80,18 @@ class Schnet(base.Model):
         nodes = mlp.Linear(size, with_bias=False, w_init=normal, name="embedding")(
             features
         )  # [N, C]
-        lengths = geometry.safe_norm(geometry.edge_vectors(graph))  # [E]
+        # Both edges of a pair have the same filters.
+        half = graphs.one_way(graph)
+        edges = half or graph
+        lengths = geometry.safe_norm(geometry.edge_vectors(edges))  # [E]
         basis = radial.gaussian_steps(
             lengths, self.basis_step, self.basis_extent, self.basis_gamma
         )
-        values = jnp.concatenate([basis, graph.edges], axis=-1)  # [E, R]
+        values = jnp.concatenate([basis, edges.edges], axis=-1)  # [E, R]
         for layer in range(self.num_layers):
             filters = self._filters(layer, values, lengths)
-            nodes = nodes + self._interaction(layer, nodes, filters, graph)
+            step = self._interaction(layer, nodes, filters, edges, bool(half))
+            nodes = nodes + step
             capture.record(f"features_{layer}", nodes)
         return self._readout(nodes, graph)
 
@@ -102,13 +106,16 @@ class Schnet(base.Model):
 
     @hk.transparent
     def _interaction(
-        self, layer: int, nodes: Array, filters: Array, graph: Graph
+        self, layer: int, nodes: Array, filters: Array, graph: Graph, both_ways: bool
     ) -> jax.Array:
         """Atom-wise layer, convolution (equation 2), two more: [N, C]."""
         size = self.hidden_size
         sent = mlp.Linear(size, False, mlp.GLOROT_UNIFORM, name=f"atoms_{layer}")(nodes)
         messages = graphs.gather_senders(sent, graph) * filters  # [E, C]
         received = graphs.sum_to_receivers(messages, graph)
+        if both_ways:
+            messages = graphs.gather_receivers(sent, graph) * filters
+            received += graphs.sum_to_senders(messages, graph)
         return _perceptron([size, size], f"output_{layer}")(received)
 
     @hk.transparent
