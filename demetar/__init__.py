@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from types import CodeType, ModuleType, TracebackType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Releases that give wrong numbers or that no run can be timed on. setup.cfg excludes
 # them too; an environment that was put together by hand still gets here.
