@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import pathlib
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -259,3 +260,38 @@ def test_readme_names_modules_and_files_that_exist(project_root):
 
     links = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme))
     assert {link for link in links if not (project_root / link).exists()} == set()
+
+
+def _commands(text: str) -> list[list[str]]:
+    """Our commands in a text of Markdown: module and arguments of each."""
+    lines = re.findall(r"python -m ((?:experiments|tools)\.[^`\n]*)", text)
+    return [shlex.split(line.partition("&&")[0]) for line in lines]
+
+
+def _unknown_flags(args: list[str], text: str) -> list[str]:
+    """The flags of a command that its help does not list."""
+    listed = set(re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE))
+    given = re.findall(r"^--(\w+)", "\n".join(args), re.MULTILINE)
+    return [name for name in given if name not in {*listed, "help"}]
+
+
+def test_readme_has_only_flags_that_exist(project_root, run_module):
+    found = _commands((project_root / "README.md").read_text())
+    assert len(found) >= 8
+    helps = {module: run_module(module, "--help") for module, *_ in found}
+    assert {name for name, process in helps.items() if process.returncode} == set()
+    unknown = {
+        (module, flag)
+        for module, *args in found
+        for flag in _unknown_flags(args, helps[module].stdout)
+    }
+    assert unknown == set()
+
+
+def test_a_flag_that_does_not_exist_is_found():
+    text = "`python -m tools.x --out=a --modle b` and\n    python -m experiments.y c\n"
+    assert _commands(text) == [
+        ["tools.x", "--out=a", "--modle", "b"],
+        ["experiments.y", "c"],
+    ]
+    assert _unknown_flags(_commands(text)[0], "  --out=TEXT\n") == ["modle"]
