@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import demetar
-from demetar.train import writers
+from experiments.run import cli
 
 SYSTEM = 3  # of the test set
 START, TARGET = 30, 40  # frames
@@ -101,7 +101,7 @@ def main(folder: str) -> None:
         draw(panel, paths, outputs["position"], title)
     figure.suptitle("Squared error of the position on one test system", fontsize=11)
     figure.legend(handles=legend(), loc="outside lower center", ncols=3)
-    writers.save_figure(pathlib.Path(__file__).with_name("trajectories.png"), figure)
+    cli.save_figure(pathlib.Path(__file__).with_name("trajectories.png"), figure)
 
 
 if __name__ == "__main__":
