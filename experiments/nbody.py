@@ -136,6 +136,8 @@ def set_horizon(settings: dict[str, Any], folder: pathlib.Path) -> None:
     if name not in known or name in settings["fields"]:
         return
     default: Any = known[name].default
+    if not isinstance(default, float):
+        return  # a model of one's own, which means something else by it
     found = nbody_data.horizon(folder, settings)
     if found is not None and not math.isclose(found, default):
         settings["fields"][name] = found

@@ -14,6 +14,10 @@ from demetar.errors import UserError
 from demetar.nn import inputs, mlp
 from demetar.types import Array, Bucket, Head, Nodes, TaskSpec
 
+# Those that break rotations come last: they must, or they would state another one.
+BREAK_ROTATIONS = ("octahedral", "T(3)", "S(n)")
+SYMMETRIES = ("E(3)", "SE(3)", *BREAK_ROTATIONS)
+
 
 @dataclasses.dataclass
 class Model(hk.Module):
