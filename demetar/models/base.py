@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import haiku as hk
 import jax
@@ -30,10 +31,17 @@ class Model(hk.Module):
         particles alone, which all of them have). Tests hold a model to it, and the
         last three to breaking rotations.
       supports: kinds of heads that the model has.
+      ignores: inputs that the model does not read, by its paper: 'charge', 'velocity',
+        'position', 'species' or 'edge feature'. Tests hold it to reading the others.
+      small: fields of the configuration that tests use, where it compiles fast.
+      small_molecular: further ones, on molecules.
     """
 
     symmetry: ClassVar[str]
     supports: ClassVar[frozenset[str]]
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    small: ClassVar[Mapping[str, Any]] = {}
+    small_molecular: ClassVar[Mapping[str, Any]] = {}
 
     task: TaskSpec
 

@@ -31,6 +31,7 @@ class Linear(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    ignores = frozenset({"charge", "edge feature", "position"})
 
     initial_time: float = 0.7
 
@@ -56,6 +57,7 @@ class LinearMap(base.Model):
 
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    ignores = frozenset({"charge", "edge feature"})
 
     def __call__(
         self, graph: graphs.Graph, bucket: Bucket, is_training: bool

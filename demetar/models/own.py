@@ -164,7 +164,7 @@ def _check_class(name: str, cls: type[base.Model]) -> None:
         raise UserError(
             f"{name} states the symmetry {symmetry!r}, expected one of "
             f"{', '.join(map(repr, base.SYMMETRIES))}; write it in the class, as in "
-            "symmetry: ClassVar[str] = 'E(3)'"
+            "symmetry = 'E(3)'"
         )
     supports = getattr(cls, "supports", None)
     is_set = isinstance(supports, (set, frozenset))
@@ -172,7 +172,7 @@ def _check_class(name: str, cls: type[base.Model]) -> None:
         raise UserError(
             f"{name} states that it supports {supports!r}, expected a set of "
             f"{', '.join(HEAD_KINDS)}; write it in the class, as in "
-            "supports: ClassVar[frozenset[str]] = frozenset({'node_vector'})"
+            "supports = frozenset({'node_vector'})"
         )
     if cls.__call__ is base.Model.__call__:
         raise UserError(f"{name} has no __call__, expected {_EXPECTED}")
