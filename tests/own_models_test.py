@@ -70,8 +70,8 @@ def test_a_file_of_the_current_folder_is_a_model(write):
         models.parse_fields("mine:Mine", ["size=5"])
     batch = contract.make_batch(contract.systems((3, 2)))
     model = models.build("mine:Mine", contract.TASK, {"initial_time": 2.0})
-    params = model.init(jax.random.key(0), batch.graph, batch.bucket, False)
-    found = model.apply(params, None, batch.graph, batch.bucket, False)["position"]
+    params = model.init(jax.random.key(0), batch.graph, False)
+    found = model.apply(params, None, batch.graph, False)["position"]
     np.testing.assert_allclose(found, 2 * batch.graph.nodes.vectors, rtol=1e-6)
 
 
@@ -136,7 +136,7 @@ class Mine(base.Model):
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
     width: int = 3
 
-    def __call__(self, graph, bucket, is_training):
+    def __call__(self, graph, is_training):
         return {"position": graph.nodes.vectors}
 """
 
@@ -200,7 +200,7 @@ def trace(name):
     model = models.build(name, contract.TASK)
     batch = contract.make_batch(contract.systems((5, 2)))
     return jax.eval_shape(
-        lambda key: model.init(key, batch.graph, batch.bucket, True), jax.random.key(0)
+        lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
 
 
@@ -233,7 +233,7 @@ def test_the_source_is_that_of_the_module_and_of_what_it_imports(write):
 
 def saved(tmp_path, source):
     path = tmp_path / "best.npz"
-    params = {"mine": {"times_position": np.ones((1, 1, 1), np.float32)}}
+    params = {"mine": {"times_position": jax.numpy.ones((1, 1, 1))}}
     content = checkpoint.ModelCheckpoint(
         "mine:Mine", {"width": 5}, contract.TASK, params, {}, source
     )

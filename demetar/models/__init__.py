@@ -18,7 +18,6 @@ import haiku as hk
 import jax.numpy as jnp
 
 from demetar.errors import UserError
-from demetar.graphs import Graph
 from demetar.models import (
     base,
     cormorant,
@@ -42,7 +41,7 @@ from demetar.models import (
     tfn,
     torchmd_et,
 )
-from demetar.types import Array, Bucket, TaskSpec
+from demetar.types import Array, Bucket, Graph, TaskSpec
 
 REGISTRY: Mapping[str, type[base.Model]] = {
     "linear": linear.Linear,
@@ -137,9 +136,8 @@ def build(
       overrides: fields of the model other than their defaults.
 
     Returns:
-      `init(key, graph, bucket, is_training)` and
-      `apply(params, key, graph, bucket, is_training)`; bucket and is_training are
-      static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}.
+      `init(key, graph, is_training)` and `apply(params, key, graph, is_training)`;
+      is_training is static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}.
 
     Raises:
       UserError: unknown model or field, a value of the wrong type, a cutoff other than
@@ -163,9 +161,9 @@ def build(
                 f"it supports {', '.join(sorted(cls.supports))}"
             )
 
-    def forward(graph: Graph, bucket: Bucket, is_training: bool) -> dict[str, Array]:
-        outputs = cls(task, **checked)(graph, bucket, is_training)
-        _check_outputs(name, task, bucket, outputs)
+    def forward(graph: Graph, is_training: bool) -> dict[str, Array]:
+        outputs = cls(task, **checked)(graph, is_training)
+        _check_outputs(name, task, graph.bucket, outputs)
         return outputs
 
     return hk.transform(forward)
