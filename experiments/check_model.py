@@ -17,7 +17,7 @@ from absl import flags
 
 from demetar import models, testing
 from demetar.errors import UserError
-from experiments import common
+from experiments.run import cli
 
 BROKEN = 1  # exit code
 WIDTH = 26  # of the name of a promise
@@ -77,4 +77,4 @@ def erased() -> str:
 
 
 if __name__ == "__main__":
-    common.run(main, positional=True)
+    cli.run(main, positional=True)
