@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import own
 from demetar.train import checkpoint
-from tests import contract
 
 HEAD = """
 import dataclasses

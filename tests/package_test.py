@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
     | {"files", "archives", "heads", "data", "distributed", "nn", "models", "train"},
+    "testing": _BASE | {"data", "models", "train", "testing"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.
@@ -44,7 +45,10 @@ _SIDE_EFFECTS = {"absl", "io", "json", "logging", "os", "pathlib", "time", "tqdm
 
 # What nothing in a package may import.
 NEVER_IMPORTS = {
-    "demetar": {"experiments", "tools", "tests", "absl.flags", "absl.app", "torch"},
+    "demetar": {
+        *("experiments", "tools", "tests", "pytest"),
+        *("absl.flags", "absl.app", "torch"),
+    },
     "experiments": {"tests", "jraph", "torch"},
     "tools": {"experiments", "tests", "jraph", "torch"},
     "demetar.nn": _SIDE_EFFECTS,

@@ -154,8 +154,12 @@ class Subject:
 
         Or those for the real graphs, [g, T].
         """
+        return self.real(self.outputs(batch), batch)
+
+    def real(self, outputs: Mapping[str, jax.Array], batch: Batch) -> np.ndarray:
+        """Those of the outputs for a batch that are no padding, of the first head."""
         head = self.task.heads[0]
         mask = np.asarray(batch.weights) > 0
         if head.kind != "graph_scalar":
             mask = np.asarray(graphs.node_mask(batch.graph))
-        return np.asarray(self.outputs(batch)[head.name])[mask]
+        return np.asarray(outputs[head.name])[mask]
