@@ -137,6 +137,8 @@ def set_horizon(settings: dict[str, Any], folder: pathlib.Path) -> None:
     if name not in known or name in settings["fields"]:
         return
     default: Any = known[name].default
+    if not isinstance(default, float):
+        return  # a model of one's own, which means something else by it
     found = nbody_data.horizon(folder, settings)
     if found is not None and not math.isclose(found, default):
         settings["fields"][name] = found
@@ -160,7 +162,7 @@ def draw_motion(
     num_pictured = min(NUM_PICTURED, int((np.asarray(batch.weights) > 0).sum()))
     sizes = np.asarray(batch.graph.n_node)[:num_pictured]
     stops = np.cumsum(sizes)
-    centers = np.asarray(graphs.centers_of_nodes(batch.graph, batch.bucket))
+    centers = np.asarray(graphs.centers_of_nodes(batch.graph))
     for index, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
         body = slice(stop - size, stop)
         figure = pictures.motion_figure(

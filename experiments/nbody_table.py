@@ -23,7 +23,7 @@ from demetar import models
 from demetar.errors import UserError
 from demetar.train import checkpoint
 from experiments import report
-from experiments.run import cli
+from experiments.run import cli, workdir
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -70,13 +70,14 @@ def main(_: list[str]) -> int:
     for name in names:
         models.model_class(name)
     root = pathlib.Path(FLAGS.workdir)
-    missing = [name for name in names if not (root / name / "record.json").exists()]
+    folders = {name: root / workdir.model_folder(name) for name in names}
+    missing = [name for name in names if not (folders[name] / "record.json").exists()]
     if FLAGS.list_jobs:
         for name in missing:
-            print(shlex.join(["python", *command(name, root)]))
+            print(shlex.join(["python", *command(name, folders[name])]))
         return 0
-    failed = [name for name in missing if not train(name, root)]
-    finished = [root / name for name in names if name not in failed]
+    failed = [name for name in missing if not train(name, folders[name])]
+    finished = [folders[name] for name in names if name not in failed]
     if not finished:
         raise UserError(f"no row is finished; the reasons stand above ({root})")
     write(report.read_runs([str(path) for path in finished]), root)
@@ -88,10 +89,10 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def command(name: str, root: pathlib.Path) -> list[str]:
+def command(name: str, folder: pathlib.Path) -> list[str]:
     """Arguments of the interpreter that train one row."""
     arguments = ["-m", "experiments.nbody", f"--model={name}"]
-    arguments.append(f"--workdir={root / name}")
+    arguments.append(f"--workdir={folder}")
     for flag in PASSED_ON:
         value = getattr(FLAGS, flag)
         if value is not None:
@@ -101,14 +102,14 @@ def command(name: str, root: pathlib.Path) -> list[str]:
     return arguments
 
 
-def train(name: str, root: pathlib.Path) -> bool:
+def train(name: str, folder: pathlib.Path) -> bool:
     """Train one row in a process of its own; whether it ended with a record.
 
     Raises:
       KeyboardInterrupt: the row was interrupted by a person; the others would be too.
     """
     print(f"== {name}", flush=True)
-    process = subprocess.run([sys.executable, *command(name, root)], check=False)
+    process = subprocess.run([sys.executable, *command(name, folder)], check=False)
     if process.returncode >= 128:
         raise UserError(f"interrupted at {name}; the same command continues")
     if process.returncode:

@@ -298,8 +298,7 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     renamed = {"charge": "mass"} if dataset == "gravity" else {}
     absent = {"|velocity|"} if cues == "positions" else set()
     changed = {}
-    for field in {"node_inputs", "species_inputs"} & models.fields(model).keys():
-        default: Any = models.fields(model)[field].default
+    for field, default in models.input_fields(model).items():
         names = tuple(renamed.get(name, name) for name in default if name not in absent)
         if names != default:
             changed[field] = names

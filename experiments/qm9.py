@@ -25,9 +25,6 @@ from demetar.errors import UserError
 from experiments import molecule_protocols, protocols
 from experiments.run import cli, job, options
 
-# Fields of the models that name scalar inputs: here these are the species.
-INPUT_FIELDS = ("node_inputs", "species_inputs")
-
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "target",
@@ -96,9 +93,8 @@ def main(_: list[str]) -> int:
     settings, changed = options.resolve(protocol, OWN_FLAGS)
     settle_cutoff(settings, changed)
     dataset, place = job.load(lambda: load_dataset(settings))
-    for name in INPUT_FIELDS:
-        if name in models.fields(FLAGS.model) and name not in settings["fields"]:
-            settings["fields"][name] = dataset.task.scalars
+    for name in models.input_fields(FLAGS.model):  # here these are the species
+        settings["fields"].setdefault(name, dataset.task.scalars)
     described = protocols.describe(protocol, changed)
     return job.run(
         job.Job("experiments.qm9", settings, changed, described, dataset, place)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data import nbody
 from demetar.train import checkpoint
 from experiments import force_law
-from tests import contract, newton_test
+from tests import newton_test
 from tests.support import nbody_folder
 
 SIMULATED = {"system": "charged", "softening": 0.0}
@@ -25,10 +26,7 @@ def trained(name: str, **fields: Any) -> checkpoint.ModelCheckpoint:
     model = models.build(name, task, own.small)
     params = jax.tree.map(
         lambda *leaves: np.stack(leaves),
-        *(
-            model.init(jax.random.key(k), batch.graph, batch.bucket, True)
-            for k in (1, 2)
-        ),
+        *(model.init(jax.random.key(k), batch.graph, True) for k in (1, 2)),
     )
     return checkpoint.ModelCheckpoint(name, own.small, task, params, {})
 

@@ -11,13 +11,13 @@ import pytest
 from absl import flags
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data import nbody as nbody_folders
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.types import VectorInput
 from experiments import nbody, protocols
 from experiments.run import nbody_data
-from tests import contract
 from tests.support import nbody_folder
 from tools import generate_nbody, simulation
 
@@ -313,17 +313,14 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
         vectors=tuple(VectorInput(vector) for vector in vectors),
         scalars=("mass",) if dataset == "gravity" else ("charge",),
     )
-    own = models.fields(name)
-    small = {field: value for field, value in contract.SMALL.items() if field in own}
+    small = contract.small_fields(name, task)
     fields = {**small, **protocols.input_fields(name, dataset, cues)}
     model = models.build(name, task, fields)
     batch = contract.make_batch(contract.systems())
     nodes = batch.graph.nodes
     copies = np.repeat(nodes.vectors, len(vectors), axis=1)
-    graph = batch.graph._replace(nodes=nodes._replace(vectors=copies))
-    jax.eval_shape(
-        lambda key: model.init(key, graph, batch.bucket, True), jax.random.key(0)
-    )
+    graph = dataclasses.replace(batch.graph, nodes=nodes._replace(vectors=copies))
+    jax.eval_shape(lambda key: model.init(key, graph, True), jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", models.with_head("node_vector"))

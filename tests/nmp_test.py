@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import nmp
 from demetar.nn import attention, capture, mlp
-from tests import contract
 from tests.models_test import num_params
 from tests.support import author_molecules, authors, plain, plain_molecules
 from tests.support.author_cases import nmp as author_cases
@@ -131,10 +131,10 @@ def subject():
     return contract.Subject("nmp", task=contract.MOLECULES)
 
 
-def alike(self, direction, graph, bucket):
+def alike(self, direction, graph):
     """The same matrix for every edge."""
     matrix = 0.1 * jnp.eye(self.hidden_size)
-    return jnp.broadcast_to(matrix, (bucket.max_edges, *matrix.shape)), matrix
+    return jnp.broadcast_to(matrix, (graph.bucket.max_edges, *matrix.shape)), matrix
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import depthwise, steerable
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_steerable
 
@@ -110,9 +110,8 @@ def test_a_layer_is_the_tutorials(gate, mix):
             assert plain_steerable.largest_difference(found, values) < TOLERANCE
 
 
-def summed(graph, bucket):
-    del graph
-    return jnp.ones((bucket.max_nodes, 1))
+def summed(graph):
+    return jnp.ones((graph.bucket.max_nodes, 1))
 
 
 class NoRadial(depthwise.NormedMLP):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.models import torchmd_et
 from demetar.nn import mlp, radial
 from demetar.types import Head
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_steerable
 from tests.tfn_test import HEADS, displacements, output_shapes, recompiled, without
@@ -309,8 +309,8 @@ def test_mu_and_r2_have_heads_of_their_own():
         @jax.jit
         def outputs(positions):
             nodes = batch.graph.nodes._replace(positions=positions)
-            graph = batch.graph._replace(nodes=nodes)
-            return model.apply(params, None, graph, batch.bucket, False)
+            graph = dataclasses.replace(batch.graph, nodes=nodes)
+            return model.apply(params, None, graph, False)
 
         positions = batch.graph.nodes.positions
         expected, moved, larger = (

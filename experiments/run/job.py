@@ -69,8 +69,11 @@ def prepare() -> None:
         do not come.
     """
     if not FLAGS.model:
-        raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
-    models.model_class(FLAGS.model)
+        raise UserError(
+            f"expected --model, one of {', '.join(models.REGISTRY)}, or your own as "
+            f"{models.own.FORM}"
+        )
+    models.check_name(FLAGS.model)
     jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
     # By default GPUs and TPUs round the factors of float32 products to some 10 bits:
     # symmetries would then hold to 1e-3.
@@ -78,6 +81,8 @@ def prepare() -> None:
     if FLAGS.coordinator is None or FLAGS.cpu_devices is not None:
         launch.use_cores(FLAGS.cpu_devices)
     launch.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    # A module of one's own may compute when it is imported, so the above comes first.
+    models.model_class(FLAGS.model)
 
 
 def load(read: Callable[[], T]) -> T:
@@ -241,8 +246,8 @@ def write_best(
     folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: Dataset
 ) -> None:
     """The model at the lowest validation loss, as a checkpoint that needs no flags."""
-    of_data = ("fingerprint", workdir.IDENTITY)
-    settings = {name: value for name, value in config.items() if name not in of_data}
+    apart = ("fingerprint", workdir.IDENTITY, workdir.SOURCE)
+    settings = {name: value for name, value in config.items() if name not in apart}
     best = checkpoint.ModelCheckpoint(
         model=settings["model"],
         fields=settings["fields"],
@@ -254,6 +259,7 @@ def write_best(
             "settings": settings,
             run_files.RUN_ID: run.run_id,
         },
+        source=config.get(workdir.SOURCE, ""),
     )
     checkpoint.save_model(folder / workdir.BEST, best)
 

@@ -16,7 +16,7 @@ from demetar.distributed import launch
 from demetar.errors import UserError
 from demetar.train import loop, optim
 from experiments import protocols
-from experiments.run import sizes
+from experiments.run import sizes, workdir
 
 # The least value of each number that has one.
 LEAST = {
@@ -39,7 +39,10 @@ RUN_FLAGS = ("seed", "num_seeds", "dtype", "target", "augment")  # with defaults
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "model", None, f"Model to train: {', '.join(models.REGISTRY)}. Required."
+    "model",
+    None,
+    f"Model to train: {', '.join(models.REGISTRY)}, or a class of your own as "
+    f"{models.own.FORM}. Required.",
 )
 flags.DEFINE_integer(
     "num_train",
@@ -184,7 +187,7 @@ def check_ranges(settings: dict[str, Any]) -> None:
 
 def default_workdir(settings: dict[str, Any], changed: dict[str, Any]) -> pathlib.Path:
     """A folder of its own for every choice of settings, named by what was changed."""
-    parts = [settings["model"]]
+    parts = [workdir.model_folder(settings["model"])]
     if settings["protocol"] not in ("paper", "default"):
         parts.append(settings["protocol"])
     for name, value in sorted(changed.items()):

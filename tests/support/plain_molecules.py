@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from demetar import testing as contract
 from demetar.types import Head
-from tests import contract
 from tests.support import plain_steerable
 
 TOLERANCE = 1e-10
@@ -63,7 +63,7 @@ def energies(subject, params=None):
     """Of real graphs, with the subject's own parameters unless given."""
     batch = subject.batch(contract.systems())
     params = subject.params if params is None else params
-    return np.asarray(subject.apply(params, batch.graph, batch.bucket)["energy"])[
+    return np.asarray(subject.apply(params, batch.graph)["energy"])[
         : len(contract.SIZES)
     ]
 
