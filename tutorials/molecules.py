@@ -47,8 +47,8 @@ for name, energy in zip(MOLECULES, energies, strict=True):
 # %% [markdown]
 # ## Data of your own
 #
-# The target here is made up and exact: the sum of the inverse distances of all pairs, of
-# molecules that are shaken. An extensive target is a sum over atoms.
+# The target here is made up and exact: the sum of the inverse distances of all pairs,
+# of molecules that are shaken. An extensive target is a sum over atoms.
 
 # %%
 NUM_SHAKEN = 16

@@ -20,8 +20,8 @@ from demetar.train import losses
 # %% [markdown]
 # ## A pretrained model
 #
-# `demetar.load` takes the work directory of a run, or the name of weights that come with
-# the package. The model is a function of arrays.
+# `demetar.load` takes the work directory of a run, or the name of weights that come
+# with the package. The model is a function of arrays.
 
 # %%
 model = demetar.load("pretrained:egnn-nbody_small")
@@ -51,8 +51,8 @@ np.testing.assert_allclose(turned, ahead @ turn, atol=1e-4)
 # %% [markdown]
 # ## Data of your own
 #
-# Any simulator will do. Here 48 systems of three bodies on springs are integrated; arrays
-# of the integrators are batch-last, [3, bodies, systems].
+# Any simulator will do. Here 48 systems of three bodies on springs are integrated.
+# Arrays of the integrators are batch-last, [3, bodies, systems].
 
 # %%
 NUM_SYSTEMS, NUM_BODIES, NUM_STEPS = 48, 3, 100
@@ -75,8 +75,8 @@ x, v, true = (
 # %% [markdown]
 # ## A model in your own loop
 #
-# A task says what a model gets and what it predicts. `build` gives the two pure functions
-# of Haiku, and `make_batch` the padded graphs that they take.
+# A task says what a model gets and what it predicts. `build` gives the two pure
+# functions of Haiku, and `make_batch` the padded graphs that they take.
 
 # %%
 task = demetar.TaskSpec(

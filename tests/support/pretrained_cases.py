@@ -1,11 +1,12 @@
-"""A few test systems, and the errors that the runs of the pretrained models had on them.
+"""A few test systems, and the errors that the pretrained models' runs had on them.
 
     python -m tests.support.pretrained_cases RUN...
 
-writes pretrained_cases.npz beside this file, from the work directories of the runs, each
-called like its model, as `egnn-nbody_small`:
+writes pretrained_cases.npz beside this file, from the work directories of the runs,
+each called like its model, as `egnn-nbody_small`:
 
-- `nbody_small/NAME` [4, 5, ...] positions, velocities, charges and position, the target,
+- `nbody_small/NAME` [4, 5, ...]: positions, velocities, charges, and the target
+  position,
 - `qm9_homo/NAME`: n_node [4], species and positions of all atoms, homo [4] in meV,
 - `RUN/errors` [4] of the test samples, as the run's evaluation found them.
 """
