@@ -103,3 +103,19 @@ def test_error_of_the_test_set_is_that_of_the_record(name, shared_dir):
         }
     low, high = record_of(name)["test_loss_interval"]
     assert low < errors_of(demetar.load(f"pretrained:{name}"), systems).mean() < high
+
+
+def readme_row(name):
+    record = record_of(name)
+    low, high = (f"{value:.3g}" for value in record["test_loss_interval"])
+    unit = " meV" if record["unit"] == "meV" else ""
+    error = f"{record['test_loss_mean']:.3g} ({low} to {high}){unit}"
+    command = record["command"].removeprefix("python -m ")
+    return f"| `{name}` | `{command}` | {error} |"
+
+
+def test_the_readme_has_a_row_for_each(project_root):
+    text = (project_root / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    found = {row for row in rows if "-nbody_small`" in row or "-qm9_" in row}
+    assert found == {readme_row(name) for name in NAMES}
