@@ -219,6 +219,13 @@ def test_setup_excludes_the_releases_that_the_guard_refuses(project_root):
     assert set(re.findall(r"!=([\d.]+)", requirement)) == set(demetar.FAULTY_JAX)
 
 
+def test_files_beside_the_package_name_its_version(project_root):
+    citation = (project_root / "CITATION.cff").read_text()
+    assert f"\nversion: {demetar.__version__}\n" in citation
+    changes = (project_root / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## \[([\d.]+)\]", changes, re.M)[0] == demetar.__version__
+
+
 # --- The arrows ---------------------------------------------------------------------
 
 
