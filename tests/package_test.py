@@ -261,16 +261,21 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 # --- The README ---------------------------------------------------------------------
 
 
-def test_readme_names_modules_and_files_that_exist(project_root):
-    readme = (project_root / "README.md").read_text()
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md")
 
-    modules = set(re.findall(r"python -m ([\w.]+)", readme))
-    assert {"experiments.nbody", "pytest", "pip"} <= modules
-    for name in sorted(modules - {"pip", "pdoc"}):
-        assert importlib.util.find_spec(name) is not None, name
 
-    links = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme))
-    assert {link for link in links if not (project_root / link).exists()} == set()
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_name_modules_and_files_that_exist(name, project_root):
+    page = project_root / name
+    text = page.read_text()
+
+    modules = set(re.findall(r"python -m ([\w.]+)", text))
+    assert name != "README.md" or {"experiments.nbody", "pytest", "pip"} <= modules
+    for module in sorted(modules - {"pip", "pdoc", "venv"}):
+        assert importlib.util.find_spec(module) is not None, module
+
+    links = set(re.findall(r"\]\((?!https?:|#)([^)#]+)", text))
+    assert {link for link in links if not (page.parent / link).exists()} == set()
 
 
 def _commands(text: str) -> list[list[str]]:
@@ -286,9 +291,10 @@ def _unknown_flags(args: list[str], text: str) -> list[str]:
     return [name for name in given if name not in {*listed, "help"}]
 
 
-def test_readme_has_only_flags_that_exist(project_root, run_module):
-    found = _commands((project_root / "README.md").read_text())
-    assert len(found) >= 8
+def test_pages_have_only_flags_that_exist(project_root, run_module):
+    texts = {name: (project_root / name).read_text() for name in PAGES}
+    assert len(_commands(texts["README.md"])) >= 8
+    found = [command for text in texts.values() for command in _commands(text)]
     helps = {module: run_module(module, "--help") for module, *_ in found}
     assert {name for name, process in helps.items() if process.returncode} == set()
     unknown = {
