@@ -233,8 +233,6 @@ BLOG_PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     }
 }
 
-# Models that move along the velocities, and so cannot do without.
-NEED_VELOCITY = ("linear", "egnn", "radial_field", "newton", "newton_octahedral")
 # Directions alone: forces have heavy tails, and as features they would drown the rest.
 _MORE_CUES: Mapping[str, Any] = {
     "node_vectors": ("velocity",),
@@ -288,7 +286,7 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     Raises:
       UserError: the model cannot do without the velocities that the cues leave out.
     """
-    if cues == "positions" and model in NEED_VELOCITY:
+    if cues == "positions" and "velocity" in models.model_class(model).needs:
         raise UserError(
             f"{model} moves along the velocities, which --cues=positions leaves out; "
             "give --cues=velocity, or another model such as segnn"

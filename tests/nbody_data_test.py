@@ -323,6 +323,17 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
     jax.eval_shape(lambda key: model.init(key, graph, True), jax.random.key(0))
 
 
+NEED_VELOCITY = [
+    name for name in models.REGISTRY if "velocity" in models.model_class(name).needs
+]
+
+
+def test_models_that_move_along_the_velocities_say_so():
+    known = {"linear", "egnn", "radial_field", "newton", "newton_octahedral"}
+    assert known <= {*NEED_VELOCITY}
+    assert not {"segnn", "gnn", "tfn"} & {*NEED_VELOCITY}
+
+
 @pytest.mark.parametrize("name", models.with_head("node_vector"))
 def test_every_model_reads_every_choice_of_cues_or_refuses_it(name):
     for dataset, cues in (
@@ -330,7 +341,7 @@ def test_every_model_reads_every_choice_of_cues_or_refuses_it(name):
         ("nbody_small", "force"),
         ("gravity", "velocity"),
     ):
-        if cues == "positions" and name in protocols.NEED_VELOCITY:
+        if cues == "positions" and name in NEED_VELOCITY:
             message = f"{name} moves along the velocities, which --cues=positions"
             with pytest.raises(UserError, match=message):
                 protocols.input_fields(name, dataset, cues)
