@@ -127,7 +127,7 @@ def describe(error: BaseException, name: str) -> str:
 
 
 def _add_current_folder() -> None:
-    if "" not in sys.path:
+    if "" not in sys.path and not sys.flags.safe_path:
         sys.path.insert(0, "")
 
 
