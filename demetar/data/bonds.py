@@ -24,7 +24,7 @@ import numpy as np
 
 from demetar import elements
 from demetar.data import matching
-from demetar.data.edges import Edges, of_equal_size
+from demetar.data.edges import Edges, of_equal_size, ranges
 from demetar.data.smiles import AROMATIC, Pair, parse_smiles
 
 TYPES = ("single", "double", "triple", "aromatic")
@@ -50,6 +50,26 @@ def features(found: Edges, asked: bool = True) -> np.ndarray:
     if not asked:
         return np.zeros((int(found.n_edge.sum()), 0), np.uint8)
     return (found.types[:, None] == 1 + np.arange(len(TYPES))).astype(np.uint8)
+
+
+def matrix(
+    n_bonds: np.ndarray, bonds: np.ndarray, members: np.ndarray, size: int
+) -> np.ndarray:
+    """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n].
+
+    Args:
+      n_bonds, bonds: of `find`.
+      members: [D] numbers of the molecules.
+      size: number of atoms of each.
+    """
+    counts = n_bonds[members]
+    starts = (np.cumsum(n_bonds) - n_bonds)[members]
+    first, second, code = bonds[ranges(starts, counts)].T
+    molecule = np.repeat(np.arange(len(members)), counts)
+    types = np.zeros((len(members), size, size), np.uint8)
+    types[molecule, first, second] = code
+    types[molecule, second, first] = code
+    return types
 
 
 def find(

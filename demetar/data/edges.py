@@ -117,8 +117,11 @@ def chosen(
     columns = np.zeros((3, int(n_edge.sum())), kind)  # senders, receivers, types
     for members, *values in chunks:
         columns[:, ranges(edge_starts[members], n_edge[members])] = values
-    ends = (None, None) if is_complete else (columns[0], columns[1])
-    return Edges(n_edge, *ends, columns[2].astype(np.uint8, copy=False))
+    senders, receivers, codes = columns
+    codes = codes.astype(np.uint8)
+    if is_complete:
+        return Edges(n_edge, None, None, codes)
+    return Edges(n_edge, senders, receivers, codes)
 
 
 def of_equal_size(n_node: np.ndarray) -> Iterator[np.ndarray]:
@@ -133,4 +136,4 @@ def of_equal_size(n_node: np.ndarray) -> Iterator[np.ndarray]:
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """start, start + 1, ... for each start, one after the other."""
     firsts = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
+    return np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)

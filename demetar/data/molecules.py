@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from demetar import archives, elements, files
-from demetar.data import bonds, edges
+from demetar.data import bonds
 from demetar.data.bonds import Progress, silent
 from demetar.errors import UserError
 
@@ -241,14 +241,7 @@ def bond_matrix(known: Molecules, rows: np.ndarray, size: int) -> np.ndarray:
     """
     if known.n_bonds is None or known.bonds is None:
         raise ValueError("expected molecules that were read with their bonds")
-    counts = known.n_bonds[rows]
-    starts = (np.cumsum(known.n_bonds) - known.n_bonds)[rows]
-    first, second, code = known.bonds[edges.ranges(starts, counts)].T
-    molecule = np.repeat(np.arange(len(rows)), counts)
-    types = np.zeros((len(rows), size, size), np.uint8)
-    types[molecule, first, second] = code
-    types[molecule, second, first] = code
-    return types
+    return bonds.matrix(known.n_bonds, known.bonds, rows, size)
 
 
 # --- The file -----------------------------------------------------------------------
