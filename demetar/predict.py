@@ -15,21 +15,20 @@ import importlib.resources
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import experimental
 
 from demetar import heads, models
 from demetar.data import systems as named
-from demetar.data.packing import Packing, RaggedPacking, RegularPacking
+from demetar.data.packing import Packing, RaggedPacking, RegularPacking, only_batch
 from demetar.data.samples import Samples
 from demetar.data.systems import Systems
 from demetar.errors import UserError
+from demetar.precision import DTYPES, precision
 from demetar.train import checkpoint, losses
 from demetar.train.checkpoint import ModelCheckpoint
 from demetar.types import Array, Batch, Bucket, Head, Params, TaskSpec
@@ -37,7 +36,6 @@ from demetar.types import Array, Batch, Bucket, Head, Params, TaskSpec
 BEST = "best.npz"
 PRETRAINED = "pretrained:"
 MEAN = "mean"
-DTYPES = ("float32", "float64")
 
 MOST_GRAPHS = 256  # of one call of a program
 MOST_EDGES = 2**18
@@ -100,20 +98,6 @@ def _path_of(run: str | os.PathLike[str]) -> pathlib.Path:
 def _read(path: pathlib.Path, dtype: str | None) -> ModelCheckpoint:
     with precision(dtype or "float64"):  # as it was stored
         return checkpoint.load_model(path)
-
-
-def precision(dtype: str) -> AbstractContextManager[Any]:
-    """A context in which jax computes in 'float64', or in 'float32' alone.
-
-    Raises:
-      UserError: the dtype is another one.
-    """
-    if dtype not in DTYPES:
-        raise UserError(f"expected a dtype of {', '.join(DTYPES)}, found {dtype!r}")
-    # Releases before 0.8 have it elsewhere.
-    home: Any = jax if hasattr(jax, "enable_x64") else experimental
-    context: AbstractContextManager[Any] = home.enable_x64(dtype == "float64")
-    return context
 
 
 class Predictor:
@@ -342,14 +326,6 @@ def residuals(
     """Predicted residuals of a batch: {head: [N, K, 3] | [N, T] | [G, T]}."""
     outputs = net.apply(params, None, batch.graph, batch.bucket, False)
     return losses.predict(task, outputs, batch.graph.nodes)
-
-
-def only_batch(packing: Packing) -> Batch:
-    """The batch of a packing that holds all of its samples, in their order."""
-    plan = packing.plan(np.arange(len(packing.samples.n_node)))
-    row = {name: value[0] for name, value in plan.items()}
-    # With NumPy's arrays nothing is compiled to assemble them.
-    return packing.assemble(packing.arrays(), row)
 
 
 def _chunks(samples: Samples) -> Iterator[Samples]:
