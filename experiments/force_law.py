@@ -33,7 +33,7 @@ from demetar.errors import UserError
 from demetar.nn import capture
 from demetar.train import checkpoint
 from demetar.types import Bucket, Nodes, TaskSpec
-from experiments import common, nbody_data
+from experiments.run import cli, nbody_data
 
 NUM_DISTANCES = 200
 SHORTEST = 0.05  # of the distances drawn, in the unit of the data set
@@ -119,7 +119,7 @@ def _training_data(
     settings: Mapping[str, Any],
 ) -> tuple[Dataset, dict[str, Any]]:
     """What the model was trained on, and how it was simulated."""
-    root = pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
+    root = pathlib.Path(FLAGS.data_dir or cli.cache_dir() / "data")
     dataset, folder = nbody_data.load(dict(settings), root)
     return dataset, nbody_files.read_metadata(folder)["settings"]
 
@@ -230,14 +230,14 @@ def table(laws: Sequence[Law]) -> str:
         for distance, value in zip(TABLED, shown, strict=True):
             row[f"r = {distance:g}"] = f"{100 * value:+.2f} %"
         rows.append(row)
-    return common.markdown_table(rows)
+    return cli.markdown_table(rows)
 
 
 def write(
     laws: Sequence[Law], training: Mapping[str, np.ndarray], folder: pathlib.Path
 ) -> None:
     """force_law.png and force_law.csv."""
-    common.make_folder(folder)
+    cli.make_folder(folder)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["law", "distance", "true", "median", "lowest", "highest"])
@@ -249,7 +249,7 @@ def write(
         for numbers in zip(*columns, strict=True):
             writer.writerow([law.label, *(f"{number:.6g}" for number in numbers)])
     checkpoint.write_bytes(folder / "force_law.csv", text.getvalue().encode())
-    common.save_figure(folder / "force_law.png", draw(laws, training))
+    cli.save_figure(folder / "force_law.png", draw(laws, training))
     print(f"{folder}: force_law.png, .csv")
 
 
@@ -296,4 +296,4 @@ def _band(
 
 
 if __name__ == "__main__":
-    common.run(main, positional=True)
+    cli.run(main, positional=True)

@@ -16,7 +16,8 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from demetar.errors import UserError
-from experiments import common, report
+from experiments import report
+from experiments.run import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     path = pathlib.Path(FLAGS.out)
     if path.suffix != ".png":
         raise UserError(f"expected --out=FILE.png, found {FLAGS.out!r}")
-    common.save_figure(path, draw(report.read_runs(argv[1:])))
+    cli.save_figure(path, draw(report.read_runs(argv[1:])))
     print(path)
 
 
@@ -89,4 +90,4 @@ def draw(runs: Sequence[report.Run]) -> Figure:
 
 
 if __name__ == "__main__":
-    common.run(main, positional=True)
+    cli.run(main, positional=True)

@@ -24,7 +24,8 @@ from demetar.data import nbody
 from demetar.data.dataset import Dataset
 from demetar.train import pictures, writers
 from demetar.types import Array, Batch, TaskSpec
-from experiments import common, nbody_data, options, protocols, training
+from experiments import protocols
+from experiments.run import cli, job, nbody_data, options
 
 NUM_PICTURED = 4  # systems in the picture of predicted motion
 
@@ -92,14 +93,14 @@ OWN_FLAGS = (
 
 def main(_: list[str]) -> int:
     """Train, or continue, or tell that the run is finished."""
-    training.prepare()
+    job.prepare()
     protocol = protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.dataset)
     inputs = protocols.input_fields(FLAGS.model, FLAGS.dataset, FLAGS.cues)
     protocol = dataclasses.replace(protocol, fields={**protocol.fields, **inputs})
     settings, changed = options.resolve(protocol, OWN_FLAGS)
     settings["dataset"] = FLAGS.dataset
     given = dict(settings)
-    dataset, folder = training.load(lambda: load_dataset(settings))
+    dataset, folder = job.load(lambda: load_dataset(settings))
     set_horizon(settings, folder)
     trained_on = (dataset.task, folder)
 
@@ -109,10 +110,10 @@ def main(_: list[str]) -> int:
             for name in FLAGS.eval_dataset
         }
 
-    others = training.load(load_others)
+    others = job.load(load_others)
     described = protocols.describe(protocol, changed)
-    return training.run(
-        training.Job(
+    return job.run(
+        job.Job(
             "experiments.nbody",
             *(settings, changed, described, dataset, folder, draw_motion, others),
         )
@@ -121,7 +122,7 @@ def main(_: list[str]) -> int:
 
 def data_root() -> pathlib.Path:
     """Where generated data sets are kept."""
-    return pathlib.Path(FLAGS.data_dir or common.cache_dir() / "data")
+    return pathlib.Path(FLAGS.data_dir or cli.cache_dir() / "data")
 
 
 def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
@@ -173,4 +174,4 @@ def draw_motion(
 
 
 if __name__ == "__main__":
-    common.run(main)
+    cli.run(main)

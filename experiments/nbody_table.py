@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from demetar import models
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments import common, report
+from experiments import report
+from experiments.run import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -120,7 +121,7 @@ def write(runs: Sequence[report.Run], root: pathlib.Path) -> None:
     text = report.markdown(runs)
     checkpoint.write_bytes(root / "table.md", text.encode())
     checkpoint.write_bytes(root / "table.csv", report.csv_text(runs).encode())
-    common.save_figure(root / "table.png", draw(runs))
+    cli.save_figure(root / "table.png", draw(runs))
     print(f"{text}\n{root}: table.md, table.csv, table.png")
 
 
@@ -155,4 +156,4 @@ def draw(runs: Sequence[report.Run]) -> Figure:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    cli.run(main)

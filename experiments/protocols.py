@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from demetar import models
 from demetar.errors import UserError
-from experiments import common
+from experiments.run import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +322,7 @@ def parse_phase(model: str, text: str) -> Phase:
       UserError: it is malformed, or the model has no such field.
     """
     epochs, colon, assignments = text.partition(":")
-    is_number = epochs.isdecimal() and len(epochs) <= common.MOST_DIGITS
+    is_number = epochs.isdecimal() and len(epochs) <= cli.MOST_DIGITS
     if not (colon and is_number and int(epochs)):
         raise UserError(
             f"expected --phase=EPOCHS:field=value,... with at least 1 epoch, "

@@ -22,7 +22,8 @@ from demetar import heads, models
 from demetar.data import qm9, splits
 from demetar.data.dataset import Dataset
 from demetar.errors import UserError
-from experiments import common, molecule_protocols, options, protocols, training
+from experiments import molecule_protocols, protocols
+from experiments.run import cli, job, options
 
 # Fields of the models that name scalar inputs: here these are the species.
 INPUT_FIELDS = ("node_inputs", "species_inputs")
@@ -90,17 +91,17 @@ OWN_FLAGS = ("split", "num_train", "num_valid", "target_kind")
 
 def main(_: list[str]) -> int:
     """Train, or continue, or tell that the run is finished."""
-    training.prepare()
+    job.prepare()
     protocol = molecule_protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.target)
     settings, changed = options.resolve(protocol, OWN_FLAGS)
     settle_cutoff(settings, changed)
-    dataset, place = training.load(lambda: load_dataset(settings))
+    dataset, place = job.load(lambda: load_dataset(settings))
     for name in INPUT_FIELDS:
         if name in models.fields(FLAGS.model) and name not in settings["fields"]:
             settings["fields"][name] = dataset.task.scalars
     described = protocols.describe(protocol, changed)
-    return training.run(
-        training.Job("experiments.qm9", settings, changed, described, dataset, place)
+    return job.run(
+        job.Job("experiments.qm9", settings, changed, described, dataset, place)
     )
 
 
@@ -130,8 +131,8 @@ def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
     settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem
     known, path = qm9.cached(
         None if place is None else pathlib.Path(place),
-        common.cache_dir(),
-        common.progress,
+        cli.cache_dir(),
+        cli.progress,
         qm9.needs_bonds(settings["connectivity"], settings["bond_features"]),
     )
     for note in known.notes:
@@ -148,4 +149,4 @@ def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    cli.run(main)

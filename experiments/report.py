@@ -23,7 +23,8 @@ from absl import flags
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments import common, protocols, records, run_files, statistics
+from experiments import protocols
+from experiments.run import cli, records, run_files, statistics
 
 _FORMAT = flags.DEFINE_enum(
     "format", "markdown", ["markdown", "csv"], "how the table is written"
@@ -167,7 +168,7 @@ def markdown(runs: Sequence[Run]) -> str:
     """The records, their sources and the paired differences, as Markdown."""
     sources: list[str] = []
     rows = [_markdown_row(run.label, run.record, sources) for run in runs]
-    parts = [common.markdown_table(rows)]
+    parts = [cli.markdown_table(rows)]
     parts.append(
         "Test loss: mean ± standard deviation over seeds. Interval: bootstrap over "
         "test samples. Δ_EQ: mean relative equivariance error under rotations."
@@ -191,7 +192,7 @@ def markdown(runs: Sequence[Run]) -> str:
     ]
     if comparisons:
         parts.append("Paired differences to the best run on the same test samples:")
-        parts.append(common.markdown_table(comparisons))
+        parts.append(cli.markdown_table(comparisons))
     return "\n\n".join(parts) + "\n"
 
 
@@ -336,4 +337,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, positional=True)
+    cli.run(main, positional=True)

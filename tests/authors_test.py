@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import authors
+from tests.support import authors
 
 CASES = authors.all_cases()
 

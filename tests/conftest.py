@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests import xla_flags
-from tests.commands import Command
+from tests.support import xla_flags
+from tests.support.commands import Command
 
 # Before anything imports jax or matplotlib; subprocesses inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -106,10 +106,10 @@ def run_python(
 
 @pytest.fixture(scope="session")
 def server(project_root: pathlib.Path) -> Iterator[subprocess.Popen]:
-    """The process of `tests/command_server.py`."""
+    """The process of `tests/support/command_server.py`."""
     environment = {**os.environ, "PYTHONPATH": str(project_root)}
     process = subprocess.Popen(
-        [sys.executable, str(project_root / "tests" / "command_server.py")],
+        [sys.executable, str(project_root / "tests/support/command_server.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

@@ -1,6 +1,7 @@
 """Cormorant: its layers against the equations of the paper in loops.
 
-That the real form holds the complex one is tested in `author_cases/cormorant.py`.
+That the real form holds the complex one is tested in
+`support/author_cases/cormorant.py`.
 """
 
 import functools
@@ -14,8 +15,9 @@ import pytest
 from demetar import models
 from demetar.errors import UserError
 from demetar.models import cormorant
-from tests import contract, plain, plain_molecules, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_molecules, plain_steerable
 
 SIZE, LMAX, HARD_CUTOFF = 3, 2, 2.5
 IRREPS = [e3nn.Irrep(degree, (-1) ** degree) for degree in range(LMAX + 1)]

@@ -20,7 +20,8 @@ from demetar.data.packing import (
 )
 from demetar.errors import UserError
 from demetar.types import Bucket
-from tests import contract, nbody_folder
+from tests import contract
+from tests.support import nbody_folder
 from tools import generate_nbody, simulation
 
 SETTINGS = nbody.Settings(10, 30, batch_size=4)

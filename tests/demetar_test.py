@@ -12,7 +12,8 @@ from demetar import connectivity, graphs, models
 from demetar.errors import UserError
 from demetar.nn import attention, capture, radial
 from demetar.types import Head, VectorInput
-from tests import contract, plain
+from tests import contract
+from tests.support import plain
 
 TINY = {"hidden_size": 7, "num_heads": 3, "num_basis": 4, "joint_layers": 1}
 SIZES = (5, 1, 3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from demetar.nn import depthwise, steerable
-from tests import plain_steerable
 from tests.steerable_test import random_attribute, random_features, to_e3nn
+from tests.support import plain_steerable
 
 TOLERANCE = 1e-10
 ROWS = 5

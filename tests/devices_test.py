@@ -15,11 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from demetar.data import shares
 from demetar.data.packing import in_sample_order
+from demetar.distributed import launch, native_messages, shares
 from demetar.errors import UserError
-from experiments import native_messages, processes
-from tests import devices_script
+from tests.support import devices_script
 from tools import generate_nbody, simulation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -69,7 +68,12 @@ def trained(
     flags: str = "",
 ) -> dict[str, dict[str, np.ndarray]]:
     """Results of `devices_script` by the label of the settings."""
-    args = ["-m", "tests.devices_script", json.dumps(settings), str(folder / "out")]
+    args = [
+        "-m",
+        "tests.support.devices_script",
+        json.dumps(settings),
+        str(folder / "out"),
+    ]
     if num_processes > 1:
         args += [f"127.0.0.1:{free_port()}", str(num_processes)]
     processes = [
@@ -233,14 +237,14 @@ def test_cores_become_devices(monkeypatch, environment, cores, asked, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     told: dict[str, int] = {}
     monkeypatch.setattr(jax.config, "update", told.__setitem__)
-    processes.use_cores(asked)
+    launch.use_cores(asked)
     assert told.get("jax_num_cpu_devices") == expected
 
 
 def test_cores_that_jax_was_told_of_already_are_not_asked_for(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", EIGHT)
     with pytest.raises(UserError, match="found both; leave one of them out"):
-        processes.use_cores(2)
+        launch.use_cores(2)
 
 
 # --- The command --------------------------------------------------------------------
@@ -259,7 +263,8 @@ def systems(tmp_path_factory):
 OFTEN = (
     "import functools, sys; from demetar.train import loop; "
     "loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0); "
-    "from experiments import common, nbody; common.run(nbody.main)"
+    "from experiments import nbody; from experiments.run import cli; "
+    "cli.run(nbody.main)"
 )
 
 

@@ -10,8 +10,9 @@ import pytest
 from demetar.models import base
 from demetar.nn import capture, inputs
 from demetar.types import Head
-from tests import contract, plain_molecules, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain_molecules, plain_steerable
 
 HEADS = (
     *contract.TASK.heads,

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from demetar.errors import UserError
-from experiments import common, screen, sizes
-from tests import nbody_folder
-from tests.commands import Command
+from experiments.run import cli, screen, sizes
+from tests.support import nbody_folder
+from tests.support.commands import Command
 
 TINY = ("--model=linear_map", "--dataset=data", "--eval_every=1", "--epochs=3")
 HERE = (*TINY, "--workdir=run")
@@ -117,13 +117,13 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", homeless)
-    monkeypatch.setattr(common.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = common.cache_dir()
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = cli.cache_dir()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
-    assert common.cache_dir() == folder
+    assert cli.cache_dir() == folder
     folder.chmod(0o777)  # anybody may have written programs there
     with pytest.raises(UserError, match="not this user's alone.*set HOME or XDG"):
-        common.cache_dir()
+        cli.cache_dir()
 
 
 @pytest.mark.parametrize("platform", ["abacus", "rocm"])  # rocm: known, not there
@@ -220,7 +220,7 @@ def test_errors_of_a_model_that_nobody_changed_are_not_hidden():
 
 def test_replicas_that_no_memory_holds_are_refused(run):
     run(*HERE, "--num_seeds=10001").refused("--num_seeds of at most 10,000")
-    few = "from experiments import sizes\nsizes.memory = lambda: 99\n"
+    few = "from experiments.run import sizes\nsizes.memory = lambda: 99\n"
     run(*HERE, "--num_seeds=2", setup=few).refused("GiB", "--num_seeds=2: ask for less")
 
 
@@ -228,7 +228,7 @@ def test_products_are_not_rounded_below_float32(run):
     """GPUs would; what a compiled step asks of them is the same everywhere."""
     setup = """
 import jax
-from demetar.train.placement import Placement
+from demetar.distributed.placement import Placement
 compile_ = Placement.compile
 
 def told(self, function, args, *others):

@@ -12,8 +12,9 @@ from demetar.errors import UserError
 from demetar.models import equiformer
 from demetar.nn import depthwise, radial, steerable
 from experiments import molecule_protocols
-from tests import contract, plain, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_steerable
 
 TOLERANCE = 1e-10
 HEADS = 2

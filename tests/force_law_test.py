@@ -11,7 +11,8 @@ from demetar import models
 from demetar.data import nbody
 from demetar.train import checkpoint
 from experiments import force_law
-from tests import contract, nbody_folder, newton_test
+from tests import contract, newton_test
+from tests.support import nbody_folder
 
 SIMULATED = {"system": "charged", "softening": 0.0}
 

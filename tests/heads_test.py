@@ -14,7 +14,7 @@ from demetar.errors import UserError
 from demetar.train import equivariance, loop, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec
-from experiments import records, transfer
+from experiments.run import evaluation, records
 from tests import qm9_test
 
 ENERGY = Head("energy", "graph_scalar", extensive=True)
@@ -238,7 +238,7 @@ def test_another_data_set_is_read_under_the_trained_task():
 
     record: dict = {}
     params = {"~": {"w": jnp.ones(1)}}
-    transfer.add(record, model, params, trained.task, {"other": other})
+    evaluation.add(record, model, params, trained.task, {"other": other})
     (entry,) = record["eval"]
     rows = other.splits["test"]
     np.testing.assert_allclose(entry["loss_mean"], 0.5 * sizes[rows].mean(), rtol=1e-3)

@@ -9,8 +9,9 @@ import pytest
 from demetar import geometry
 from demetar.errors import UserError
 from demetar.models import lieconv
-from tests import contract, plain, plain_molecules
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_molecules
 
 SIZE, NARROW, RANK = 6, 3, 2
 FIELDS = {

@@ -20,8 +20,8 @@ from demetar import elements
 from demetar.data import molecule_files, qm9
 from demetar.data.readers import comment, text
 from demetar.errors import UserError
-from tests import molecule_texts
-from tests.quick import quick
+from tests.support import molecule_texts
+from tests.support.quick import quick
 
 
 @contextlib.contextmanager

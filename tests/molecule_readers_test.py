@@ -19,7 +19,7 @@ from demetar import elements
 from demetar.data import molecule_files, molecules, qm9
 from demetar.data.readers import comment, gdb, npz, text
 from demetar.errors import UserError
-from tests import molecule_texts
+from tests.support import molecule_texts
 from tools import prepare_qm9
 
 WATER = "O 0.0 0.0 0.119\nH 0.0 0.763 -0.477\nH 0.0 -0.763 -0.477\n"

@@ -15,8 +15,10 @@ from demetar.data import nbody as nbody_folders
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.types import VectorInput
-from experiments import nbody, nbody_data, protocols
-from tests import contract, nbody_folder
+from experiments import nbody, protocols
+from experiments.run import nbody_data
+from tests import contract
+from tests.support import nbody_folder
 from tools import generate_nbody, simulation
 
 # A run's settings of its data, none of them chosen but the number of samples.

@@ -17,8 +17,8 @@ from demetar import models
 from demetar.data import nbody, nbody_files
 from demetar.train import checkpoint, loop, optim
 from demetar.train.trainer import Trainer
-from tests import nbody_folder
-from tests.commands import Command
+from tests.support import nbody_folder
+from tests.support.commands import Command
 from tools import generate_nbody, simulation
 
 NUM_EVALUATIONS = 80

@@ -19,7 +19,8 @@ from demetar.errors import UserError
 from demetar.models import base as model_base
 from demetar.train import equivariance
 from demetar.types import Batch
-from tests import contract, nbody_folder
+from tests import contract
+from tests.support import nbody_folder
 from tools import folders, generate_nbody, import_nbody, simulation
 
 SETTINGS = nbody.Settings(10, 30, batch_size=4)

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from tests import nbody_folder
+from tests.support import nbody_folder
 
 COMMAND = ("experiments.nbody_table", "--workdir=table", "--dataset=data")
 QUICK = ("--epochs=2", "--eval_every=1", "--batch_size=4")

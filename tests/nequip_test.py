@@ -12,8 +12,9 @@ from demetar import models
 from demetar.errors import UserError
 from demetar.models import nequip
 from demetar.nn import depthwise, radial, steerable
-from tests import contract, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain_steerable
 
 TOLERANCE = 1e-10
 FIELDS = {"hidden_size": 3, "num_layers": 3, "num_basis": 3, "radial_sizes": (4,)}

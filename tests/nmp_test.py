@@ -10,9 +10,10 @@ from demetar import models
 from demetar.errors import UserError
 from demetar.models import nmp
 from demetar.nn import attention, capture, mlp
-from tests import author_molecules, authors, contract, plain, plain_molecules
-from tests.author_cases import nmp as author_cases
+from tests import contract
 from tests.models_test import num_params
+from tests.support import author_molecules, authors, plain, plain_molecules
+from tests.support.author_cases import nmp as author_cases
 
 SIZE = 6
 FIELDS = {

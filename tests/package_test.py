@@ -14,7 +14,7 @@ import pytest
 import setuptools
 
 import demetar
-from tests import xla_flags
+from tests.support import xla_flags
 
 PACKAGES = ("demetar", "experiments", "tools")
 
@@ -34,7 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
     "data": _BASE | {"files", "archives", "heads", "data"},
-    "train": _BASE | {"files", "archives", "heads", "data", "nn", "models", "train"},
+    "distributed": {"types", "data", "distributed"},
+    "train": _BASE
+    | {"files", "archives", "heads", "data", "distributed", "nn", "models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

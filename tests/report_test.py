@@ -11,7 +11,8 @@ import pytest
 
 from demetar.errors import UserError
 from demetar.types import Head
-from experiments import records, report, run_files, statistics
+from experiments import report
+from experiments.run import records, run_files, statistics
 
 
 def make_record(**changes: Any) -> dict:

@@ -10,8 +10,9 @@ import pytest
 from demetar.errors import UserError
 from demetar.models import schnet
 from demetar.nn import mlp, radial
-from tests import contract, plain, plain_molecules
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_molecules
 
 FIELDS = {
     "hidden_size": 4,

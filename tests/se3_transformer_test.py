@@ -12,8 +12,9 @@ from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
 from experiments import protocols
-from tests import contract, plain, plain_kernels, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_kernels, plain_steerable
 from tests.tfn_test import (
     HEADS,
     displacements,

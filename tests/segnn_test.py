@@ -10,8 +10,9 @@ import pytest
 from demetar.errors import UserError
 from demetar.models import segnn
 from demetar.nn import steerable
-from tests import contract, plain, plain_molecules, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_molecules, plain_steerable
 
 SCALAR = plain_steerable.SCALAR
 LMAX, LMAX_ATTRIBUTES = 1, 2

@@ -11,7 +11,8 @@ import pytest
 from demetar.errors import UserError
 from demetar.nn import attention, capture
 from demetar.types import Head
-from tests import contract, plain
+from tests import contract
+from tests.support import plain
 
 SIZES = (4, 1, 3)
 FIELDS = {

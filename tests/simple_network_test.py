@@ -10,8 +10,9 @@ import pytest
 from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import depthwise, steerable
-from tests import contract, plain, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain, plain_steerable
 
 TOLERANCE = 1e-10
 FIELDS: dict = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import statistics
+from experiments.run import statistics
 
 
 def test_interval_of_gaussian_errors_is_mean_plus_minus_1_96_standard_errors():

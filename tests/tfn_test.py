@@ -16,8 +16,9 @@ from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
 from demetar.types import Head
 from experiments import protocols
-from tests import contract, plain_kernels, plain_steerable
+from tests import contract
 from tests.models_test import num_params
+from tests.support import plain_kernels, plain_steerable
 
 TOLERANCE = 1e-10
 FIELDS = {"hidden_size": 3, "num_layers": 3, "radial_size": 4, "num_basis": 3}

@@ -8,8 +8,9 @@ import pytest
 
 from demetar import models
 from demetar.types import Batch
-from tests import authors, contract
-from tests.author_cases import egnn
+from tests import contract
+from tests.support import authors
+from tests.support.author_cases import egnn
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"

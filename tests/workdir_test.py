@@ -14,9 +14,9 @@ import pytest
 from demetar import locks
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments import run_files
-from tests import nbody_folder
-from tests.commands import Command
+from experiments.run import run_files
+from tests.support import nbody_folder
+from tests.support.commands import Command
 
 SHORT = ("--model=linear_map", "--dataset=data", "--eval_every=1", "--epochs=2")
 HERE = (*SHORT, "--workdir=run")
@@ -234,7 +234,8 @@ def test_a_start_in_a_directory_in_use_is_told_by_whom(run, tmp_path):
 @pytest.mark.usefixtures("dataset")
 def test_of_two_starts_in_one_new_directory_one_runs(run_python, tmp_path):
     """Two seeds at once, in processes of their own."""
-    code = SLOW + "\nfrom experiments import common, nbody\ncommon.run(nbody.main)\n"
+    code = SLOW + "\nfrom experiments import nbody\nfrom experiments.run import cli\n"
+    code += "cli.run(nbody.main)\n"
     (tmp_path / "slow.py").write_text(code)
     both = """
 import json, subprocess, sys
@@ -359,9 +360,9 @@ def test_an_interrupted_interval_goes_on_in_a_longer_run(run, tmp_path):
 from demetar.train import loop
 import functools
 loop.Settings = functools.partial(loop.Settings, max_steps_per_call=2)
-from experiments import common
+from experiments.run import cli
 asked = iter(range(99))
-common.StopSignal.__call__ = lambda self: next(asked) == 0
+cli.StopSignal.__call__ = lambda self: next(asked) == 0
 """
     few = "from demetar.train import loop\nimport functools\n"
     few += "loop.Settings = functools.partial(loop.Settings, max_steps_per_call=2)\n"

@@ -16,12 +16,12 @@ import optax
 from jax import flatten_util
 
 from demetar import graphs
+from demetar.distributed.placement import AXIS
 from demetar.train import equivariance, losses
 from demetar.types import Array, Batch, Params, TaskSpec, TrainState
 
 AUGMENTATIONS = ("none", "rotation")
 LOSS_TRANSFORMS = ("none", "log")
-AXIS = "data"  # of the mesh of devices
 METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
 SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
 AVERAGE_WARMUP = 10  # the moving average forgets its start over this many updates

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar.data.packing import Plan
+from demetar.distributed import processes
 from demetar.errors import UserError
-from demetar.train import checkpoint, hosts, loop
+from demetar.train import checkpoint, loop
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Params, TrainState
 
@@ -109,7 +110,7 @@ class Run:
 
         What it holds does not depend on the number of devices or hosts.
         """
-        if not hosts.is_main():
+        if not processes.is_main():
             return
         self.progress.num_compiles = max(
             self.progress.num_compiles, self.trainer.num_compiles
@@ -191,7 +192,7 @@ class Run:
             for sums, name in zip(progress.partial, loop.SUMS, strict=True):
                 sums[:] = (np.asarray(sums) + metrics[name]).tolist()
             progress.rows += steps
-            if hosts.any_process(should_stop()) and progress.rows < num_rows:
+            if processes.any_process(should_stop()) and progress.rows < num_rows:
                 clock.add_to(progress)
                 return False
         seconds = clock.running_seconds()
@@ -211,7 +212,7 @@ class Run:
         )
         progress.epoch, progress.rows = stop, 0
         progress.partial = _zeros(len(settings.seeds))
-        return not hosts.any_process(should_stop())
+        return not processes.any_process(should_stop())
 
     def _plan(self, start: int, stop: int) -> Plan:
         """The plan of an interval; that of the next one is made in the meantime."""
@@ -320,10 +321,10 @@ def _restore(
         found.update(arrays)
         return metadata
 
-    metadata = hosts.from_main(read)
+    metadata = processes.from_main(read)
     if metadata is None:
         return None
-    return hosts.tree_from_main(tuple(found[name] for name in names)), metadata
+    return processes.tree_from_main(tuple(found[name] for name in names)), metadata
 
 
 def _progress(

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import heads
-from demetar.data import shares
 from demetar.data.dataset import Dataset
 from demetar.data.packing import Plan, concatenate_plans, in_sample_order, pad_plan
+from demetar.distributed import shares
+from demetar.distributed.placement import AXIS, Placement
 from demetar.train import flat, loop, losses, optim
-from demetar.train.placement import Placement
 from demetar.train.program_cache import ProgramCache
 from demetar.types import Array, Batch, Params, TrainState
 
@@ -312,7 +312,7 @@ class Trainer:
 
             num_graphs = jnp.sum(batch.weights)
             if shared:
-                num_graphs = jax.lax.psum(num_graphs, loop.AXIS)
+                num_graphs = jax.lax.psum(num_graphs, AXIS)
             state, metrics = jax.lax.cond(
                 num_graphs > 0, update, skip, state, batch, row.get(shares.SLOT)
             )

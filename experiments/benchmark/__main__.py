@@ -23,9 +23,10 @@ import pathlib
 from absl import flags
 
 from demetar import models
+from demetar.distributed import launch
 from demetar.train import checkpoint
-from experiments import common, processes, records
 from experiments.benchmark import figures, table
+from experiments.run import cli, records
 
 MEASUREMENTS = {"models": table.measure, **figures.MEASUREMENTS}
 
@@ -56,15 +57,15 @@ def main(_: list[str]) -> int:
         models=tuple(FLAGS.models),
         batch_size=FLAGS.batch_size,
         num_bodies=FLAGS.num_bodies,
-        batch_sizes=common.positive_integers("batch_sizes", FLAGS.batch_sizes),
-        num_nodes=common.positive_integers("num_nodes", FLAGS.num_nodes),
+        batch_sizes=cli.positive_integers("batch_sizes", FLAGS.batch_sizes),
+        num_nodes=cli.positive_integers("num_nodes", FLAGS.num_nodes),
         num_seeds=FLAGS.num_seeds,
         rounds=FLAGS.rounds,
     )
-    processes.use_cores(None)
+    launch.use_cores(None)
     measured = MEASUREMENTS[FLAGS.figure](options)
     command = records.command("experiments.benchmark")
-    head = f"{command}, {common.device()}. {measured.note}"
+    head = f"{command}, {cli.device()}. {measured.note}"
     print(f"{head}\n\n{measured.text}")
     if FLAGS.out:
         write(pathlib.Path(FLAGS.out), FLAGS.figure, head, measured)
@@ -75,7 +76,7 @@ def write(
     folder: pathlib.Path, name: str, head: str, measured: figures.Measured
 ) -> None:
     """NAME.md, .csv and .json, and .png where there is a drawing."""
-    common.make_folder(folder)
+    cli.make_folder(folder)
     lines = io.StringIO()
     writer = csv.DictWriter(lines, figures.columns(measured.rows))
     writer.writeheader()
@@ -83,12 +84,12 @@ def write(
     text = f"{head}\n\n{measured.text}\n"
     checkpoint.write_bytes(folder / f"{name}.csv", lines.getvalue().encode())
     checkpoint.write_bytes(folder / f"{name}.md", text.encode())
-    record = {"head": head, "versions": common.versions(), "rows": measured.rows}
+    record = {"head": head, "versions": cli.versions(), "rows": measured.rows}
     checkpoint.write_json(folder / f"{name}.json", record)
     if measured.drawing is not None:
-        common.save_figure(folder / f"{name}.png", measured.drawing)
+        cli.save_figure(folder / f"{name}.png", measured.drawing)
     print(f"{folder}: {name}.md, .csv, .json{' and .png' * bool(measured.drawing)}")
 
 
 if __name__ == "__main__":
-    common.run(main)
+    cli.run(main)

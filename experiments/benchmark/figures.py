@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from demetar.errors import UserError
 from demetar.types import Array, Batch, Params
-from experiments import common
 from experiments.benchmark import generic_segnn, numpy_nbody, programs
+from experiments.run import cli
 from tools import generate_nbody, simulation
 
 LMAX = (1, 2, 3)
@@ -315,7 +315,7 @@ def markdown(rows: Rows) -> str:
     """The rows in Markdown."""
     names = columns(rows)
     cells = [{name: _cell(row.get(name, "")) for name in names} for row in rows]
-    return common.markdown_table(cells, rule="--:")
+    return cli.markdown_table(cells, rule="--:")
 
 
 def _cell(value: Any) -> str:
@@ -344,7 +344,7 @@ def draw_speed(rows: Rows) -> Figure:
     panels[0].set_ylabel("forward ms, mean and deviation")
     panels[0].legend()
     figure.suptitle(
-        f"{common.device()}; DEMETAr up to its own limit of edge tokens", fontsize=9
+        f"{cli.device()}; DEMETAr up to its own limit of edge tokens", fontsize=9
     )
     return figure
 
@@ -356,7 +356,7 @@ def draw_growth(rows: Rows, exponent: float) -> Figure:
     edges = [row["edges"] for row in rows]
     axes.plot(edges, [row["egnn_median"] for row in rows], marker="o")
     axes.set(xscale="log", yscale="log", xlabel="edges", ylabel="EGNN forward ms")
-    axes.set_title(f"exponent {exponent:.2f}, {common.device()}", fontsize=9)
+    axes.set_title(f"exponent {exponent:.2f}, {cli.device()}", fontsize=9)
     axes.grid(alpha=0.3)
     return figure
 

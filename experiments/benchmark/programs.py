@@ -18,12 +18,12 @@ import numpy as np
 import tqdm
 
 from demetar import connectivity, models
-from demetar.data import shares
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, to_dtype
+from demetar.distributed import shares
+from demetar.distributed.placement import Placement
 from demetar.train import loop, optim, trainer
-from demetar.train.placement import Placement
 from demetar.types import Batch, Head, Nodes, Params, TaskSpec, VectorInput
 
 STEPS = 8  # updates of one compiled call

@@ -24,8 +24,8 @@ from demetar import models
 from demetar.data.dataset import Dataset
 from demetar.train import loop, optim
 from demetar.types import TrainState
-from experiments import common
 from experiments.benchmark import figures, programs
+from experiments.run import cli
 
 MATRIX_SIZE = 2048
 COPY_VALUES, COPIES = 2**25, 8  # of 4 bytes, beyond the caches; how many copies
@@ -170,7 +170,7 @@ def draw(rows: list[dict[str, Any]], options: figures.Options) -> Figure:
     axes.set_yticks(np.arange(len(rows)) + 0.2, names)
     axes.set(xscale="log", xlabel="ms")
     axes.set_title(
-        f"{options.batch_size} graphs of {options.num_bodies}, {common.device()}"
+        f"{options.batch_size} graphs of {options.num_bodies}, {cli.device()}"
     )
     axes.legend()
     axes.grid(axis="x", alpha=0.3)

@@ -12,8 +12,8 @@ import pytest
 
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from tests import nbody_folder
 from tests.attack import damage, ends, fuzz, kills, mutations, soak, targets
+from tests.support import nbody_folder
 
 SAMPLE = 20  # damages of a file
 

@@ -31,9 +31,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from demetar.data import molecules
-from experiments.processes import SHUTDOWN_SECONDS, START_SECONDS
-from tests import nbody_folder, qm9_test
+from demetar.distributed.launch import SHUTDOWN_SECONDS, START_SECONDS
+from tests import qm9_test
 from tests.attack import ends
+from tests.support import nbody_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)

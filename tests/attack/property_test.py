@@ -22,9 +22,10 @@ from hypothesis.extra import numpy as numpy_st
 from demetar import archives, files, models
 from demetar.data import nbody_files
 from demetar.errors import UserError
-from experiments import common, protocols, run_files
+from experiments import protocols
+from experiments.run import cli, run_files
 from tests import report_test
-from tests.quick import quick
+from tests.support.quick import quick
 from tools import generate_nbody, import_nbody
 
 
@@ -283,5 +284,5 @@ def test_frames_and_fractions_of_the_importer(frames, fractions):
 @quick
 @hypothesis.given(st.lists(typed, max_size=3))
 def test_lists_of_positive_integers(items):
-    found = ends_well(common.positive_integers, "sizes", items)
+    found = ends_well(cli.positive_integers, "sizes", items)
     assert found is None or all(value >= 1 for value in found)

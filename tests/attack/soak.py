@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tests import nbody_folder
+from tests.support import nbody_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAT = 0.02  # of the memory

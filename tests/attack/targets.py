@@ -23,8 +23,10 @@ from demetar.data import molecule_files, molecules, nbody, nbody_files, qm9, spl
 from demetar.errors import UserError
 from demetar.train import checkpoint, program_cache, writers
 from demetar.types import TaskSpec
-from experiments import report, run_files, workdir
-from tests import molecule_texts, nbody_folder, qm9_test
+from experiments import report
+from experiments.run import run_files, workdir
+from tests import qm9_test
+from tests.support import molecule_texts, nbody_folder
 from tools import import_nbody
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

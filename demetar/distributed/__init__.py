@@ -1,0 +1,1 @@
+"""Several devices and several processes: how they start, meet and share a batch."""

@@ -1,0 +1,1 @@
+"""What the commands share: the command line, settings, jobs and their files."""

@@ -1,0 +1,316 @@
+"""What the training commands share: the run itself and its record.
+
+A command reads its own flags and data, and hands over a `Job`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import haiku as hk
+import jax
+import numpy as np
+from absl import flags
+
+from demetar import models
+from demetar.data.dataset import Dataset
+from demetar.distributed import launch, processes
+from demetar.errors import UserError
+from demetar.train import checkpoint, equivariance, progress, writers
+from demetar.train.program_cache import ProgramCache
+from demetar.train.run import Run
+from demetar.train.trainer import Trainer
+from demetar.types import Array, Batch, TaskSpec
+from experiments.run import cli, evaluation, options, records, run_files, sizes, workdir
+
+T = TypeVar("T")
+
+FLAGS = flags.FLAGS
+
+# `draw(task, batch, predictions, writer, epoch)` makes pictures of a test batch.
+Draw: TypeAlias = Callable[
+    [TaskSpec, Batch, Mapping[str, Array], writers.RunWriter, int], None
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training that a command was asked for.
+
+    Attributes:
+      module: of the command.
+      settings: all of them, as `options.resolve` gives them and the data fill them in.
+      changed: those that depart from the protocol.
+      protocol: its description.
+      dataset, place: the data, and where a person finds them.
+      draw: pictures at the end.
+      others: data sets that the trained model is evaluated on too, by name.
+    """
+
+    module: str
+    settings: dict[str, Any]
+    changed: dict[str, Any]
+    protocol: str
+    dataset: Dataset
+    place: pathlib.Path
+    draw: Draw | None = None
+    others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
+
+
+def prepare() -> None:
+    """What comes before the data are read.
+
+    Raises:
+      UserError: no model is named, or an unknown one, or other processes of the run
+        do not come.
+    """
+    if not FLAGS.model:
+        raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
+    models.model_class(FLAGS.model)
+    jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+    # By default GPUs and TPUs round the factors of float32 products to some 10 bits:
+    # symmetries would then hold to 1e-3.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if FLAGS.coordinator is None or FLAGS.cpu_devices is not None:
+        launch.use_cores(FLAGS.cpu_devices)
+    launch.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+
+
+def load(read: Callable[[], T]) -> T:
+    """What `read` reads; where there are several processes, the main one goes first.
+
+    So files that are made on first use are made once.
+    """
+    return processes.main_first(read)
+
+
+def run(job: Job) -> int:
+    """Train, or continue, or tell that the run is finished."""
+    settings, dataset = job.settings, job.dataset
+    folder = pathlib.Path(
+        FLAGS.workdir or options.default_workdir(settings, job.changed)
+    )
+    config = workdir.make_config(settings, dataset)
+    processes.check_same(config)
+    model = models.build(settings["model"], dataset.task, settings["fields"])
+
+    def tell() -> bool:
+        return tell_record(job, model, folder, config)
+
+    if not job.others and processes.from_main(tell):  # it writes nothing: no lock
+        return 0
+    with workdir.locked(folder):
+        # Again: the process that held it may have come to the end.
+        if processes.from_main(tell):
+            return 0
+        cache = program_cache(config, dataset.task) if FLAGS.compile_cache else None
+        try:
+            return train(job, model, folder, config, cache)
+        except jax.errors.JaxRuntimeError as error:
+            if cache is None or not cache.discard_loaded():
+                raise
+            raise UserError(
+                f"a compiled program that was kept does not run ({str(error)[:90]!r}); "
+                "it is removed, and the same command compiles it anew"
+            ) from None
+
+
+def train(
+    job: Job,
+    model: hk.Transformed,
+    folder: pathlib.Path,
+    config: dict[str, Any],
+    cache: ProgramCache | None,
+) -> int:
+    """Begin or continue the run of a work directory that this process holds."""
+    settings, dataset = job.settings, job.dataset
+    trainer = Trainer(
+        model,
+        dataset,
+        *options.training_settings(settings, dataset),
+        options.make_phases(settings, dataset),
+        cache=cache,
+    )
+    trainer.telling = (
+        progress.compiling if processes.is_main() else contextlib.nullcontext
+    )
+    if FLAGS.set or settings["num_seeds"] > 1:
+        sizes.check_model(trainer.first_params, settings["num_seeds"], FLAGS.set)
+    run = Run.start(trainer, folder / workdir.LAST, run_files.run_id(config))
+    print(introduce(job, run, folder), flush=True)
+    processes.from_main(lambda: workdir.claim(folder, config))
+    signals = cli.StopSignal()
+    told = f"saved in {folder}; the same command continues"
+    with make_writer(job, run, folder, config) as writer, signals.listening():
+        trainer.telling = writer.compiling
+
+        def save_best() -> None:
+            if processes.is_main():
+                writer.sync()
+                write_best(folder, run, config, dataset)
+
+        finished = run.fit(writer.evaluation, save_best, signals)
+        if finished:
+            tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+            asked = (job, run, model, folder, config)
+            told = processes.from_main(lambda: finish(*asked, tested, writer))
+    print(told)  # below the progress line
+    return 0 if finished else cli.SIGNALLED + (signals.number or 0)
+
+
+def tell_record(
+    job: Job, model: hk.Transformed, folder: pathlib.Path, config: dict[str, Any]
+) -> bool:
+    """Whether the work directory holds the record of this run; then tell of it.
+
+    Raises:
+      UserError: it belongs to another run.
+    """
+    record = workdir.check(folder, config, job.dataset.task).record
+    if record is None:
+        return False
+    path = folder / run_files.RECORD_FILE
+    if job.others:
+        best = checkpoint.load_model(folder / workdir.BEST).params
+        evaluation.add(record, model, best, job.dataset.task, job.others)
+        records.write(path, record)
+    print(f"already finished: {records.describe(record)}\nrecord: {path}")
+    return True
+
+
+def introduce(job: Job, run: Run, folder: pathlib.Path) -> str:
+    """The first lines of a run."""
+    dataset = job.dataset
+    lines = [
+        f"model     {job.settings['model']}, {records.num_params(run):,} parameters",
+        f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
+        f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}",
+        f"protocol  {job.protocol}",
+        f"workdir   {folder}, run {run.run_id[: checkpoint.ID_DIGITS]}",
+        f"start     {beginning(run, folder)}",
+    ]
+    target = records.describe_targets(dataset.task)
+    if target:
+        lines.insert(2, f"target    {target}")
+    if run.trainer.placement.num_devices > 1:
+        lines.append(f"devices   {cli.device()}; they share each batch")
+    return "\n".join(lines)
+
+
+def beginning(run: Run, folder: pathlib.Path) -> str:
+    """Whether a start begins or continues the run, and from where."""
+    epochs = run.trainer.settings.epochs
+    if run.is_saved:
+        part = ", within an interval" if run.progress.rows else ""
+        if run.progress.epoch and not (folder / writers.METRICS_FILE).exists():
+            part += f"; {writers.METRICS_FILE} is missing, its lines begin here"
+        return f"continues after epoch {run.progress.epoch} of {epochs}{part}"
+    lost = workdir.lost_progress(folder) if processes.is_main() else []
+    if not lost:
+        return f"begins at epoch 0 of {epochs}"
+    return (
+        f"begins at epoch 0 of {epochs}, from nothing: {folder} has {', '.join(lost)} "
+        f"of an earlier start but no {workdir.LAST}; they are replaced"
+    )
+
+
+def make_writer(
+    job: Job, run: Run, folder: pathlib.Path, config: dict[str, Any]
+) -> writers.RunWriter | writers.NoWriter:
+    """What writes the metrics of the run, if this process does."""
+    if not processes.is_main():
+        return writers.NoWriter()
+    start, epochs = run.progress.epoch, job.settings["epochs"]
+    return writers.RunWriter(
+        folder, epochs, start, records.command(job.module), config, run.run_id
+    )
+
+
+def program_cache(config: Mapping[str, Any], task: TaskSpec) -> ProgramCache:
+    """The compiled programs of runs with these settings, whatever their seeds."""
+    described = {name: value for name, value in config.items() if name != "seed"}
+    folder = cli.cache_dir() / "programs"
+    return ProgramCache(folder, {"run": described, "task": task.to_json()})
+
+
+def write_best(
+    folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: Dataset
+) -> None:
+    """The model at the lowest validation loss, as a checkpoint that needs no flags."""
+    of_data = ("fingerprint", workdir.IDENTITY)
+    settings = {name: value for name, value in config.items() if name not in of_data}
+    best = checkpoint.ModelCheckpoint(
+        model=settings["model"],
+        fields=settings["fields"],
+        task=dataset.task,
+        params=run.best,
+        metadata={
+            "best_epoch": run.progress.best_epoch,
+            "best_valid_loss": run.progress.best_loss,
+            "settings": settings,
+            run_files.RUN_ID: run.run_id,
+        },
+    )
+    checkpoint.save_model(folder / workdir.BEST, best)
+
+
+def finish(
+    job: Job,
+    run: Run,
+    model: hk.Transformed,
+    folder: pathlib.Path,
+    config: dict[str, Any],
+    tested: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    writer: Any,
+) -> str:
+    """Write the record, of the first and only look at the test set, and describe it.
+
+    Args:
+      job, run, model, folder, config: of the training.
+      tested: what `Trainer.evaluate` says of the test set.
+      writer: of metrics and pictures.
+    """
+    dataset, trainer = job.dataset, run.trainer
+    by_head, predictions = tested
+    errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
+    best = trainer.placement.here(run.best)
+    record = {
+        **job_record(job, config),
+        **records.run_record(run),
+        **records.test_record(dataset.task, by_head, errors),
+        "num_params": records.num_params(run),
+        run_files.RUN_ID: run.run_id,
+    }
+    delta = equivariance.rotation_errors(model, dataset, best)
+    record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
+    if job.draw is not None:
+        plan = trainer.dataset.plan("test")
+        batch, first = trainer.first_batch(plan, predictions)
+        job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
+    losses = {name: record[name] for name in ("test_loss", "valid_loss")}
+    writer.finish(losses)
+    evaluation.add(record, model, best, dataset.task, job.others)
+    earlier = workdir.check(folder, config, dataset.task).earlier
+    if earlier is not None:
+        record["history"] = records.history(earlier)
+    errors_path = folder / run_files.ERRORS_FILE
+    records.save_errors(errors_path, dataset.task.heads, errors, run.run_id)
+    records.write(folder / run_files.RECORD_FILE, record)
+    return f"{records.describe(record)}\nrecord: {folder / run_files.RECORD_FILE}"
+
+
+def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
+    """What the record says of what was asked for."""
+    settings = job.settings
+    same = ("dataset", "fields", "model", "target")
+    return {
+        "command": records.command(job.module),
+        "fingerprint": job.dataset.fingerprint,
+        "protocol": job.protocol,
+        "settings": config,
+        **{name: settings[name] for name in same},
+    }

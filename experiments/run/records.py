@@ -1,0 +1,199 @@
+"""What a run leaves behind of itself: the parts of record.json and the test errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from demetar import files
+from demetar.distributed import launch
+from demetar.train import checkpoint
+from demetar.train.run import Run
+from demetar.types import Head, TaskSpec
+from experiments.run import cli, evaluation, run_files, statistics
+
+# Flags that change nothing but where files lie and what computes.
+_ONE_UNIT = re.compile(r"\w+$")  # that needs no brackets when it is squared
+_BRACKETED = re.compile(r"\((\w+)\)\^2")
+
+PLACES = ("workdir", "data_dir", "out", "cpu_devices", *launch.FLAGS)
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """What the record says of the training and its cost."""
+    trainer, progress = run.trainer, run.progress
+    dataset, settings = trainer.dataset, trainer.settings
+    running_seconds = progress.seconds - progress.compile_seconds
+    all_seconds = running_seconds + progress.between_seconds
+    return {
+        "best_epoch": progress.best_epoch,
+        "compile_seconds": progress.compile_seconds,
+        "data_share": progress.data_seconds / running_seconds,
+        "device": cli.device(),
+        "epochs": settings.epochs,
+        "padding": dataset.padding(dataset.train_plan(settings.seeds[0], 0)),
+        "num_compiles": max(trainer.num_compiles, progress.num_compiles),
+        "python_share": 1 - progress.call_seconds / all_seconds,
+        "seeds": list(settings.seeds),
+        "steps_per_second": trainer.num_steps / running_seconds,
+        "valid_loss": progress.best_loss,
+        "versions": cli.versions(),
+        "wall_seconds": progress.seconds,
+    }
+
+
+def test_record(
+    task: TaskSpec, by_head: Mapping[str, np.ndarray], errors: np.ndarray
+) -> dict[str, Any]:
+    """What the record says of the heads and the errors [R, D] of the test samples."""
+    losses = errors.mean(axis=1)
+    spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
+    return {
+        "heads": [describe_head(head, task) for head in task.heads],
+        "test_loss": losses.tolist(),
+        "test_loss_by_head": {
+            name: value.mean(axis=1, dtype=np.float64).tolist()
+            for name, value in by_head.items()
+        },
+        "test_loss_interval": list(statistics.bootstrap_mean(errors)),
+        "test_loss_mean": float(losses.mean()),
+        "test_loss_std": spread,
+        "unit": " and ".join(filter(None, map(error_unit, task.heads))),
+    }
+
+
+def describe_head(head: Head, task: TaskSpec) -> dict[str, Any]:
+    """What the record says of a head; its offsets by species."""
+    told = dataclasses.asdict(head)
+    if head.offsets:
+        told["offsets"] = dict(zip(task.species, head.offsets, strict=True))
+    return told
+
+
+def describe_targets(task: TaskSpec) -> str:
+    """One line on what the graph scalars of a task are, and what is known of them."""
+    return "; ".join(
+        _describe_target(head, task)
+        for head in task.heads
+        if head.kind == "graph_scalar"
+    )
+
+
+def _describe_target(head: Head, task: TaskSpec) -> str:
+    kind = "extensive, a sum over atoms" if head.extensive else "intensive"
+    least = 1e-6 * head.scale  # what is smaller is the rounding of a fit
+    by_species = zip(task.species, head.offsets, strict=bool(head.offsets))
+    known = [
+        f"{value:.6g} per {name}" for name, value in by_species if abs(value) > least
+    ]
+    if abs(head.mean) > least:
+        known.append(f"the mean {head.mean:.6g}")
+    unit = f" {head.unit}" if head.unit else ""
+    per_atom = " per atom" if head.offsets else ""
+    return (
+        f"{head.name}, {kind}; subtracted: {', '.join(known) or 0}{unit}; "
+        f"the rest varies by {head.scale:.3g}{unit}{per_atom}"
+    )
+
+
+def error_unit(head: Head) -> str:
+    """The unit of a head's errors; '' where the head has none."""
+    if head.error == "absolute" or not head.unit:
+        return head.unit
+    return f"{head.unit}^2" if _ONE_UNIT.match(head.unit) else f"({head.unit})^2"
+
+
+def same_unit(unit: str) -> str:
+    """A unit as this release writes it: earlier ones wrote '(m)^2' and '()^2'."""
+    return _BRACKETED.sub(r"\1^2", unit).replace("()^2", "")
+
+
+def save_errors(
+    path: pathlib.Path, heads: Sequence[Head], errors: np.ndarray, run_id: str = ""
+) -> None:
+    """Errors [R, D] of the test samples, named by their kind, with the id of the run.
+
+    The file is written atomically.
+    """
+    kinds = {head.error for head in heads}
+    name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {name: errors}
+    if run_id:
+        arrays[run_files.RUN_ID] = np.array(run_id)
+    np.savez(content, **arrays)
+    checkpoint.write_bytes(path, content.getvalue())
+
+
+def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """A record as JSON with its checksum, atomically.
+
+    It names its entries that are not finite.
+    """
+    made = ("not_finite", run_files.CHECKSUM)
+    content = {name: value for name, value in record.items() if name not in made}
+    bad = run_files.not_finite(content) or list(record.get("not_finite", []))
+    if bad:
+        content["not_finite"] = bad  # they are null
+    content = checkpoint.to_json(content)
+    content[run_files.CHECKSUM] = files.json_hash(content)
+    checkpoint.write_json(path, content)
+
+
+# What a longer run keeps of the record that it replaces.
+_KEPT = (
+    *("epochs", "best_epoch", "valid_loss", "test_loss", "test_loss_mean"),
+    *("test_loss_interval", "test_loss_std", "wall_seconds", "steps_per_second"),
+)
+
+
+def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the record of a longer run says of the shorter ones before it."""
+    own = {name: record[name] for name in _KEPT if name in record}
+    return [*record.get("history", []), own]
+
+
+def command(module: str) -> str:
+    """The command line of this run, without the places of its files.
+
+    So records can be compared, and published without the layout of a disk.
+    """
+    arguments = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in PLACES:
+            arguments.append(argument)
+        elif not equals:
+            next(given, None)  # its value
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """One line with the result, and one for each other data set."""
+    low, high = map(evaluation.number, record["test_loss_interval"])
+    spread = record["test_loss_std"]
+    over_seeds = "" if spread is None else f" ± {evaluation.number(spread)} over seeds"
+    unit = same_unit(record["unit"])
+    line = (
+        f"{record['model']}: test error {evaluation.number(record['test_loss_mean'])}"
+        f"{over_seeds}{unit and f' {unit}'}, 95 % interval {low} to {high}"
+    )
+    elsewhere = [evaluation.describe(entry) for entry in record.get("eval", [])]
+    bad = run_files.not_finite(record) or record.get("not_finite", [])
+    warning = [f"not finite: {', '.join(map(str, bad))}"] if bad else []
+    return "\n".join([line, *elsewhere, *warning])
+
+
+def num_params(run: Run) -> int:
+    """Parameters of one replica."""
+    return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
