@@ -37,6 +37,7 @@ from demetar.models import (
     tfn,
     torchmd_et,
 )
+from demetar.nn import inputs
 from demetar.types import TaskSpec
 
 REGISTRY: Mapping[str, type[base.Model]] = {
@@ -113,6 +114,7 @@ def build(
     if "cutoff" in fields(name):
         own = checked.get("cutoff")
         checked["cutoff"] = base.shared_cutoff(task, own, name)
+    checked |= _input_fields(name, task, checked)
     for head in task.heads:
         if head.kind not in cls.supports:
             raise UserError(
@@ -124,6 +126,35 @@ def build(
             graph, bucket, is_training
         )
     )
+
+
+# Fields that name inputs of the task.
+_INPUTS = ("node_inputs", "species_inputs")
+
+
+def _input_fields(
+    name: str, task: TaskSpec, given: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """The fields that name inputs: those that are given, or defaults that fit the task.
+
+    Raises:
+      UserError: one that is given names an input that the task does not have.
+    """
+    found = {}
+    known = inputs.names_of(task)
+    for field in fields(name).keys() & {*_INPUTS}:
+        if field not in given:
+            default: Any = fields(name)[field].default
+            found[field] = inputs.fitted(task, default)
+            continue
+        unknown = [one for one in given[field] if one not in (*known, inputs.ALL)]
+        if unknown:
+            raise UserError(
+                f"the task {task.name!r} has no node input {unknown[0]!r}, which "
+                f"{name}.{field} names; set {field} to some of "
+                f"{', '.join(known) or 'none'}, or to {inputs.ALL}"
+            )
+    return found
 
 
 def check_fields(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
