@@ -119,6 +119,8 @@ class Predictor:
       seed: that is used, or 'mean'.
       dtype: of what is computed.
       metadata: what else the checkpoint tells.
+      net: the model as pure functions.
+      replicas: parameters of the seeds that are used.
 
     Raises:
       UserError: there is no such seed, model or dtype.
@@ -135,7 +137,7 @@ class Predictor:
         self.dtype = dtype or _dtype_of(trained.params)
         self.seeds = _seeds(trained)
         self.seed = self.seeds[0] if seed is None else seed
-        self._replicas = self._choose(trained.params)
+        self.replicas = self._choose(trained.params)
         self.net = models.build(trained.model, trained.task, trained.fields)
         self._shapes: dict[Bucket, None] = {}
         self._sizes: dict[int, None] = {}
@@ -161,7 +163,7 @@ class Predictor:
     @property
     def params(self) -> Params:
         """Parameters of the seed that is used; of the first one for 'mean'."""
-        return self._replicas[0]
+        return self.replicas[0]
 
     @property
     def num_shapes(self) -> int:
@@ -222,8 +224,7 @@ class Predictor:
         """Residuals of a batch, in double precision if they are means over seeds."""
         with precision(self.dtype):
             found = [
-                jax.device_get(self._program(params, batch))
-                for params in self._replicas
+                jax.device_get(self._program(params, batch)) for params in self.replicas
             ]
         if len(found) == 1:
             values: Values = found[0]

@@ -363,7 +363,8 @@ def _atomic_numbers(
     if not numbers:
         return None
     one_hot = np.stack([columns[name] for name in known])  # [species, A]
-    return np.array(numbers, np.uint8)[one_hot.argmax(axis=0)]
+    found: np.ndarray = np.array(numbers, np.uint8)[one_hot.argmax(axis=0)]
+    return found
 
 
 def _smiles(given: Any, count: int) -> tuple[str, ...]:
@@ -424,21 +425,22 @@ def check_connectivity(task: TaskSpec) -> None:
             f"graphs of connectivity {task.connectivity!r} cannot be built from "
             "positions; give make_batch graphs with their edges"
         )
-    if (kind == "bonds" or _has_bonds(task)) and not _numbers(species_of(task)):
+    if (kind == "bonds" or has_bonds(task)) and not _numbers(species_of(task)):
         raise UserError(
             f"the task {task.name!r} asks for bonds, which are found between elements "
             "alone; give make_batch graphs with their edges"
         )
-    if not _has_bonds(task):
+    if not has_bonds(task):
         for name in task.edge_features:
-            _factor(task, name)
+            factor(task, name)
 
 
-def _has_bonds(task: TaskSpec) -> bool:
+def has_bonds(task: TaskSpec) -> bool:
+    """Whether the edges of a task know their bonds."""
     return task.edge_features == bonds.TYPES
 
 
-def _factor(task: TaskSpec, feature: str) -> int:
+def factor(task: TaskSpec, feature: str) -> str:
     """The scalar whose product an edge feature is.
 
     Raises:
@@ -451,7 +453,7 @@ def _factor(task: TaskSpec, feature: str) -> int:
             f"product of a scalar (as 'charge{_PRODUCT}'); give make_batch graphs with "
             "their edges"
         )
-    return task.scalars.index(name)
+    return name
 
 
 def _join(task: TaskSpec, systems: Systems, centred: np.ndarray) -> edges.Edges:
@@ -467,14 +469,14 @@ def _join(task: TaskSpec, systems: Systems, centred: np.ndarray) -> edges.Edges:
             )
         return edges.nearest(centred, n_node, degree)
     bonded = task.connectivity == "bonds"
-    cutoff = _cutoff(task)
-    types = _bond_types(systems) if bonded or _has_bonds(task) else None
-    if cutoff is None and types is None:
+    radius = cutoff(task)
+    types = _bond_types(systems) if bonded or has_bonds(task) else None
+    if radius is None and types is None:
         return edges.complete(n_node)
-    return edges.chosen(systems.positions, n_node, cutoff, types, bonded)
+    return edges.chosen(systems.positions, n_node, radius, types, bonded)
 
 
-def _cutoff(task: TaskSpec) -> float | None:
+def cutoff(task: TaskSpec) -> float | None:
     """Of radius graphs; earlier releases wrote it in the connectivity alone."""
     kind, _, radius = task.connectivity.partition(" ")
     if kind != _RADIUS:
@@ -492,7 +494,7 @@ def _bond_types(systems: Systems) -> edges.BondTypes:
 
 def _edge_features(task: TaskSpec, systems: Systems, found: edges.Edges) -> np.ndarray:
     """[E, F] in the order of the task."""
-    if _has_bonds(task):
+    if has_bonds(task):
         return bonds.features(found)
     if not task.edge_features:
         return np.zeros((int(found.n_edge.sum()), 0))
@@ -501,6 +503,8 @@ def _edge_features(task: TaskSpec, systems: Systems, found: edges.Edges) -> np.n
     columns = [
         systems.scalars[starts + senders, column]
         * systems.scalars[starts + receivers, column]
-        for column in (_factor(task, name) for name in task.edge_features)
+        for column in (
+            task.scalars.index(factor(task, name)) for name in task.edge_features
+        )
     ]
     return np.stack(columns, axis=1)
