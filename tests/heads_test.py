@@ -195,8 +195,8 @@ def test_large_energies_are_what_small_ones_are(kind, offsets):
 def evaluate_zero(dataset):
     """Errors [R, D'] and predictions [R, B, G, T] of a model whose output is 0."""
     model = hk.transform(
-        lambda graph, bucket, is_training: {
-            "energy": jnp.zeros((bucket.num_graphs, 1))
+        lambda graph, is_training: {
+            "energy": jnp.zeros((graph.bucket.num_graphs, 1))
             + 0 * hk.get_parameter("w", (), init=jnp.ones)
         }
     )
@@ -227,8 +227,8 @@ def test_another_data_set_is_read_under_the_trained_task():
     np.testing.assert_allclose(back, other.packing.samples.targets["energy"], atol=1e-5)
 
     model = hk.transform(
-        lambda graph, bucket, is_training: {
-            "energy": jnp.zeros((bucket.num_graphs, 1))
+        lambda graph, is_training: {
+            "energy": jnp.zeros((graph.bucket.num_graphs, 1))
             + 0 * hk.get_parameter("w", (), init=jnp.ones)
         }
     )

@@ -113,7 +113,7 @@ def test_update_is_the_hand_written_step():
     model = models.build("linear_map", contract.TASK)
     update = jax.jit(loop.make_update(model, contract.TASK, optimizer, SETTINGS))
     key = jax.random.key(0)
-    params: Any = model.init(key, batch.graph, batch.bucket, True)
+    params: Any = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
 
     graph, nodes = batch.graph, batch.graph.nodes
@@ -198,14 +198,14 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
         scaled = dataclasses.replace(batch, targets=targets)
         # Its output is what the prediction is in scales.
         model = hk.transform(
-            lambda graph, bucket, is_training: {
+            lambda graph, is_training: {
                 "position": hk.get_parameter(
                     "a", (), init=hk.initializers.Constant(2.0)
                 )
                 * graph.nodes.vectors
             }
         )
-        params = model.init(key, batch.graph, batch.bucket, True)
+        params = model.init(key, batch.graph, True)
         update = jax.jit(loop.make_update(model, task, optimizer, SETTINGS))
         state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
         state, metrics = update(state, scaled)
@@ -322,7 +322,7 @@ def test_clipping_of_each_graph_needs_graphs_of_equal_size():
     optimizer = optim.make(ADAM, 10)
     model = models.build("linear", contract.TASK)
     batch = one_batch("mixed")
-    params = model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+    params = model.init(jax.random.key(0), batch.graph, True)
     state = TrainState(
         params, optimizer.init(params), jnp.int32(0), jax.random.key(0), {}
     )
@@ -337,7 +337,7 @@ def test_moving_average_of_the_parameters():
     settings = dataclasses.replace(SETTINGS, average_decay=0.25)
     update = jax.jit(loop.make_update(model, contract.TASK, optimizer, settings))
     key = jax.random.key(0)
-    params = model.init(key, batch.graph, batch.bucket, True)
+    params = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, params)
     (expected,) = jax.tree.leaves(params)
     for step in range(6):
@@ -558,7 +558,7 @@ def phased_trainer(calls=None):
     """
 
     def build(multiple):
-        def forward(graph, bucket, is_training):
+        def forward(graph, is_training):
             if calls is not None and is_training:
                 calls.append(multiple)
             time = hk.get_parameter("time", (), init=jnp.ones)

@@ -104,7 +104,7 @@ def make_update(
     def loss_fn(
         params: Params, key: Array, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:
-        outputs = model.apply(params, key, batch.graph, batch.bucket, True)
+        outputs = model.apply(params, key, batch.graph, True)
         predictions = losses.predict(task, outputs, batch.graph.nodes)
         errors = losses.sample_errors(task, predictions, batch)
         told = losses.mean_loss(errors, batch.weights)  # in the unit of the errors

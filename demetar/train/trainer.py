@@ -121,7 +121,7 @@ class Trainer:
         row = {name: jnp.asarray(value[0]) for name, value in packing.empty().items()}
         batch = packing.assemble(arrays, row)
         init_key = jax.random.fold_in(key, np.uint32(2**32 - 1))
-        return self._model.init(init_key, batch.graph, batch.bucket, True)
+        return self._model.init(init_key, batch.graph, True)
 
     def evaluated_params(self, state: TrainState) -> Params:
         """The parameters that are evaluated and kept, [R, ...]."""
@@ -336,9 +336,7 @@ class Trainer:
         def one(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
             def step(_: None, row: Mapping[str, Array]) -> Any:
                 batch = packing.assemble(arrays, row)
-                outputs = self._model.apply(
-                    params, None, batch.graph, batch.bucket, False
-                )
+                outputs = self._model.apply(params, None, batch.graph, False)
                 predictions = losses.predict(task, outputs, batch.graph.nodes)
                 return None, (
                     losses.sample_errors(task, predictions, batch),
