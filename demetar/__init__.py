@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from demetar.data.batch import make_batch
     from demetar.errors import UserError
-    from demetar.graphs import Graph
     from demetar.models import REGISTRY
     from demetar.net import Net, build
     from demetar.predict import Predictor, load
     from demetar.symmetry import check_symmetry
-    from demetar.types import Batch, Head, TaskSpec, VectorInput
+    from demetar.types import Batch, Graph, Head, TaskSpec, VectorInput
 
 __all__ = [
     "REGISTRY",
@@ -52,12 +51,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "demetar.data.batch": ("make_batch",),
     "demetar.errors": ("UserError",),
-    "demetar.graphs": ("Graph",),
     "demetar.models": ("REGISTRY",),
     "demetar.net": ("Net", "build"),
     "demetar.predict": ("Predictor", "load"),
     "demetar.symmetry": ("check_symmetry",),
-    "demetar.types": ("Batch", "Head", "TaskSpec", "VectorInput"),
+    "demetar.types": ("Batch", "Graph", "Head", "TaskSpec", "VectorInput"),
 }
 
 # Releases that give wrong numbers or that no run can be timed on. setup.cfg excludes

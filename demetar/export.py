@@ -34,13 +34,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from demetar import connectivity, elements, graphs, heads
+from demetar import connectivity, elements, heads
 from demetar.data import systems
 from demetar.errors import UserError
 from demetar.precision import precision
 from demetar.predict import Predictor, residuals
 from demetar.train import checkpoint
-from demetar.types import Array, Batch, Bucket, Globals, Head, Nodes, TaskSpec
+from demetar.types import Array, Batch, Bucket, Globals, Graph, Head, Nodes, TaskSpec
 
 FORMAT = "demetar exported model"
 VERSION = 1
@@ -312,7 +312,7 @@ def _regular(
         count * size, count * num_edges, count, size, neighbors_per_node=degree
     )
     senders, receivers = ((starts + own).reshape(-1) for own in ends)
-    graph = graphs.Graph(
+    graph = Graph(
         nodes=nodes,
         edges=edges.reshape(count * num_edges, edges.shape[-1]),
         senders=senders,
@@ -320,8 +320,9 @@ def _regular(
         n_node=np.full(count, size, np.int32),
         n_edge=np.full(count, num_edges, np.int32),
         globals=Globals(centers),
+        bucket=bucket,
     )
-    return Batch(graph, bucket, {}, np.ones(count, np.float32))
+    return Batch(graph, {}, np.ones(count, np.float32))
 
 
 def _ragged(
@@ -353,7 +354,7 @@ def _ragged(
     def pad(leaf: Array) -> jax.Array:
         return jnp.concatenate([leaf, jnp.zeros_like(leaf[:1])])
 
-    graph = graphs.Graph(
+    graph = Graph(
         nodes=Nodes(*map(pad, nodes)),
         edges=jnp.where(kept[..., None], edges, 0).reshape(
             count * num_edges, edges.shape[-1]
@@ -363,5 +364,6 @@ def _ragged(
         n_node=np.array([size] * count + [1], np.int32),
         n_edge=jnp.append(n_edge, count * num_edges - n_edge.sum(dtype=jnp.int32)),
         globals=Globals(pad(centers)),
+        bucket=bucket,
     )
-    return Batch(graph, bucket, {}, np.append(np.ones(count, "f4"), np.float32(0)))
+    return Batch(graph, {}, np.append(np.ones(count, "f4"), np.float32(0)))

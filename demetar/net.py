@@ -39,8 +39,10 @@ def build(model: str, task: TaskSpec, **fields: Any) -> Net:
     ...     task, positions=[[0, 0, 0], [1, 0, 0]], velocities=[[0, 1, 0], [0, 0, 1]],
     ...     charges=[1, -1],
     ... )
-    >>> params = net.init(jax.random.key(0), batch.graph, batch.bucket, True)
-    >>> net.apply(params, None, batch.graph, batch.bucket, False)["position"].shape
+    >>> init = jax.jit(net.init, static_argnames="is_training")
+    >>> params = init(jax.random.key(0), batch.graph, is_training=True)
+    >>> apply = jax.jit(net.apply, static_argnames="is_training")
+    >>> apply(params, None, batch.graph, is_training=False)["position"].shape
     (2, 1, 3)
 
     Args:
@@ -50,10 +52,9 @@ def build(model: str, task: TaskSpec, **fields: Any) -> Net:
       fields: of the model other than their defaults.
 
     Returns:
-      `init(key, graph, bucket, is_training)` and
-      `apply(params, key, graph, bucket, is_training)`; outputs are
-      {head: [N, K, 3] | [N, T] | [G, T]}, offsets from the base of the head in units of
-      its scale.
+      `init(key, graph, is_training)` and `apply(params, key, graph, is_training)`, of
+      which is_training is static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]},
+      offsets from the base of the head in units of its scale.
 
     Raises:
       UserError: unknown model or field, a value of the wrong type, or a head that the

@@ -325,7 +325,7 @@ def residuals(
     net: hk.Transformed, task: TaskSpec, params: Params, batch: Batch
 ) -> dict[str, Array]:
     """Predicted residuals of a batch: {head: [N, K, 3] | [N, T] | [G, T]}."""
-    outputs = net.apply(params, None, batch.graph, batch.bucket, False)
+    outputs = net.apply(params, None, batch.graph, False)
     return losses.predict(task, outputs, batch.graph.nodes)
 
 

@@ -125,8 +125,8 @@ def _cast(tree: Any, dtype: str) -> Any:
 def _random_params(net: hk.Transformed, batch: Batch, seed: int) -> Params:
     """As the model draws them, disturbed; in float32."""
     with precision("float32"):
-        graph, bucket = _cast(batch.graph, "float32"), batch.bucket
-        init = jax.jit(lambda key: net.init(key, graph, bucket, True))
+        graph = _cast(batch.graph, "float32")
+        init = jax.jit(lambda key: net.init(key, graph, True))
         drawn = jax.device_get(init(jax.random.key(seed)))
     generator = np.random.default_rng(seed)
 
@@ -142,9 +142,7 @@ def _random_params(net: hk.Transformed, batch: Batch, seed: int) -> Params:
 def _errors(
     net: hk.Transformed, task: TaskSpec, params: Params, batch: Batch, seed: int
 ) -> dict[str, dict[str, float]]:
-    apply = jax.jit(
-        lambda params, batch: net.apply(params, None, batch.graph, batch.bucket, False)
-    )
+    apply = jax.jit(lambda params, batch: net.apply(params, None, batch.graph, False))
     generator = np.random.default_rng(seed)
     outputs = _real(task, jax.device_get(apply(params, batch)), batch)
     errors: dict[str, dict[str, float]] = {}
@@ -173,7 +171,7 @@ Change = Callable[
 
 def _real(task: TaskSpec, outputs: Mapping[str, Any], batch: Batch) -> Outputs:
     """The outputs without padding, in float64."""
-    nodes = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+    nodes = np.asarray(graphs.node_mask(batch.graph))
     slots = np.asarray(batch.weights) > 0
     return {
         head.name: np.asarray(outputs[head.name], np.float64)[
@@ -206,7 +204,7 @@ def _orthogonal(
             for name, value in outputs.items()
         }
 
-    changed = graph._replace(nodes=nodes, globals=known)
+    changed = dataclasses.replace(graph, nodes=nodes, globals=known)
     return dataclasses.replace(batch, graph=changed), back
 
 
@@ -236,7 +234,7 @@ def _translated(
     graph = batch.graph
     shift = jnp.asarray(SHIFT, graph.nodes.positions.dtype)
     nodes = graph.nodes._replace(positions=graph.nodes.positions + shift)
-    changed = dataclasses.replace(batch, graph=graph._replace(nodes=nodes))
+    changed = dataclasses.replace(batch, graph=dataclasses.replace(graph, nodes=nodes))
     return changed, lambda outputs: outputs
 
 
@@ -255,14 +253,15 @@ def _permuted(
     sizes = np.repeat(graph.n_node, graph.n_node)[receivers]
     # The cyclic order of complete graphs; any will do for others.
     rows = np.lexsort(((senders - receivers) % sizes, receivers))
-    changed = graph._replace(
+    changed = dataclasses.replace(
+        graph,
         nodes=jax.tree.map(lambda leaf: leaf[order], graph.nodes),
         edges=graph.edges[rows],
         senders=senders[rows].astype(np.int32),
         receivers=receivers[rows].astype(np.int32),
     )
     per_node = {head.name for head in task.heads if head.kind != "graph_scalar"}
-    inner = new[np.asarray(graphs.node_mask(batch.graph, batch.bucket))]
+    inner = new[np.asarray(graphs.node_mask(batch.graph))]
 
     def back(outputs: Outputs) -> Outputs:
         return {
