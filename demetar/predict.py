@@ -25,7 +25,7 @@ import numpy as np
 from demetar import heads, models
 from demetar.data import systems as named
 from demetar.data.packing import Packing, RaggedPacking, RegularPacking, only_batch
-from demetar.data.samples import Samples
+from demetar.data.samples import Samples, to_dtype
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.precision import DTYPES, precision
@@ -198,9 +198,11 @@ class Predictor:
 
     def values(self, found: Systems) -> Values:
         """The values of every head, one system after the other, in double precision."""
-        samples = named.to_samples(self.task, found, self.dtype)
+        samples = named.to_samples(self.task, found)
         known = heads.composition(_marked(self.task), found.scalars, found.n_node)
-        values = heads.absolute_all(self.task, self._residuals(samples), known)
+        values = heads.absolute_all(
+            self.task, self._residuals(to_dtype(samples, self.dtype)), known
+        )
         assert samples.centers is not None
         centers = np.repeat(samples.centers, samples.n_node, axis=0)[:, None]
         for head in self.task.heads:

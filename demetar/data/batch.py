@@ -71,7 +71,7 @@ def make_batch(
         samples = _of_graphs(task, graphs)
     else:
         found = systems.parse(task, {systems.POSITIONS: positions, **inputs})
-        samples = systems.to_samples(task, found, "float64")
+        samples = systems.to_samples(task, found)
         samples = _with_targets(task, samples, targets or {})
     samples = to_dtype(samples, dtype)
     packing = make_packing(samples, task, len(samples.n_node))

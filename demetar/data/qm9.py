@@ -133,7 +133,7 @@ class Settings:
 def cached(
     place: pathlib.Path | None,
     folder: pathlib.Path,
-    progress: molecules.Progress = molecules.silent,
+    progress: bonds.Progress = bonds.silent,
     with_bonds: bool = True,
 ) -> tuple[molecules.Molecules, pathlib.Path]:
     """The molecules of a source, from a cache that is written on first use.

@@ -18,7 +18,7 @@ import numpy as np
 from demetar import elements
 from demetar.data import bonds, edges
 from demetar.data.atom_features import node_features
-from demetar.data.samples import Samples, centred, to_dtype
+from demetar.data.samples import Samples, centred
 from demetar.errors import UserError
 from demetar.types import Nodes, TaskSpec
 
@@ -379,17 +379,18 @@ def _smiles(given: Any, count: int) -> tuple[str, ...]:
 # --- Graphs -------------------------------------------------------------------------
 
 
-def to_samples(task: TaskSpec, systems: Systems, dtype: str = "float32") -> Samples:
-    """The graphs of systems, joined as the task says, without targets.
+def to_samples(task: TaskSpec, systems: Systems) -> Samples:
+    """The graphs of systems, joined as the task says, in double precision.
+
+    They have no targets.
 
     Args:
       task: connectivity, cutoff and edge features.
       systems: of `parse`.
-      dtype: 'float32' or 'float64', of what the model sees.
 
     Raises:
-      UserError: there is no such connectivity or edge feature, a system is too small
-        for the number of neighbours, or a number too large for the dtype.
+      UserError: there is no such connectivity or edge feature, or a system is too small
+        for the number of neighbours.
     """
     n_node = systems.n_node
     samples = Samples(
@@ -403,14 +404,13 @@ def to_samples(task: TaskSpec, systems: Systems, dtype: str = "float32") -> Samp
     )
     samples = centred(samples, ())
     found = _join(task, systems, np.asarray(samples.nodes.positions))
-    samples = dataclasses.replace(
+    return dataclasses.replace(
         samples,
         edges=_edge_features(task, systems, found),
         senders=found.senders,
         receivers=found.receivers,
         n_edge=found.n_edge.astype(np.int32),
     )
-    return to_dtype(samples, dtype)
 
 
 def check_connectivity(task: TaskSpec) -> None:
