@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.resources
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -39,7 +40,8 @@ MEAN = "mean"
 
 MOST_GRAPHS = 256  # of one call of a program
 MOST_EDGES = 2**18
-GROWTH = 1.3  # from one capacity to the next
+GROWTH = 1.4  # from one capacity to the next
+PARTS = 4  # of a batch of the largest graphs, in which its rooms are counted
 ROOM = 2.0  # a program takes what fills it at least by one part in so many
 REGULAR_SIZES = 4  # sizes of systems that have a program of their own
 
@@ -290,14 +292,7 @@ class Predictor:
         ]
         if suiting:
             return min(suiting, key=_rooms)
-        nodes, edges, slots, most_nodes, most_edges = map(_capacity, needed)
-        bucket = Bucket(
-            nodes,
-            edges,
-            slots,
-            max_nodes_per_graph=most_nodes,
-            max_edges_per_graph=most_edges,
-        )
+        bucket = _new_bucket(*needed)
         self._shapes[bucket] = None
         return bucket
 
@@ -315,11 +310,38 @@ def _rooms(bucket: Bucket) -> tuple[int, ...]:
     )
 
 
+def _new_bucket(
+    nodes: int, edges: int, slots: int, most_nodes: int, most_edges: int
+) -> Bucket:
+    """The bucket of the next capacities.
+
+    Sizes of single graphs grow geometrically, those of the batch are parts of as many
+    graphs of that size: so one system after the other takes few shapes.
+    """
+    size, count = _capacity(most_nodes), _capacity(slots - 1)
+    is_complete = most_edges == most_nodes * (most_nodes - 1)
+    degree = size * (size - 1) if is_complete else _capacity(most_edges)
+    parts = min(count, PARTS)
+    return Bucket(
+        _part_of(count * size, parts, nodes - 1) + 1,
+        _part_of(count * degree, parts, edges),
+        count + 1,
+        max_nodes_per_graph=size,
+        max_edges_per_graph=degree,
+    )
+
+
+def _part_of(whole: int, parts: int, count: int) -> int:
+    """As many of the equal parts of the whole as hold the count."""
+    part = -(-whole // parts)
+    return -(-count // max(part, 1)) * part
+
+
 def _capacity(count: int, most: int | None = None) -> int:
-    """The next of the numbers 1, 2, 3, 4, 6, 8, ... that grow by `GROWTH`."""
-    room = 1
+    """The next of the numbers 0, 1, 2, 3, 4, 6, 9, ... that grow by `GROWTH`."""
+    room = 0
     while room < count:
-        room = max(room + 1, int(room * GROWTH))
+        room = max(room + 1, math.ceil(room * GROWTH))
     return room if most is None else min(room, most)
 
 
