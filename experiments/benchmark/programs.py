@@ -235,7 +235,7 @@ def training_steps(
     )
     state = loops.init()
     params = jax.tree.map(lambda leaf: np.array(leaf[0]), state.params)
-    rows = loops.placement.rows(loops.interval_plan(0, num_steps))
+    rows = loops.placement.rows(loops.schedule.plan(0, num_steps))
 
     def run() -> dict[str, np.ndarray]:
         nonlocal state
