@@ -56,6 +56,17 @@ def load(
 ) -> Predictor:
     """A trained model, ready to predict.
 
+    >>> import demetar
+    >>> model = demetar.load("runs/bodies")
+    >>> model.inputs
+    ('positions', 'velocities', 'charges')
+    >>> found = model(
+    ...     positions=[[0, 0, 0], [1, 0, 0]], velocities=[[0, 1, 0], [0, 0, 1]],
+    ...     charges=[1, -1],
+    ... )
+    >>> found["position"].shape, model.units["position"]
+    ((2, 3), 'm')
+
     Args:
       run: the work directory of a run, a checkpoint file such as its best.npz, or
         'pretrained:NAME' for a model that comes with the package.
