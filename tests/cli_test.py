@@ -19,6 +19,7 @@ COMMANDS = {
     "experiments.qm9": ["model", "epochs", "set", "workdir", "target", "split"],
     "experiments.nbody_table": ["models", "epochs", "output"],
     "experiments.report": ["output"],
+    "experiments.predict": ["checkpoint", "input", "out", "rollout_steps", "export"],
     "experiments.benchmark": ["figure", "out"],
     "experiments.learning_curve": ["out"],
     "experiments.force_law": ["out"],
