@@ -296,7 +296,7 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     renamed = {"charge": "mass"} if dataset == "gravity" else {}
     absent = {"|velocity|"} if cues == "positions" else set()
     changed = {}
-    for field, default in models.input_fields(model).items():
+    for field, default in models.input_defaults(model).items():
         names = tuple(renamed.get(name, name) for name in default if name not in absent)
         if names != default:
             changed[field] = names

@@ -93,7 +93,7 @@ def main(_: list[str]) -> int:
     settings, changed = options.resolve(protocol, OWN_FLAGS)
     settle_cutoff(settings, changed)
     dataset, place = job.load(lambda: load_dataset(settings))
-    for name in models.input_fields(FLAGS.model):  # here these are the species
+    for name in models.input_defaults(FLAGS.model):  # here these are the species
         settings["fields"].setdefault(name, dataset.task.scalars)
     described = protocols.describe(protocol, changed)
     return job.run(

@@ -109,7 +109,7 @@ def fields(name: str) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in known if field.name != "task"}
 
 
-def input_fields(name: str) -> dict[str, tuple[str, ...]]:
+def input_defaults(name: str) -> dict[str, tuple[str, ...]]:
     """The fields that name the scalar inputs of a model, with their defaults.
 
     On other data they are given the names of those.
@@ -150,7 +150,7 @@ def build(
         cutoff = base.shared_cutoff(task, checked.get("cutoff"), name)
         if cutoff is not None:
             checked["cutoff"] = cutoff
-    checked |= _fitted_inputs(name, task, checked)
+    checked |= _input_fields(name, task, checked)
     missing = [field for field in _required(name) if field not in checked]
     if missing:
         raise UserError(
@@ -211,7 +211,7 @@ def _check_outputs(name: str, task: TaskSpec, bucket: Bucket, outputs: Any) -> N
             )
 
 
-def _fitted_inputs(
+def _input_fields(
     name: str, task: TaskSpec, given: Mapping[str, Any]
 ) -> dict[str, tuple[str, ...]]:
     """The fields that name inputs: those that are given, or defaults that fit the task.
@@ -221,7 +221,7 @@ def _fitted_inputs(
     """
     found = {}
     known = inputs.names_of(task)
-    for field, default in input_fields(name).items():
+    for field, default in input_defaults(name).items():
         if field not in given:
             found[field] = inputs.fitted(task, default)
             continue
