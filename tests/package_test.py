@@ -28,15 +28,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectivity": set(),
     "integrators": set(),
     "locks": {"files"},
+    "settings": set(),
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "archives", "heads", "data"},
+    "data": _BASE | {"files", "archives", "heads", "settings", "data"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
-    | {"files", "archives", "heads", "data", "distributed", "nn", "models", "train"},
+    | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
+    | {"models", "train"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

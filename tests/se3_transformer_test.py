@@ -11,7 +11,7 @@ import pytest
 from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
-from experiments import protocols
+from experiments.protocols import nbody as protocols
 from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_kernels, plain_steerable

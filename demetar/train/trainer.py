@@ -62,6 +62,7 @@ class Trainer:
         cache: ProgramCache | None = None,
     ):
         self.placement = Placement(jax.devices() if devices is None else devices)
+        num_batches = len(dataset.plan("train")["weight"])
         self._whole = dataset.packing
         if self.placement.num_devices > 1:
             shared = shares.SharedPacking(self._whole, self.placement.num_devices)
@@ -85,8 +86,9 @@ class Trainer:
         # another call, all but empty.
         spare = self._interval_steps // SPARE_SHARE if _is_ragged(dataset) else 0
         self.steps_per_call = math.ceil((self._interval_steps + spare) / num_calls)
-        self._optimizer = optim.make(optimizer, self.num_steps)
-        self.learning_rate = optim.learning_rate(optimizer, self.num_steps)
+        rated = (optimizer, self.num_steps, num_batches)
+        self._optimizer = optim.make(*rated)
+        self.learning_rate = optim.learning_rate(*rated)
         self._programs: dict[str, Any] = {}
         self.telling: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
