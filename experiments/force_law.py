@@ -1,4 +1,4 @@
-"""Draw the law of force that a trained Newton has learned, beside the true one.
+"""Draw the law of force that a trained Newton has learned.
 
     python -m experiments.force_law WORKDIR... --out=DIR
 

@@ -1,4 +1,4 @@
-"""Draw the test error of models over the number of training samples.
+"""Draw the test error over the number of training samples.
 
     python -m experiments.learning_curve DIR... --out=FILE.png
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from demetar import graphs, models
 from demetar.data.dataset import Dataset
+from demetar.errors import UserError
 from demetar.settings import DATA, defaults_of, setting
 from demetar.train import pictures, writers
 from demetar.types import Array, Batch, TaskSpec
@@ -115,10 +116,10 @@ def without_settled(given: Given, choice: Choice) -> Given:
         if name not in given.repeated:
             continue
         others = given.without(name)
-        chosen = others.only(protocols.Data)
-        if name == "connectivity":
-            chosen.pop("num_neighbors", None)  # which is of one of them alone
-        data = nbody_data.settle(choice.dataset, chosen)
+        try:
+            data = nbody_data.settle(choice.dataset, others.only(protocols.Data))
+        except UserError:
+            continue  # the data set could not be read without it
         own = getattr(data, name)
         if name == "num_train" and own is None:
             whole, _ = nbody_data.load(choice.dataset, data, choice.root)

@@ -1,4 +1,4 @@
-"""Train every model on one N-body data set and put the records in one table.
+"""Train every model on one N-body data set, for one table.
 
     python -m experiments.nbody_table --epochs=100 --schedule=cosine
 

@@ -1,10 +1,11 @@
-"""Make a folder that `experiments.nbody` trains on of N-body systems of one's own.
+"""Make a data set of N-body systems of one's own.
 
     python -m tools.import_nbody --out=DIR train.npz valid.npz test.npz
     python -m tools.import_nbody --out=DIR --fractions=0.8,0.1,0.1 all.npz
     python -m experiments.nbody --dataset=DIR
 
-Arrays of a file, of S systems at F times (frames) with n bodies:
+The folder is what `experiments.nbody` trains on. Arrays of a file, of S systems at F
+times (frames) with n bodies:
 
     positions   [S, F, n, 3]  needed
     velocities  [S, F, n, 3]  needed

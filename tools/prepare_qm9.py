@@ -1,11 +1,12 @@
-"""Write QM9, or own molecules, as one file that `experiments.qm9` maps into memory.
+"""Write QM9, or own molecules, as one file.
 
     python -m tools.prepare_qm9 --out=qm9.npz                    from qm9pack
     python -m tools.prepare_qm9 --source=FOLDER --out=qm9.npz    from files
     python -m tools.prepare_qm9 --download --out=qm9.npz         from figshare
     python -m experiments.qm9 --data_dir=qm9.npz --model=egnn
 
-Sources are those of `demetar.data.molecule_files`.
+`experiments.qm9` maps the file into memory. Sources are those of
+`demetar.data.molecule_files`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Measure what models and data cost, each thing beside another of the same function.
+"""Measure what models and data cost.
 
     python -m experiments.benchmark --models=egnn,segnn --out=DIR
 
---figure says what. `models`: parameters, compilation, forward pass, training step and
-memory of every model on one batch. `speed`: EGNN and DEMETAr against EGNN in plain
-PyTorch with the same weights, over nodes and batch sizes. `step`: a training step
-within a compiled call, against PyTorch, and of several seeds in one program.
-`molecules`: EGNN in its form for QM9 against PyTorch, on one packed batch. `steerable`:
-SEGNN over its degrees against the same function of e3nn-jax's own layers. `growth`: the
-forward pass over the number of edges. `generation`: nbody_small against a NumPy loop.
+Each thing is timed beside another of the same function; --figure says what. `models`:
+parameters, compilation, forward pass, training step and memory of every model on one
+batch. `speed`: EGNN and DEMETAr against EGNN in plain PyTorch with the same weights,
+over nodes and batch sizes. `step`: a training step within a compiled call, against
+PyTorch, and of several seeds in one program. `molecules`: EGNN in its form for QM9
+against PyTorch, on one packed batch. `steerable`: SEGNN over its degrees against the
+same function of e3nn-jax's own layers. `growth`: the forward pass over the number of
+edges. `generation`: nbody_small against a NumPy loop.
 Programs are timed in turns; tables state medians, or means with variances. As in
 training, the cores of a processor share a batch, but for `models` and `steerable`.
 `speed`, `step` and `molecules` need PyTorch (`python -m pip install torch`).

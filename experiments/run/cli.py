@@ -23,11 +23,12 @@ import tqdm
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import demetar
 from demetar import files
 from demetar.distributed import launch
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments.run import screen
+from experiments.run import revision, screen
 from tools import cli
 from tools.command_line import CommandLine, Given
 
@@ -244,9 +245,13 @@ def save_figure(path: pathlib.Path, figure: Figure) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of what computes; in a checkout of the project, its commit too."""
+    own = {"demetar": demetar.__version__}
+    commit = revision.commit()
+    if commit is not None:
+        own["commit"] = commit
     found = {name: importlib.metadata.version(name) for name in VERSIONED}
-    return {"python": platform.python_version(), **found}
+    return {**own, "python": platform.python_version(), **found}
 
 
 def device() -> str:
