@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from demetar import graphs
-from demetar.types import Array, Bucket, Nodes
+from demetar.types import Array, Graph, Nodes
 
 
 def safe_norm(vectors: Array, axis: int = -1, keepdims: bool = False) -> jax.Array:
@@ -36,38 +36,36 @@ def unit_vectors(vectors: Array) -> jax.Array:
     return jnp.divide(vectors, jnp.where(norms > 0, norms, 1.0))
 
 
-def edge_differences(values: Array, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def edge_differences(values: Array, graph: Graph) -> jax.Array:
     """values_i - values_j for each edge from sender j to receiver i: [E, C]."""
-    receivers = graphs.gather_receivers(values, graph, bucket)
-    return receivers - graphs.gather_senders(values, graph, bucket)
+    receivers = graphs.gather_receivers(values, graph)
+    return receivers - graphs.gather_senders(values, graph)
 
 
-def edge_vectors(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def edge_vectors(graph: Graph) -> jax.Array:
     """x_i - x_j for each edge from sender j to receiver i: [E, 3]."""
-    return edge_differences(graph.nodes.positions, graph, bucket)
+    return edge_differences(graph.nodes.positions, graph)
 
 
-def centred_positions(
-    graph: graphs.Graph, bucket: Bucket, masses: Array | None = None
-) -> jax.Array:
+def centred_positions(graph: Graph, masses: Array | None = None) -> jax.Array:
     """Positions relative to the centroid of the particles of each graph: [N, 3].
 
     The mean runs over the particles, for each of x, y and z: a mean over the three
     coordinates of a particle would depend on the axes.
 
     Args:
-      graph, bucket: the batch.
+      graph: the batch.
       masses: [N, 1]; where given, the positions are relative to the centre of mass.
     """
-    positions = graph.nodes.positions
-    centroids = graphs.pool_mean(positions, graph, bucket)  # [G, 3]
-    centred = positions - graphs.broadcast_to_nodes(centroids, graph, bucket)
+    positions = jnp.asarray(graph.nodes.positions)
+    centroids = graphs.pool_mean(positions, graph)  # [G, 3]
+    centred = positions - graphs.broadcast_to_nodes(centroids, graph)
     if masses is None:
         return centred
-    totals = graphs.pool_sum(masses, graph, bucket)  # [G, 1]; 0 of padding
-    moments = graphs.pool_sum(jnp.multiply(masses, centred), graph, bucket)
+    totals = graphs.pool_sum(masses, graph)  # [G, 1]; 0 of padding
+    moments = graphs.pool_sum(jnp.multiply(masses, centred), graph)
     centres = moments / jnp.where(totals > 0, totals, 1.0)
-    return centred - graphs.broadcast_to_nodes(centres, graph, bucket)
+    return centred - graphs.broadcast_to_nodes(centres, graph)
 
 
 def spherical_harmonics(

@@ -1,8 +1,7 @@
 """Graphs in fixed shapes: padding, gathers and sums.
 
-The one module that knows jraph, and the one place where a regular bucket (equal graphs
-in which every node has as many senders) takes a faster path than a ragged one. Both
-paths compute the same function.
+The one place where a regular bucket (equal graphs in which every node has as many
+senders) takes a faster path than a ragged one. Both paths compute the same function.
 
 The ragged convention: real graphs come first, the last slot of the bucket is the
 padding graph. It owns every padding node and edge; padding edges join its last node to
@@ -11,51 +10,52 @@ itself, so no real node ever receives from padding. Slots in between may be empt
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from demetar.errors import UserError
-from demetar.types import Array, Batch, Bucket
+from demetar.types import Array, Batch, Bucket, Graph
 
-Graph: TypeAlias = jraph.GraphsTuple
 Rows: TypeAlias = Literal["nodes", "edges", "bonds"]
 
 
-def node_mask(graph: Graph, bucket: Bucket) -> jax.Array:
+def node_mask(graph: Graph) -> jax.Array:
     """[N] True for nodes that are not padding."""
+    bucket = graph.bucket
     if bucket.nodes_per_graph is not None:
         return jnp.ones(bucket.max_nodes, bool)
     return jnp.arange(bucket.max_nodes) < bucket.max_nodes - graph.n_node[-1]
 
 
-def edge_mask(graph: Graph, bucket: Bucket) -> jax.Array:
+def edge_mask(graph: Graph) -> jax.Array:
     """[E] True for edges that are not padding."""
+    bucket = graph.bucket
     if bucket.nodes_per_graph is not None:
         return jnp.ones(bucket.max_edges, bool)
     return jnp.arange(bucket.max_edges) < bucket.max_edges - graph.n_edge[-1]
 
 
-def graph_of_node(graph: Graph, bucket: Bucket) -> jax.Array:
+def graph_of_node(graph: Graph) -> jax.Array:
     """[N] index of the graph slot that each node belongs to."""
     return jnp.repeat(
-        jnp.arange(bucket.num_graphs),
+        jnp.arange(graph.bucket.num_graphs),
         graph.n_node,
-        total_repeat_length=bucket.max_nodes,
+        total_repeat_length=graph.bucket.max_nodes,
     )
 
 
-def centers_of_nodes(graph: Graph, bucket: Bucket) -> Array:
+def centers_of_nodes(graph: Graph) -> Array:
     """What was subtracted from the position of each node: [N, 3]."""
     if graph.globals is None:
         return jnp.zeros_like(graph.nodes.positions)
-    return broadcast_to_nodes(graph.globals.centers, graph, bucket)
+    return broadcast_to_nodes(graph.globals.centers, graph)
 
 
-def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def gather_receivers(values: Array, graph: Graph) -> jax.Array:
     """Node values at the receiving end of each edge.
 
     Args:
@@ -64,6 +64,7 @@ def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [..., E, C].
     """
+    bucket = graph.bucket
     degree = bucket.degree
     if degree is None:
         return jnp.take(values, graph.receivers, axis=-2)
@@ -74,7 +75,7 @@ def gather_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return copies.reshape(*lead, bucket.max_edges, channels)
 
 
-def gather_senders(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def gather_senders(values: Array, graph: Graph) -> jax.Array:
     """Node values at the sending end of each edge.
 
     In complete graphs, entry i * (n + 1) + k of the n values repeated without end is
@@ -87,6 +88,7 @@ def gather_senders(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [..., E, C].
     """
+    bucket = graph.bucket
     size = bucket.nodes_per_graph
     if size is None or bucket.neighbors_per_node is not None:
         return jnp.take(values, graph.senders, axis=-2)
@@ -98,7 +100,7 @@ def gather_senders(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return rows[..., 1:size, :].reshape(*lead, bucket.max_edges, channels)
 
 
-def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def sum_to_receivers(values: Array, graph: Graph) -> jax.Array:
     """Sum of edge values over the edges that end at each node.
 
     Args:
@@ -107,6 +109,7 @@ def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [..., N, C]; zero for a node without edges.
     """
+    bucket = graph.bucket
     degree = bucket.degree
     *lead, _, channels = values.shape
     if degree is not None:
@@ -119,7 +122,7 @@ def sum_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return jnp.moveaxis(summed, 0, -2)
 
 
-def pair_differences(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def pair_differences(values: Array, graph: Graph) -> jax.Array:
     """values_i - values_j of every pair of neighbours.
 
     In a regular bucket each pair is there once: body i and body i + k, counted round
@@ -132,10 +135,11 @@ def pair_differences(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [..., P, C] for P pairs in the order that `sum_pairs` takes.
     """
+    bucket = graph.bucket
     size, rings = bucket.nodes_per_graph, _num_rings(bucket)
     if size is None or not rings:
-        receivers = gather_receivers(values, graph, bucket)
-        return receivers - gather_senders(values, graph, bucket)
+        receivers = gather_receivers(values, graph)
+        return receivers - gather_senders(values, graph)
     *lead, _, channels = values.shape
     bodies = values.reshape(*lead, bucket.num_graphs, size, channels)
     partners = [jnp.roll(bodies, -k, axis=-2) for k in range(1, rings + 1)]
@@ -143,12 +147,13 @@ def pair_differences(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return differences.reshape(*lead, -1, channels)
 
 
-def pair_features(edges: Array, bucket: Bucket) -> Array:
+def pair_features(edges: Array, graph: Graph) -> Array:
     """Edge features [E, F] of the pairs of `pair_differences`: [P, F].
 
     They are those of the edge from j to i, so both paths agree where features are the
     same in both directions, as products of charges are.
     """
+    bucket = graph.bucket
     size, rings = bucket.nodes_per_graph, _num_rings(bucket)
     if size is None or not rings:
         return edges
@@ -156,7 +161,7 @@ def pair_features(edges: Array, bucket: Bucket) -> Array:
     return features[:, :, :rings].swapaxes(1, 2).reshape(-1, edges.shape[-1])
 
 
-def sum_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def sum_pairs(values: Array, graph: Graph) -> jax.Array:
     """Sum of pair values over the pairs of each node; the partner gets the opposite.
 
     Args:
@@ -165,9 +170,10 @@ def sum_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     Returns:
       [N, C], which sum to zero over each graph.
     """
+    bucket = graph.bucket
     size, rings = bucket.nodes_per_graph, _num_rings(bucket)
     if size is None or not rings:
-        return sum_to_receivers(values, graph, bucket)
+        return sum_to_receivers(values, graph)
     blocks = values.reshape(bucket.num_graphs, rings, size, values.shape[-1])
     total = blocks.sum(axis=1)
     for k in range(1, (size + 1) // 2):  # half round the ring both are there
@@ -175,24 +181,25 @@ def sum_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
     return total.reshape(-1, values.shape[-1])
 
 
-def least_of_pairs(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def least_of_pairs(values: Array, graph: Graph) -> jax.Array:
     """Least value [P] among the pairs of each graph, at its nodes: [N, 1].
 
     Infinity where a graph has no pair.
     """
+    bucket = graph.bucket
     size = bucket.nodes_per_graph
     if size is not None:
         grouped = values.reshape(bucket.num_graphs, -1)
         least = grouped.min(axis=1, initial=jnp.inf)  # [G]
     else:
-        of_node = graph_of_node(graph, bucket)
+        of_node = graph_of_node(graph)
         least = jax.ops.segment_min(
             values,
             of_node[graph.receivers],
             bucket.num_graphs,
             indices_are_sorted=True,
         )
-    return broadcast_to_nodes(least[:, None], graph, bucket)
+    return broadcast_to_nodes(least[:, None], graph)
 
 
 class Bonds(NamedTuple):
@@ -205,16 +212,16 @@ class Bonds(NamedTuple):
     of_edge: Array  # [E] the number of each edge's bond
 
 
-def find_bonds(graph: Graph, bucket: Bucket) -> Bonds:
+def find_bonds(graph: Graph) -> Bonds:
     """The bonds of graphs that have every edge in both directions, and none twice."""
     ends = jnp.stack([graph.senders, graph.receivers])  # [2, E]
     order = jnp.lexsort((ends.max(axis=0), ends.min(axis=0)))
     ranks = (
         jnp.zeros_like(order)
         .at[order]
-        .set(jnp.arange(bucket.max_edges, dtype=order.dtype), unique_indices=True)
+        .set(jnp.arange(graph.bucket.max_edges, dtype=order.dtype), unique_indices=True)
     )
-    if bucket.max_edges % 2:  # the last edge is padding
+    if graph.bucket.max_edges % 2:  # the last edge is padding
         order = jnp.concatenate([order, order[-1:]])
     return Bonds(order.reshape(-1, 2), ranks // 2)
 
@@ -224,46 +231,50 @@ def _num_rings(bucket: Bucket) -> int:
     return (bucket.nodes_per_graph or 0) // 2
 
 
-def num_neighbors(graph: Graph, bucket: Bucket) -> jax.Array:
+def num_neighbors(graph: Graph) -> jax.Array:
     """[N, 1] number of edges that end at each node, at least 1 (so that it divides)."""
+    bucket = graph.bucket
     degree = bucket.degree
     if degree is not None:
         return jnp.full((bucket.max_nodes, 1), max(degree, 1), jnp.float32)
     ones = jnp.ones((bucket.max_edges, 1), jnp.float32)
-    return jnp.maximum(sum_to_receivers(ones, graph, bucket), 1)
+    return jnp.maximum(sum_to_receivers(ones, graph), 1)
 
 
-def mean_to_receivers(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def mean_to_receivers(values: Array, graph: Graph) -> jax.Array:
     """As `sum_to_receivers`, divided by the number of edges of the node."""
-    totals = sum_to_receivers(values, graph, bucket)
-    return totals / num_neighbors(graph, bucket).astype(totals.dtype)
+    totals = sum_to_receivers(values, graph)
+    return totals / num_neighbors(graph).astype(totals.dtype)
 
 
-def pool_sum(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def pool_sum(values: Array, graph: Graph) -> jax.Array:
     """Sum of node values [N, C] over the nodes of each graph: [G, C]."""
+    bucket = graph.bucket
     size = bucket.nodes_per_graph
     if size is not None:
         return values.reshape(bucket.num_graphs, size, values.shape[-1]).sum(axis=1)
     return jax.ops.segment_sum(
         values,
-        graph_of_node(graph, bucket),
+        graph_of_node(graph),
         bucket.num_graphs,
         indices_are_sorted=True,
     )
 
 
-def pool_mean(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def pool_mean(values: Array, graph: Graph) -> jax.Array:
     """Mean of node values [N, C] over the nodes of each graph: [G, C]; 0 if empty."""
     counts = jnp.maximum(graph.n_node, 1)[:, None]
-    return pool_sum(values, graph, bucket) / counts
+    return pool_sum(values, graph) / counts
 
 
-def broadcast_to_nodes(values: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def broadcast_to_nodes(values: Array, graph: Graph) -> jax.Array:
     """Graph values [G, C] at each node of the graph: [N, C]."""
-    size = bucket.nodes_per_graph
+    size = graph.bucket.nodes_per_graph
     if size is not None:
-        return jnp.repeat(values, size, axis=0, total_repeat_length=bucket.max_nodes)
-    return jnp.asarray(values)[graph_of_node(graph, bucket)]
+        return jnp.repeat(
+            values, size, axis=0, total_repeat_length=graph.bucket.max_nodes
+        )
+    return jnp.asarray(values)[graph_of_node(graph)]
 
 
 def single_graphs(batch: Batch) -> Batch:
@@ -274,7 +285,7 @@ def single_graphs(batch: Batch) -> Batch:
     Raises:
       UserError: the bucket is ragged.
     """
-    bucket = batch.bucket
+    bucket = batch.graph.bucket
     if bucket.nodes_per_graph is None:
         raise UserError(
             "the gradient of each graph needs graphs of equal size, found a batch of "
@@ -291,21 +302,20 @@ def single_graphs(batch: Batch) -> Batch:
     senders, receivers = (
         ends - starts for ends in (split.graph.senders, split.graph.receivers)
     )
-    return Batch(
-        split.graph._replace(senders=senders, receivers=receivers),
-        Bucket(
-            size,
-            bucket.max_edges // count,
-            1,
-            size,
-            neighbors_per_node=bucket.neighbors_per_node,
-        ),
-        split.targets,
-        split.weights,
+    own = Bucket(
+        size,
+        bucket.max_edges // count,
+        1,
+        size,
+        neighbors_per_node=bucket.neighbors_per_node,
     )
+    graph = dataclasses.replace(
+        split.graph, senders=senders, receivers=receivers, bucket=own
+    )
+    return dataclasses.replace(split, graph=graph)
 
 
-def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Array:
+def softmax_to_receivers(logits: Array, graph: Graph) -> jax.Array:
     """Softmax of edge values over the edges that end at the same node.
 
     Args:
@@ -314,6 +324,7 @@ def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Arr
     Returns:
       [E, H], which sum to 1 over the edges of every node that has any.
     """
+    bucket = graph.bucket
     degree = bucket.degree
     if degree is not None:
         grouped = logits.reshape(bucket.max_nodes, degree, logits.shape[-1])
@@ -322,18 +333,18 @@ def softmax_to_receivers(logits: Array, graph: Graph, bucket: Bucket) -> jax.Arr
         logits, graph.receivers, bucket.max_nodes, indices_are_sorted=True
     )
     shifted = jnp.exp(logits - jax.lax.stop_gradient(peaks)[graph.receivers])
-    sums = sum_to_receivers(shifted, graph, bucket)
+    sums = sum_to_receivers(shifted, graph)
     return shifted / sums[graph.receivers]
 
 
 def ragged_to_dense(
-    values: Array, graph: Graph, bucket: Bucket, rows: Rows = "nodes"
+    values: Array, graph: Graph, rows: Rows = "nodes"
 ) -> tuple[jax.Array, jax.Array]:
     """Values of nodes, edges or bonds with an axis of graphs, padded to the largest.
 
     Args:
       values: [N, C], or [E, C] where `rows` is 'edges', or [P, C] where it is 'bonds'.
-      graph, bucket: the batch. M is `max_nodes_per_graph` or `max_edges_per_graph` of
+      graph: the batch. M is `max_nodes_per_graph` or `max_edges_per_graph` of
         a ragged bucket (half of it for bonds), or without these the rows of the whole
         batch.
       rows: 'nodes', 'edges' or 'bonds'.
@@ -342,9 +353,9 @@ def ragged_to_dense(
       [G, M, C], zero where there is no value, and [G, M] True where there is one. The
       padding graph has none.
     """
-    counts, total, size = _rows(graph, bucket, rows)
-    if bucket.nodes_per_graph is not None:
-        dense = jnp.reshape(values, (bucket.num_graphs, size, values.shape[-1]))
+    counts, total, size = _rows(graph, rows)
+    if graph.bucket.nodes_per_graph is not None:
+        dense = jnp.reshape(values, (graph.bucket.num_graphs, size, values.shape[-1]))
         return dense, jnp.ones(dense.shape[:2], bool)
     columns = jnp.arange(size)
     starts = jnp.cumsum(counts) - counts
@@ -353,14 +364,13 @@ def ragged_to_dense(
     return jnp.where(mask[..., None], values[index], 0), mask
 
 
-def dense_to_ragged(
-    values: Array, graph: Graph, bucket: Bucket, rows: Rows = "nodes"
-) -> jax.Array:
+def dense_to_ragged(values: Array, graph: Graph, rows: Rows = "nodes") -> jax.Array:
     """Back from `ragged_to_dense`: [G, M, C] -> [N, C], [E, C] or [P, C].
 
     Padding is zero.
     """
-    counts, total, size = _rows(graph, bucket, rows)
+    bucket = graph.bucket
+    counts, total, size = _rows(graph, rows)
     flat = jnp.reshape(values, (-1, values.shape[-1]))  # [G M, C]
     if bucket.nodes_per_graph is not None:
         return flat
@@ -373,8 +383,9 @@ def dense_to_ragged(
     return jnp.where(real[:, None], flat[index], 0)
 
 
-def _rows(graph: Graph, bucket: Bucket, rows: Rows) -> tuple[Array, int, int]:
+def _rows(graph: Graph, rows: Rows) -> tuple[Array, int, int]:
     """Rows of each graph [G], of the batch, and of the largest graph."""
+    bucket = graph.bucket
     counts, total, largest = (
         (graph.n_node, bucket.max_nodes, bucket.max_nodes_per_graph)
         if rows == "nodes"

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jraph
 import numpy as np
 
 Array = jax.Array | np.ndarray
@@ -90,6 +91,53 @@ class Bucket:
         if self.nodes_per_graph is None or self.neighbors_per_node is not None:
             return self.neighbors_per_node
         return self.nodes_per_graph - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """The padded graphs of one bucket, with its sizes: what a model reads.
+
+    A pytree of its arrays. The bucket is part of its structure, so whatever is jitted
+    over a graph is compiled once per bucket.
+
+    Attributes:
+      nodes: `Nodes` with a leading axis N.
+      edges: [E, F] features of the edges.
+      senders, receivers: [E] nodes at the ends of each edge, sorted by receiver.
+      n_node, n_edge: [G] nodes and edges of each graph.
+      globals: what is known of each graph; None if nothing was subtracted from the
+        positions.
+      bucket: the static sizes.
+    """
+
+    nodes: Nodes
+    edges: Array
+    senders: Array
+    receivers: Array
+    n_node: Array
+    n_edge: Array
+    globals: Globals | None
+    bucket: Bucket
+
+    @classmethod
+    def from_jraph(cls, graph: jraph.GraphsTuple, bucket: Bucket) -> Graph:
+        """The padded graphs of a `jraph.GraphsTuple` that has these sizes.
+
+        Its nodes are `Nodes` and its globals `Globals` or None.
+        """
+        return cls(**graph._asdict(), bucket=bucket)
+
+    def to_jraph(self) -> jraph.GraphsTuple:
+        """The same arrays for jraph, which knows no bucket."""
+        arrays = {name: getattr(self, name) for name in jraph.GraphsTuple._fields}
+        return jraph.GraphsTuple(**arrays)
+
+
+jax.tree_util.register_dataclass(
+    Graph,
+    data_fields=[field.name for field in dataclasses.fields(Graph)][:-1],
+    meta_fields=["bucket"],
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,23 +286,19 @@ class Batch:
     """Graphs of one bucket with what is known about them.
 
     Attributes:
-      graph: padded `jraph.GraphsTuple` with `Nodes`, edges [E, F], senders, receivers
-        (sorted), n_node and n_edge [G], and as its globals `Globals`, or None where
-        nothing was subtracted from the positions.
-      bucket: the static sizes of `graph`.
+      graph: the padded graphs.
       targets: {head: [N, K, 3] | [N, T] | [G, T]}, less what is known of them
         beforehand (`heads.residual`).
       weights: [G] 1 for a graph that counts, 0 for padding.
     """
 
-    graph: Any
-    bucket: Bucket
+    graph: Graph
     targets: dict[str, Array]
     weights: Array
 
 
 jax.tree_util.register_dataclass(
-    Batch, data_fields=["graph", "targets", "weights"], meta_fields=["bucket"]
+    Batch, data_fields=["graph", "targets", "weights"], meta_fields=[]
 )
 
 

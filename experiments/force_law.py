@@ -25,14 +25,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from demetar import connectivity, graphs, models
+from demetar import connectivity, models
 from demetar.data import nbody_files
 from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.nn import capture
 from demetar.settings import DATA, OUTPUT, fields_of, setting
 from demetar.train import checkpoint
-from demetar.types import Bucket, Nodes, TaskSpec
+from demetar.types import Bucket, Graph, Nodes, TaskSpec
 from experiments.protocols.nbody import Data
 from experiments.run import cli, nbody_data
 from tools.command_line import CommandLine, Given
@@ -192,11 +192,11 @@ def learned_acceleration(
     """Of one body at rest away from another one, by every seed: [R, X]."""
     fields = {**trained.fields, "eval_substeps": 1}
     model = models.build(trained.model, trained.task, fields)
-    graph, bucket = pairs(trained.task, distances, product)
+    graph = pairs(trained.task, distances, product)
 
     def accelerations(params: Any) -> jax.Array:
         with capture.recording() as values:
-            model.apply(params, None, graph, bucket, False)
+            model.apply(params, None, graph, False)
         first, second = jnp.moveaxis(
             jnp.reshape(values["acceleration"], (-1, 2, 3)), 1, 0
         )
@@ -205,9 +205,7 @@ def learned_acceleration(
     return np.asarray(jax.vmap(accelerations)(trained.params))
 
 
-def pairs(
-    task: TaskSpec, distances: np.ndarray, product: float
-) -> tuple[graphs.Graph, Bucket]:
+def pairs(task: TaskSpec, distances: np.ndarray, product: float) -> Graph:
     """One graph of two bodies at rest per distance, the first further along x."""
     count = len(distances)
     positions = np.zeros((count, 2, 3), np.float32)
@@ -215,7 +213,7 @@ def pairs(
     sources = np.tile(np.array([1.0, product], np.float32), count)
     senders, receivers = connectivity.complete_edges(2)
     starts = 2 * np.arange(count, dtype=np.int32)[:, None]
-    graph = graphs.Graph(
+    return Graph(
         nodes=Nodes(
             positions.reshape(-1, 3),
             np.stack([sources] * len(task.scalars), axis=-1),
@@ -227,8 +225,8 @@ def pairs(
         n_node=np.full(count, 2, np.int32),
         n_edge=np.full(count, 2, np.int32),
         globals=None,
+        bucket=Bucket(2 * count, 2 * count, count, 2),
     )
-    return graph, Bucket(2 * count, 2 * count, count, 2)
 
 
 def table(laws: Sequence[Law]) -> str:

@@ -166,7 +166,7 @@ def draw_motion(
     num_pictured = min(NUM_PICTURED, int((np.asarray(batch.weights) > 0).sum()))
     sizes = np.asarray(batch.graph.n_node)[:num_pictured]
     stops = np.cumsum(sizes)
-    centers = np.asarray(graphs.centers_of_nodes(batch.graph, batch.bucket))
+    centers = np.asarray(graphs.centers_of_nodes(batch.graph))
     for index, (size, stop) in enumerate(zip(sizes, stops, strict=True)):
         body = slice(stop - size, stop)
         figure = pictures.motion_figure(

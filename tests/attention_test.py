@@ -63,18 +63,18 @@ def test_attention_to_edges_is_that_of_the_incidence_mask():
             contract.regular_batch(contract.systems((4, 4)), "float64"),
         ):
             init, run = _transformed(
-                lambda nodes, edges, graph, bucket: attention.EdgeAttention(
+                lambda nodes, edges, graph: attention.EdgeAttention(
                     NUM_HEADS, "own", name="attend"
-                )(nodes, edges, graph, bucket)
+                )(nodes, edges, graph)
             )
             keys = jax.random.split(jax.random.key(1), 2)
-            nodes = jax.random.normal(keys[0], (batch.bucket.max_nodes, CHANNELS))
-            edges = jax.random.normal(keys[1], (batch.bucket.max_edges, 5))
-            args = (nodes, edges, batch.graph, batch.bucket)
+            nodes = jax.random.normal(keys[0], (batch.graph.bucket.max_nodes, CHANNELS))
+            edges = jax.random.normal(keys[1], (batch.graph.bucket.max_edges, 5))
+            args = (nodes, edges, batch.graph)
             params = init(jax.random.key(2), *args)
             found, values = run(params, *args)
             plain_params = _plain_params(params, "attend")
-            real = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+            real = np.asarray(graphs.node_mask(batch.graph))
             mask = np.full((len(nodes), len(edges)), -np.inf)
             mask[batch.graph.receivers, np.arange(len(edges))] = 0.0
             queries = [plain.linear(plain_params, "/query", x) for x in nodes[real]]
@@ -83,9 +83,7 @@ def test_attention_to_edges_is_that_of_the_incidence_mask():
             mixed = plain.multi_head(projections, NUM_HEADS, mask[real])
             expected = [plain.linear(plain_params, "/output", row) for row in mixed]
             np.testing.assert_allclose(found[real], expected, rtol=1e-12, atol=1e-12)
-            sums = graphs.sum_to_receivers(
-                values["attention_own"], batch.graph, batch.bucket
-            )
+            sums = graphs.sum_to_receivers(values["attention_own"], batch.graph)
             np.testing.assert_allclose(np.asarray(sums)[real], 1, rtol=1e-12)
 
 

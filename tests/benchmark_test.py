@@ -48,7 +48,7 @@ def test_turns_are_interleaved_and_each_is_warmed():
 
 def test_the_batch_is_one_of_the_fast_path():
     batch = programs.only_batch(programs.random_dataset(3, 7))
-    assert batch.bucket.nodes_per_graph == 7
+    assert batch.graph.bucket.nodes_per_graph == 7
     assert batch.graph.nodes.positions.shape == (21, 3)
     products = batch.graph.nodes.scalars[batch.graph.senders, 0]
     products = products * batch.graph.nodes.scalars[batch.graph.receivers, 0]
@@ -60,7 +60,7 @@ def test_molecules_fill_one_packed_batch():
     dataset = programs.random_molecules(6)
     assert len(dataset.plan("train")["weight"]) == 1
     batch = programs.only_batch(dataset)
-    assert batch.bucket.nodes_per_graph is None
+    assert batch.graph.bucket.nodes_per_graph is None
     assert batch.weights.sum() == len(dataset.splits["train"]) > 3
 
 

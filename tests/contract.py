@@ -25,7 +25,7 @@ from demetar import connectivity, graphs, models
 from demetar.data.packing import Packing, RaggedPacking, RegularPacking
 from demetar.data.samples import Samples, to_dtype
 from demetar.train import losses
-from demetar.types import Batch, Bucket, Head, Nodes, TaskSpec, VectorInput
+from demetar.types import Array, Batch, Bucket, Head, Nodes, TaskSpec, VectorInput
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 BROKEN = 1e-2  # the least error of what is not equivariant
@@ -215,12 +215,12 @@ def _only_batch(packing: Packing, count: int) -> Batch:
 
 def assert_not_degenerate(batch: Batch) -> None:
     """Real edges, no self-loops, unequal charges and moving particles, or species."""
-    mask = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+    mask = np.asarray(graphs.edge_mask(batch.graph))
     senders, receivers = (
         np.asarray(ends)[mask] for ends in (batch.graph.senders, batch.graph.receivers)
     )
     nodes = jax.tree.map(np.asarray, batch.graph.nodes)
-    real = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+    real = np.asarray(graphs.node_mask(batch.graph))
     assert len(senders) >= 20
     assert (senders != receivers).all()
     assert (np.diff(receivers) >= 0).all()
@@ -239,7 +239,7 @@ def quick_params(model: hk.Transformed, batch: Batch) -> Any:
     They are called without it here, and a slow test runs them.
     """
     shapes = jax.eval_shape(
-        lambda key: model.init(key, batch.graph, batch.bucket, True), jax.random.key(0)
+        lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
     generator = np.random.default_rng(5)
 
@@ -273,7 +273,7 @@ def initializers(
     def run() -> None:
         with hk.custom_creator(note):
             model = models.model_class(name)(task, **fields)
-            model(batch.graph, batch.bucket, True)
+            model(batch.graph, True)
 
     jax.eval_shape(hk.transform(run).init, jax.random.key(0))
     return found
@@ -297,11 +297,11 @@ class Subject:
         self.model = models.build(self.name, self.task, self.small)
         self.traces = 0
 
-        def apply(params: Any, graph: Any, bucket: Bucket) -> Any:
+        def apply(params: Any, graph: Any) -> Any:
             self.traces += 1
-            return self.model.apply(params, jax.random.key(0), graph, bucket, False)
+            return self.model.apply(params, jax.random.key(0), graph, False)
 
-        self.apply = jax.jit(apply, static_argnums=2)
+        self.apply = jax.jit(apply)
         self.loss_and_gradients = jax.jit(
             jax.value_and_grad(self._loss, argnums=(0, 1))
         )
@@ -316,14 +316,14 @@ class Subject:
 
     def _loss(self, flat_params: jax.Array, nodes: Nodes, batch: Batch) -> jax.Array:
         params = jax.flatten_util.ravel_pytree(self.params)[1](flat_params)
-        graph = batch.graph._replace(nodes=nodes)
-        outputs = self.model.apply(params, None, graph, batch.bucket, True)
+        graph = dataclasses.replace(batch.graph, nodes=nodes)
+        outputs = self.model.apply(params, None, graph, True)
         predictions = losses.predict(self.task, outputs, nodes)
         errors = losses.sample_errors(self.task, predictions, batch)
         return losses.mean_loss(errors, batch.weights)
 
     def outputs(self, batch: Batch) -> dict[str, jax.Array]:
-        return self.apply(self.params, batch.graph, batch.bucket)
+        return self.apply(self.params, batch.graph)
 
     def displacements(self, batch: Batch) -> np.ndarray:
         """Outputs of the vector head at the real nodes, [n, K, 3].
@@ -333,7 +333,7 @@ class Subject:
         head = self.task.heads[0]
         mask = np.asarray(batch.weights) > 0
         if head.kind == "node_vector":
-            mask = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+            mask = np.asarray(graphs.node_mask(batch.graph))
         return np.asarray(self.outputs(batch)[head.name])[mask]
 
 
@@ -440,8 +440,8 @@ def assert_shapes(subject: Subject) -> None:
     assert set(outputs) == {head.name for head in subject.task.heads}
     for head in subject.task.heads:
         expected = {
-            "node_vector": (batch.bucket.max_nodes, head.size, 3),
-            "graph_scalar": (batch.bucket.num_graphs, head.size),
+            "node_vector": (batch.graph.bucket.max_nodes, head.size, 3),
+            "graph_scalar": (batch.graph.bucket.num_graphs, head.size),
         }
         assert outputs[head.name].shape == expected[head.kind]
         assert outputs[head.name].dtype == subject.dtype
@@ -522,19 +522,25 @@ def assert_inputs_matter(subject: Subject, inputs: Sequence[str]) -> None:
         "charge": lambda: _changed_charge(subject, charge + 0.3),
         "species": lambda: _changed_charge(subject, -charge),
         "velocity": lambda: _with_nodes(
-            batch, nodes._replace(vectors=nodes.vectors.at[1].add(0.3))
+            batch, nodes._replace(vectors=_raised(nodes.vectors))
         ),
         "position": lambda: _with_nodes(
-            batch, nodes._replace(positions=nodes.positions.at[1].add(0.3))
+            batch, nodes._replace(positions=_raised(nodes.positions))
         ),
         "edge feature": lambda: dataclasses.replace(
-            batch, graph=batch.graph._replace(edges=batch.graph.edges.at[1].add(0.3))
+            batch,
+            graph=dataclasses.replace(batch.graph, edges=_raised(batch.graph.edges)),
         ),
     }
     expected = subject.displacements(batch)
     for name in inputs:
         found = subject.displacements(changes[name]())
         assert relative_error(found, expected) > 1e-4, f"{name} is not read"
+
+
+def _raised(values: Array) -> jax.Array:
+    """The values with those of the second row a little larger."""
+    return jnp.asarray(values).at[1].add(0.3)
 
 
 def _changed_charge(subject: Subject, charge: float) -> Batch:
@@ -547,4 +553,6 @@ def _changed_charge(subject: Subject, charge: float) -> Batch:
 
 
 def _with_nodes(batch: Batch, nodes: Nodes) -> Batch:
-    return dataclasses.replace(batch, graph=batch.graph._replace(nodes=nodes))
+    return dataclasses.replace(
+        batch, graph=dataclasses.replace(batch.graph, nodes=nodes)
+    )

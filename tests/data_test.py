@@ -121,7 +121,7 @@ class TestPlans:
         bucket = dataset.packing.bucket
         for batch in batches(dataset, dataset.train_plan(1, 0)):
             graph = batch.graph
-            assert batch.bucket == bucket
+            assert batch.graph.bucket == bucket
             assert graph.n_node.sum() == bucket.max_nodes == len(graph.nodes.positions)
             assert graph.n_edge.sum() == bucket.max_edges == len(graph.edges)
             assert len(graph.n_node) == bucket.num_graphs == len(batch.weights)
@@ -172,12 +172,12 @@ def test_padding_of_ragged_batches_is_the_last_slot():
     _, dataset = make_dataset(RAGGED_SIZES)
     seen = 0
     for batch in batches(dataset, dataset.train_plan(1, 0)):
-        real_nodes = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
-        real_edges = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+        real_nodes = np.asarray(graphs.node_mask(batch.graph))
+        real_edges = np.asarray(graphs.edge_mask(batch.graph))
         assert batch.weights[-1] == 0 and not real_nodes[-1]
         assert real_nodes.sum() == batch.graph.n_node[batch.weights > 0].sum()
         ends = np.stack([batch.graph.senders, batch.graph.receivers])
-        assert (ends[:, ~real_edges] == batch.bucket.max_nodes - 1).all()
+        assert (ends[:, ~real_edges] == batch.graph.bucket.max_nodes - 1).all()
         assert real_nodes[ends[:, real_edges]].all()
         assert (batch.graph.nodes.positions[~real_nodes] == 0).all()
         seen += (~real_edges).sum()

@@ -37,18 +37,20 @@ def recorder(**fields):
     own = subject(**fields)
     params = own.params  # made here: what is first made within a trace leaks from it
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def run(graph, bucket):
+    @jax.jit
+    def run(graph):
         with capture.recording() as values:
-            outputs = own.model.apply(params, None, graph, bucket, False)
+            outputs = own.model.apply(params, None, graph, False)
         return outputs, values
 
-    return lambda batch: run(batch.graph, batch.bucket)
+    return lambda batch: run(batch.graph)
 
 
 def with_edge(batch, index, change=0.7):
     edges = batch.graph.edges.at[index].add(change)
-    return dataclasses.replace(batch, graph=batch.graph._replace(edges=edges))
+    return dataclasses.replace(
+        batch, graph=dataclasses.replace(batch.graph, edges=edges)
+    )
 
 
 # --- The equations, in loops --------------------------------------------------------
@@ -187,13 +189,13 @@ def bonded_batch(dtype="float32", turned=False):
     number = np.asarray(graph.senders), np.asarray(graph.receivers)
     sender, receiver = number[::-1] if turned else number
     features = jnp.sin(3.0 * sender + receiver).astype(dtype)[:, None]
-    return dataclasses.replace(batch, graph=graph._replace(edges=features))
+    return dataclasses.replace(batch, graph=dataclasses.replace(graph, edges=features))
 
 
 def received(own, batch):
     """What each node hears of its bonds, [N, C]."""
     with capture.recording() as values:
-        own.model.apply(own.params, None, batch.graph, batch.bucket, False)
+        own.model.apply(own.params, None, batch.graph, False)
     return np.asarray(values["edge_encoding"])
 
 
@@ -207,13 +209,15 @@ def test_tokens_of_bonds_are_the_function_of_tokens_of_directions():
         batch = bonded_batch("float64")
         graph = batch.graph
         features = np.cos(graph.senders + graph.receivers)[:, None]
-        batch = dataclasses.replace(batch, graph=graph._replace(edges=features))
+        batch = dataclasses.replace(
+            batch, graph=dataclasses.replace(graph, edges=features)
+        )
         maps, outputs = [], []
         for bond_tokens in (True, False):
             own = bonded("float64", bond_tokens=bond_tokens)
             params = bonded("float64", bond_tokens=True).params
             with capture.recording() as values:
-                found = own.model.apply(params, None, batch.graph, batch.bucket, False)
+                found = own.model.apply(params, None, batch.graph, False)
             maps.append(values["attention_edge_1"].shape)
             outputs.append(np.asarray(found["energy"])[:3])
     edges = contract.BUCKET.max_edges
@@ -227,7 +231,7 @@ def test_a_bond_does_not_know_which_end_comes_first():
     errors = []
     for one in (own, directed):
         found = [
-            one.apply(own.params, batch.graph, batch.bucket)["energy"][:3]
+            one.apply(own.params, batch.graph)["energy"][:3]
             for batch in (bonded_batch(), bonded_batch(turned=True))
         ]
         errors.append(contract.relative_error(*map(np.asarray, found)))
@@ -298,12 +302,12 @@ def test_the_edge_encoder_can_be_left_out():
         "w": full.params["demetar/readout_position_edges"]["w"][:14],
         "b": full.params["demetar/readout_position_edges"]["b"],
     }
-    outputs = ablated.apply(params, batch.graph, batch.bucket)["position"]
+    outputs = ablated.apply(params, batch.graph)["position"]
     expected = recorder()(batch)[0]["position"]
     assert contract.relative_error(np.asarray(outputs), np.asarray(expected)) > 0.01
     changed = with_edge(batch, 7)
     np.testing.assert_array_equal(
-        outputs, ablated.apply(params, changed.graph, changed.bucket)["position"]
+        outputs, ablated.apply(params, changed.graph)["position"]
     )
     error = contract.transformation_error(
         ablated, contract.rotation(), contract.NO_SHIFT
@@ -329,8 +333,8 @@ def test_removing_a_part_changes_the_output(module, name, replacement, monkeypat
     batch, own = small_batch(), subject()
     expected = np.asarray(recorder()(batch)[0]["position"])
     monkeypatch.setattr(module, name, replacement)
-    apply = jax.jit(own.model.apply, static_argnums=(3, 4))
-    outputs = apply(own.params, None, batch.graph, batch.bucket, False)["position"]
+    apply = jax.jit(own.model.apply, static_argnums=3)
+    outputs = apply(own.params, None, batch.graph, False)["position"]
     assert contract.relative_error(np.asarray(outputs), expected) > 1e-3
 
 
@@ -349,7 +353,7 @@ def test_attention_maps():
             assert (weights[slot, :, :, count:] == 0).all()
         assert (weights[3:] == 0).all()  # empty slots and the padding graph
     cross = values["attention_cross"]  # [E, H]
-    sums = np.asarray(graphs.sum_to_receivers(cross, batch.graph, batch.bucket))
+    sums = np.asarray(graphs.sum_to_receivers(cross, batch.graph))
     np.testing.assert_allclose(sums[[0, 1, 2, 3, 4, 6, 7, 8]], 1, rtol=1e-5)
     np.testing.assert_array_equal(sums[5], 0)  # the graph of one node
 
@@ -365,7 +369,7 @@ def test_raw_coordinates_are_the_free_model():
         name.replace("demetar_free", "demetar"): leaves
         for name, leaves in free.params.items()
     }
-    found = ablated.apply(params, batch.graph, batch.bucket)["position"]
+    found = ablated.apply(params, batch.graph)["position"]
     np.testing.assert_array_equal(found, free.outputs(batch)["position"])
     assert models.model_class("demetar_free").symmetry == "S(n)"
 
@@ -376,8 +380,10 @@ def test_axial_vectors_keep_reflections():
     own = contract.Subject("demetar", fields=TINY, task=task)
     batch = small_batch()
     nodes = batch.graph.nodes
-    mirrored = batch.graph._replace(nodes=nodes._replace(positions=-nodes.positions))
-    found = own.apply(own.params, mirrored, batch.bucket)["position"]
+    mirrored = dataclasses.replace(
+        batch.graph, nodes=nodes._replace(positions=-nodes.positions)
+    )
+    found = own.apply(own.params, mirrored)["position"]
     expected = -own.outputs(batch)["position"]
     error = contract.relative_error(np.asarray(found), np.asarray(expected))
     assert error < contract.TOLERANCE["float32"]
@@ -468,7 +474,7 @@ def test_wrong_fields_are_refused(fields, message):
     task = dataclasses.replace(contract.TASK, connectivity="knn", num_neighbors=2)
     model = models.build("demetar", task, fields)
     with pytest.raises(UserError, match=message):
-        model.init(jax.random.key(0), batch.graph, batch.bucket, False)
+        model.init(jax.random.key(0), batch.graph, False)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +491,7 @@ def test_number_of_parameters(name, count):
     batch = contract.regular_batch(contract.systems((5,)))
     model = models.build(name, contract.TASK)
     init = functools.partial(model.init, jax.random.key(0))
-    params = jax.eval_shape(lambda graph: init(graph, batch.bucket, False), batch.graph)
+    params = jax.eval_shape(lambda graph: init(graph, False), batch.graph)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
@@ -507,7 +513,7 @@ def test_more_edge_tokens_than_the_limit_are_refused_with_their_memory(
     def init(**more):
         model = models.build("demetar", contract.TASK, {**fields, **more})
         return jax.eval_shape(
-            lambda key: model.init(key, batch.graph, batch.bucket, True),
+            lambda key: model.init(key, batch.graph, True),
             jax.random.key(0),
         )
 

@@ -30,7 +30,7 @@ def test_a_model_may_have_heads_of_every_kind():
     batch = alone.batch(contract.systems())
     outputs = together.outputs(batch)
     shapes = {name: values.shape for name, values in outputs.items()}
-    rows, num_graphs = batch.bucket.max_nodes, batch.bucket.num_graphs
+    rows, num_graphs = batch.graph.bucket.max_nodes, batch.graph.bucket.num_graphs
     expected = {
         "position": (rows, 1, 3),
         "charge": (rows, 2),
@@ -69,11 +69,11 @@ def test_the_gate_is_between_0_and_1_and_in_use():
 
     def gates(params):
         with capture.recording() as values:
-            own.model.apply(params, None, batch.graph, batch.bucket, False)
+            own.model.apply(params, None, batch.graph, False)
         return values["attention_1"]
 
     found = np.asarray(jax.jit(gates)(own.params))
-    assert found.shape == (batch.bucket.max_edges, 1)
+    assert found.shape == (batch.graph.bucket.max_edges, 1)
     assert (found > 0).all() and (found < 1).all() and found.std() > 1e-3
 
 
@@ -106,7 +106,7 @@ def test_sizes_on_molecules():
 def test_all_stands_for_every_scalar_of_the_task(names):
     batch = contract.make_batch(contract.systems())
     nodes = batch.graph.nodes._replace(
-        scalars=np.arange(3.0 * batch.bucket.max_nodes).reshape(-1, 3)
+        scalars=np.arange(3.0 * batch.graph.bucket.max_nodes).reshape(-1, 3)
     )
     task = dataclasses.replace(contract.TASK, scalars=("a", "b", "c"))
     found = np.asarray(inputs.invariants(nodes, task, names))

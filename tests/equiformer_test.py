@@ -174,7 +174,7 @@ def test_attention_sums_to_one_over_real_neighbors():
     _, recorded = plain_steerable.forward(subject, batch)
     for layer in range(2):
         weights = recorded[f"attention_{layer}"]
-        assert weights.shape == (batch.bucket.max_edges, HEADS)
+        assert weights.shape == (batch.graph.bucket.max_edges, HEADS)
         for senders in plain_steerable.neighbors(batch).values():
             rows = weights[[edge for _, edge in senders]]
             assert np.allclose(rows.sum(axis=0), 1, atol=1e-6)
@@ -182,9 +182,9 @@ def test_attention_sums_to_one_over_real_neighbors():
                 assert np.ptp(rows, axis=0).min() > 1e-4  # not uniform
 
 
-def uniform(logits, graph, bucket):
-    counts = graphs.num_neighbors(graph, bucket)
-    return jnp.zeros_like(logits) + 1 / graphs.gather_receivers(counts, graph, bucket)
+def uniform(logits, graph):
+    counts = graphs.num_neighbors(graph)
+    return jnp.zeros_like(logits) + 1 / graphs.gather_receivers(counts, graph)
 
 
 def no_norm(self, features):
@@ -195,9 +195,9 @@ def no_basis(self, lengths):
     return jnp.zeros((len(lengths), self.num_basis))
 
 
-def no_degree(self, hidden, attribute, radial_inputs, graph, bucket):
+def no_degree(self, hidden, attribute, radial_inputs, graph):
     return {
-        irrep: jnp.zeros((irrep.dim, bucket.max_nodes, num))
+        irrep: jnp.zeros((irrep.dim, graph.bucket.max_nodes, num))
         for irrep, num in hidden.items()
     }
 
@@ -259,8 +259,8 @@ def test_attention_drops_out_in_training_alone():
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(key, is_training):
-        graph, bucket = batch.graph, batch.bucket
-        outputs = subject.model.apply(subject.params, key, graph, bucket, is_training)
+        graph = batch.graph
+        outputs = subject.model.apply(subject.params, key, graph, is_training)
         return outputs["position"][: sum(BATCH_SIZES)]
 
     kept = run(None, False)  # no key is asked for

@@ -50,11 +50,14 @@ def test_training_is_that_of_the_trees(clip_each):
         trainer = Trainer(model, dataset, settings, asked)
         state = trainer.init()
         single = jax.tree.map(lambda leaf: leaf[0].copy(), state)
-        plan = trainer.interval_plan(0, 2)
+        plan = trainer.schedule.plan(0, 2)
         assert len(plan["weight"]) == STEPS
         update = jax.jit(
             loop.make_update(
-                model, dataset.task, optim.make(asked, trainer.num_steps), settings
+                model,
+                dataset.task,
+                optim.make(asked, trainer.schedule.num_steps),
+                settings,
             )
         )
         assemble = functools.partial(dataset.packing.assemble, dataset.packing.arrays())

@@ -25,10 +25,7 @@ def trained(name: str, **fields: Any) -> checkpoint.ModelCheckpoint:
     model = models.build(name, task, own.small)
     params = jax.tree.map(
         lambda *leaves: np.stack(leaves),
-        *(
-            model.init(jax.random.key(k), batch.graph, batch.bucket, True)
-            for k in (1, 2)
-        ),
+        *(model.init(jax.random.key(k), batch.graph, True) for k in (1, 2)),
     )
     return checkpoint.ModelCheckpoint(name, own.small, task, params, {})
 

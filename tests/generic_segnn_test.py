@@ -27,17 +27,17 @@ def test_segnn_and_its_gradient_are_those_of_the_generic_layers(lmax):
         fields = {"lmax_hidden": lmax, "lmax_attributes": lmax}
         fields |= {"num_layers": 1, "hidden_units": 12}
         model = models.build("segnn", task, fields)
-        graph, bucket = batch.graph, batch.bucket
+        graph = batch.graph
 
         def ours(params):
-            return model.apply(params, None, graph, bucket, False)["position"]
+            return model.apply(params, None, graph, False)["position"]
 
         def generic(params):
             return generic_segnn.forward(params, batch, task, lmax, num_layers=1)
 
         @jax.jit
         def both(key):
-            params = model.init(key, graph, bucket, True)
+            params = model.init(key, graph, True)
             return [outputs_and_gradients(f, params) for f in (ours, generic)]
 
         found, expected = both(jax.random.key(0))

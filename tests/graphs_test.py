@@ -1,12 +1,16 @@
 """Gathers, sums and pools: the fast path of regular buckets against the ragged one."""
 
+import dataclasses
+import operator
+
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 import pytest
 
 from demetar import connectivity, graphs
-from demetar.types import Batch, Bucket, Nodes
+from demetar.types import Batch, Bucket, Graph, Nodes
 
 SIZES = (1, 2, 3, 5, 7)
 NUM_GRAPHS, NUM_CHANNELS = 3, 4
@@ -32,7 +36,7 @@ def make_graph(sizes, bucket):
         n_node = np.concatenate([n_node, empty, [bucket.max_nodes - n_node.sum()]])
         n_edge = np.concatenate([n_edge, empty, [left]])
     nothing = np.zeros((bucket.max_nodes, 3), np.float32)
-    return graphs.Graph(
+    return Graph(
         nodes=Nodes(nothing, nothing[:, :0], nothing[:, None]),
         edges=np.zeros((bucket.max_edges, 1), np.float32),
         senders=ends[0].astype(np.int32),
@@ -40,11 +44,12 @@ def make_graph(sizes, bucket):
         n_node=n_node.astype(np.int32),
         n_edge=n_edge.astype(np.int32),
         globals=None,
+        bucket=bucket,
     )
 
 
 def both_paths(size, degree=None):
-    """(graph, bucket) of the same graphs: regular, and ragged without any padding.
+    """The same graphs in two buckets: regular, and ragged without any padding.
 
     Complete ones, or of `degree` senders per node, drawn at random.
     """
@@ -59,13 +64,16 @@ def both_paths(size, degree=None):
         regular = Bucket(
             num_nodes, num_edges, NUM_GRAPHS, size, neighbors_per_node=degree
         )
-        graph = graph._replace(
+        graph = dataclasses.replace(
+            graph,
             edges=graph.edges[:num_edges],
             senders=senders,
             receivers=np.repeat(np.arange(num_nodes, dtype=np.int32), degree),
             n_edge=np.full(NUM_GRAPHS, size * degree, np.int32),
+            bucket=regular,
         )
-    return graph, regular, Bucket(num_nodes, num_edges, NUM_GRAPHS)
+    general = Bucket(num_nodes, num_edges, NUM_GRAPHS)
+    return graph, dataclasses.replace(graph, bucket=general)
 
 
 def ragged(sizes=(3, 1, 5, 2), extra_nodes=4, extra_edges=7, extra_slots=2):
@@ -75,7 +83,7 @@ def ragged(sizes=(3, 1, 5, 2), extra_nodes=4, extra_edges=7, extra_slots=2):
         num_edges + extra_edges,
         len(sizes) + 1 + extra_slots,
     )
-    return make_graph(sizes, bucket), bucket
+    return make_graph(sizes, bucket)
 
 
 # Each with what its values are: of nodes, edges or graphs, and whether axes may lead.
@@ -102,13 +110,13 @@ def test_regular_and_ragged_paths_are_one_function(size, degree, dtype):
 
 
 def assert_one_function(paths, dtype):
-    graph, regular, general = paths
+    sizes = paths[0].bucket
     num_rows = {
-        "nodes": regular.max_nodes,
-        "edges": regular.max_edges,
+        "nodes": sizes.max_nodes,
+        "edges": sizes.max_edges,
         "graphs": NUM_GRAPHS,
     }
-    generator = np.random.default_rng(regular.nodes_per_graph)
+    generator = np.random.default_rng(sizes.nodes_per_graph)
     cases = [
         (function, generator.normal(size=(*lead, num_rows[rows], NUM_CHANNELS)))
         for function, (rows, leading) in FUNCTIONS.items()
@@ -121,10 +129,8 @@ def assert_one_function(paths, dtype):
     def both(inputs):
         results = []
         for (function, _), values in zip(cases, inputs, strict=True):
-            for bucket in (regular, general):
-                output, back = jax.vjp(
-                    lambda x, f=function, b=bucket: f(x, graph, b), values
-                )
+            for graph in paths:
+                output, back = jax.vjp(lambda x, f=function, g=graph: f(x, g), values)
                 slope = jnp.cos(jnp.arange(output.size).reshape(output.shape))
                 results.append((output, back(slope.astype(output.dtype))[0]))
         return results
@@ -140,7 +146,8 @@ def assert_one_function(paths, dtype):
 
 def test_functions_against_loops():
     """The ragged path, which the test above leans on, against plain Python."""
-    graph, bucket = ragged()
+    graph = ragged()
+    bucket = graph.bucket
     generator = np.random.default_rng(0)
     nodes = generator.normal(size=(bucket.max_nodes, NUM_CHANNELS)).astype(np.float32)
     edges = generator.normal(size=(bucket.max_edges, NUM_CHANNELS)).astype(np.float32)
@@ -162,15 +169,15 @@ def test_functions_against_loops():
     @jax.jit
     def found(nodes, edges):
         return {
-            "senders": graphs.gather_senders(nodes, graph, bucket),
-            "receivers": graphs.gather_receivers(nodes, graph, bucket),
-            "sums": graphs.sum_to_receivers(edges, graph, bucket),
-            "means": graphs.mean_to_receivers(edges, graph, bucket),
-            "softmax": graphs.softmax_to_receivers(edges, graph, bucket),
-            "pooled": graphs.pool_sum(nodes, graph, bucket),
-            "pooled means": graphs.pool_mean(nodes, graph, bucket),
-            "slots": graphs.graph_of_node(graph, bucket),
-            "broadcast": graphs.broadcast_to_nodes(pooled, graph, bucket),
+            "senders": graphs.gather_senders(nodes, graph),
+            "receivers": graphs.gather_receivers(nodes, graph),
+            "sums": graphs.sum_to_receivers(edges, graph),
+            "means": graphs.mean_to_receivers(edges, graph),
+            "softmax": graphs.softmax_to_receivers(edges, graph),
+            "pooled": graphs.pool_sum(nodes, graph),
+            "pooled means": graphs.pool_mean(nodes, graph),
+            "slots": graphs.graph_of_node(graph),
+            "broadcast": graphs.broadcast_to_nodes(pooled, graph),
         }
 
     expected = {
@@ -204,31 +211,31 @@ def test_complete_edges(size):
 
 def test_masks_leave_out_padding_alone():
     sizes = (3, 1, 5, 2)
-    graph, bucket = ragged(sizes)
-    nodes, edges = graphs.node_mask(graph, bucket), graphs.edge_mask(graph, bucket)
+    graph = ragged(sizes)
+    nodes, edges = graphs.node_mask(graph), graphs.edge_mask(graph)
     real_nodes, real_edges = sum(sizes), sum(n * (n - 1) for n in sizes)
-    assert nodes.tolist() == [k < real_nodes for k in range(bucket.max_nodes)]
-    assert edges.tolist() == [k < real_edges for k in range(bucket.max_edges)]
-    graph, regular, _ = both_paths(3)
-    assert graphs.node_mask(graph, regular).tolist() == [True] * regular.max_nodes
-    assert graphs.edge_mask(graph, regular).tolist() == [True] * regular.max_edges
+    assert nodes.tolist() == [k < real_nodes for k in range(graph.bucket.max_nodes)]
+    assert edges.tolist() == [k < real_edges for k in range(graph.bucket.max_edges)]
+    graph, _ = both_paths(3)
+    assert graphs.node_mask(graph).tolist() == [True] * graph.bucket.max_nodes
+    assert graphs.edge_mask(graph).tolist() == [True] * graph.bucket.max_edges
 
 
 def test_padding_never_reaches_a_real_node():
     """Whatever stands in padding rows, real rows of values and gradients stay."""
-    graph, bucket = ragged()
-    real_nodes = np.asarray(graphs.node_mask(graph, bucket))[:, None]
-    real_edges = np.asarray(graphs.edge_mask(graph, bucket))[:, None]
+    graph = ragged()
+    real_nodes = np.asarray(graphs.node_mask(graph))[:, None]
+    real_edges = np.asarray(graphs.edge_mask(graph))[:, None]
     generator = np.random.default_rng(0)
-    nodes = generator.normal(size=(bucket.max_nodes, NUM_CHANNELS))
-    edges = generator.normal(size=(bucket.max_edges, NUM_CHANNELS))
+    nodes = generator.normal(size=(graph.bucket.max_nodes, NUM_CHANNELS))
+    edges = generator.normal(size=(graph.bucket.max_edges, NUM_CHANNELS))
 
     def outputs(nodes, edges):
-        pooled = graphs.pool_mean(nodes, graph, bucket)
-        senders = graphs.gather_senders(nodes, graph, bucket)
-        attention = graphs.softmax_to_receivers(edges, graph, bucket)
-        received = graphs.sum_to_receivers(senders * attention, graph, bucket)
-        centred = nodes - graphs.broadcast_to_nodes(pooled, graph, bucket)
+        pooled = graphs.pool_mean(nodes, graph)
+        senders = graphs.gather_senders(nodes, graph)
+        attention = graphs.softmax_to_receivers(edges, graph)
+        received = graphs.sum_to_receivers(senders * attention, graph)
+        centred = nodes - graphs.broadcast_to_nodes(pooled, graph)
         return pooled[:-1], jnp.where(real_nodes, received + centred, 0)
 
     def total(nodes, edges):
@@ -254,12 +261,12 @@ def test_padding_never_reaches_a_real_node():
 
 
 def test_a_softmax_of_large_values_is_finite():
-    graph, bucket = ragged()
-    logits = jnp.full((bucket.max_edges, 2), 1e4).at[0].set(-1e4)
-    weights = graphs.softmax_to_receivers(logits, graph, bucket)
+    graph = ragged()
+    logits = jnp.full((graph.bucket.max_edges, 2), 1e4).at[0].set(-1e4)
+    weights = graphs.softmax_to_receivers(logits, graph)
     assert bool(jnp.isfinite(weights).all())
-    sums = graphs.sum_to_receivers(weights, graph, bucket)
-    degrees = np.bincount(graph.receivers, minlength=bucket.max_nodes)
+    sums = graphs.sum_to_receivers(weights, graph)
+    degrees = np.bincount(graph.receivers, minlength=graph.bucket.max_nodes)
     np.testing.assert_allclose(sums[:, 0], degrees > 0, rtol=1e-6)
 
 
@@ -267,14 +274,15 @@ def test_a_softmax_of_large_values_is_finite():
 @pytest.mark.parametrize("bound", [None, 20])
 def test_dense_and_back(rows, bound):
     sizes = (3, 1, 5, 2)
-    graph, bucket = ragged(sizes)
-    bucket = Bucket(
-        bucket.max_nodes, bucket.max_edges, bucket.num_graphs, None, bound, bound
+    graph = ragged(sizes)
+    bucket = dataclasses.replace(
+        graph.bucket, max_nodes_per_graph=bound, max_edges_per_graph=bound
     )
+    graph = dataclasses.replace(graph, bucket=bucket)
     mask = graphs.node_mask if rows == "nodes" else graphs.edge_mask
-    real = np.asarray(mask(graph, bucket))
+    real = np.asarray(mask(graph))
     values = np.random.default_rng(0).normal(size=(len(real), 2)).astype(np.float32)
-    dense, present = graphs.ragged_to_dense(values, graph, bucket, rows)
+    dense, present = graphs.ragged_to_dense(values, graph, rows)
     counts = sizes if rows == "nodes" else [size * (size - 1) for size in sizes]
     assert np.asarray(present).sum(axis=1).tolist() == [*counts, 0, 0, 0]
     start = 0
@@ -284,23 +292,23 @@ def test_dense_and_back(rows, bound):
         )
         start += count
     assert (np.asarray(dense)[~np.asarray(present)] == 0).all()
-    back = graphs.dense_to_ragged(dense, graph, bucket, rows)
+    back = graphs.dense_to_ragged(dense, graph, rows)
     np.testing.assert_array_equal(back, np.where(real[:, None], values, 0))
 
 
 @pytest.mark.parametrize("size, degree", [*((size, None) for size in SIZES), (7, 3)])
 def test_dense_form_of_regular_graphs(size, degree):
-    graph, regular, _ = both_paths(size, degree)
-    values = np.arange(regular.max_nodes * 2.0).reshape(-1, 2)
-    dense, present = graphs.ragged_to_dense(values, graph, regular)
+    graph, _ = both_paths(size, degree)
+    values = np.arange(graph.bucket.max_nodes * 2.0).reshape(-1, 2)
+    dense, present = graphs.ragged_to_dense(values, graph)
     assert dense.shape == (NUM_GRAPHS, size, 2) and bool(present.all())
-    back = graphs.dense_to_ragged(dense, graph, regular)
+    back = graphs.dense_to_ragged(dense, graph)
     np.testing.assert_array_equal(back, values)
-    edges = np.arange(regular.max_edges * 2.0).reshape(-1, 2)
-    dense, present = graphs.ragged_to_dense(edges, graph, regular, "edges")
-    num_edges = regular.max_edges // NUM_GRAPHS
+    edges = np.arange(graph.bucket.max_edges * 2.0).reshape(-1, 2)
+    dense, present = graphs.ragged_to_dense(edges, graph, "edges")
+    num_edges = graph.bucket.max_edges // NUM_GRAPHS
     assert dense.shape == (NUM_GRAPHS, num_edges, 2) and bool(present.all())
-    back = graphs.dense_to_ragged(dense, graph, regular, "edges")
+    back = graphs.dense_to_ragged(dense, graph, "edges")
     np.testing.assert_array_equal(back, edges)
 
 
@@ -315,9 +323,12 @@ def test_bonds_are_the_pairs_that_edges_join(odd):
     edges += [(9, 9)] * (4 + odd)
     receivers, senders = np.array(edges, np.int32).T
     n_node, n_edge = np.array([3, 1, 4, 0, 2]), np.array([6, 0, 6, 0, 4 + odd])
-    graph = graphs.Graph(None, None, receivers, senders, None, n_node, n_edge)
     bucket = Bucket(10, len(edges), 5, max_edges_per_graph=6)
-    bonds = graphs.find_bonds(graph, bucket)
+    nothing = np.zeros((10, 3))
+    nodes = Nodes(nothing, nothing[:, :0], nothing[:, None])
+    features = np.zeros((len(edges), 0))
+    graph = Graph(nodes, features, senders, receivers, n_node, n_edge, None, bucket)
+    bonds = graphs.find_bonds(graph)
     ends = [
         [(int(senders[edge]), int(receivers[edge])) for edge in both]
         for both in np.asarray(bonds.edges)
@@ -330,26 +341,54 @@ def test_bonds_are_the_pairs_that_edges_join(odd):
         assert (np.asarray(bonds.of_edge)[both] == bond).all()
     # One axis of graphs and back, in which the chain's bonds stand beside each other.
     values = np.arange(1.0, 1 + len(ends))[:, None]
-    dense, present = graphs.ragged_to_dense(values, graph, bucket, "bonds")
+    dense, present = graphs.ragged_to_dense(values, graph, "bonds")
     assert dense[:, :, 0].tolist() == [[1, 2, 3], [0] * 3, [4, 5, 6], [0] * 3, [0] * 3]
     np.testing.assert_array_equal(present, dense[:, :, 0] > 0)
-    back = graphs.dense_to_ragged(dense, graph, bucket, "bonds")
+    back = graphs.dense_to_ragged(dense, graph, "bonds")
     np.testing.assert_array_equal(back, np.where(values <= 6, values, 0))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bonds_of_regular_graphs(size):
-    graph, regular, _ = both_paths(size, None)
-    bonds = graphs.find_bonds(graph, regular)
+    graph, _ = both_paths(size, None)
+    bonds = graphs.find_bonds(graph)
     ends = np.stack([graph.senders, graph.receivers], -1)[np.asarray(bonds.edges)]
     assert len(ends) == NUM_GRAPHS * size * (size - 1) // 2
     np.testing.assert_array_equal(ends[:, 0], ends[:, 1, ::-1])
     values = np.arange(2.0 * len(ends)).reshape(-1, 2)
-    dense, present = graphs.ragged_to_dense(values, graph, regular, "bonds")
+    dense, present = graphs.ragged_to_dense(values, graph, "bonds")
     assert dense.shape == (NUM_GRAPHS, size * (size - 1) // 2, 2)
     assert bool(present.all())
-    back = graphs.dense_to_ragged(dense, graph, regular, "bonds")
+    back = graphs.dense_to_ragged(dense, graph, "bonds")
     np.testing.assert_array_equal(back, values)
+
+
+def test_a_graph_is_a_pytree_that_is_compiled_once_per_bucket():
+    """Two buckets that arrays of the same shapes can have, each asked for twice."""
+    traced = []
+
+    @jax.jit
+    def degrees(graph):
+        traced.append(graph.bucket)
+        return graphs.num_neighbors(graph)
+
+    regular, general = both_paths(3)
+    for graph in (regular, general, regular, general):
+        np.testing.assert_array_equal(degrees(graph), np.full((9, 1), 2))
+    assert traced == [regular.bucket, general.bucket]
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, regular)
+    assert doubled.bucket == regular.bucket
+    np.testing.assert_array_equal(doubled.senders, 2 * regular.senders)
+
+
+def test_to_jraph_and_back():
+    graph = ragged()
+    theirs = graph.to_jraph()
+    assert isinstance(theirs, jraph.GraphsTuple)
+    assert theirs.senders is graph.senders and theirs.n_edge is graph.n_edge
+    back = Graph.from_jraph(theirs, graph.bucket)
+    assert back.bucket == graph.bucket
+    assert all(map(operator.is_, jax.tree.leaves(back), jax.tree.leaves(graph)))
 
 
 def test_a_regular_bucket_has_the_sizes_that_it_must():
@@ -385,17 +424,18 @@ def test_nearest_neighbors_at_one_place_are_never_the_node_itself():
 @pytest.mark.parametrize("degree", [None, 2])
 def test_single_graphs_keep_their_own_senders(degree):
     """Complete graphs, and such whose senders differ from graph to graph."""
-    graph, bucket, _ = both_paths(5, degree)
-    values = np.random.default_rng(0).normal(size=(bucket.max_nodes, NUM_CHANNELS))
-    batch = Batch(graph, bucket, {}, np.ones(NUM_GRAPHS, np.float32))
+    graph, _ = both_paths(5, degree)
+    num_nodes = graph.bucket.max_nodes
+    values = np.random.default_rng(0).normal(size=(num_nodes, NUM_CHANNELS))
+    batch = Batch(graph, {}, np.ones(NUM_GRAPHS, np.float32))
     singles = graphs.single_graphs(batch)
 
-    def received(values, graph, bucket):
-        sent = graphs.gather_senders(values, graph, bucket)
-        return graphs.sum_to_receivers(sent, graph, bucket)
+    def received(values, graph):
+        sent = graphs.gather_senders(values, graph)
+        return graphs.sum_to_receivers(sent, graph)
 
-    expected = received(values, graph, bucket)
-    found = jax.vmap(lambda own, one: received(own, one.graph, one.bucket))(
+    expected = received(values, graph)
+    found = jax.vmap(lambda own, one: received(own, one.graph))(
         values.reshape(NUM_GRAPHS, 5, NUM_CHANNELS), singles
     )
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-6)

@@ -195,16 +195,16 @@ def test_large_energies_are_what_small_ones_are(kind, offsets):
 def evaluate_zero(dataset):
     """Errors [R, D'] and predictions [R, B, G, T] of a model whose output is 0."""
     model = hk.transform(
-        lambda graph, bucket, is_training: {
-            "energy": jnp.zeros((bucket.num_graphs, 1))
+        lambda graph, is_training: {
+            "energy": jnp.zeros((graph.bucket.num_graphs, 1))
             + 0 * hk.get_parameter("w", (), init=jnp.ones)
         }
     )
     settings = loop.Settings(epochs=1, seeds=(1,))
     trainer = Trainer(model, dataset, settings, optim.Settings())
     plan = trainer.dataset.plan("test")
-    errors, predictions = trainer.evaluate(trainer.init().params, plan)
-    batch, first = trainer.first_batch(plan, predictions)
+    errors, predictions = trainer.evaluator.evaluate(trainer.init().params, plan)
+    batch, first = trainer.evaluator.first_batch(plan, predictions)
     real = np.asarray(batch.weights) > 0
     told = first["energy"][real, 0] - batch.targets["energy"][real, 0]
     np.testing.assert_allclose(np.sort(np.abs(told)), np.sort(errors["energy"][0]))
@@ -227,8 +227,8 @@ def test_another_data_set_is_read_under_the_trained_task():
     np.testing.assert_allclose(back, other.packing.samples.targets["energy"], atol=1e-5)
 
     model = hk.transform(
-        lambda graph, bucket, is_training: {
-            "energy": jnp.zeros((bucket.num_graphs, 1))
+        lambda graph, is_training: {
+            "energy": jnp.zeros((graph.bucket.num_graphs, 1))
             + 0 * hk.get_parameter("w", (), init=jnp.ones)
         }
     )

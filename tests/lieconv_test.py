@@ -88,9 +88,9 @@ def subject():
     return contract.Subject("lieconv", task=contract.MOLECULES)
 
 
-def only_lengths(graph, bucket):
+def only_lengths(graph):
     """Displacements that a rotation does not change."""
-    lengths = geometry.safe_norm(right_vectors(graph, bucket), keepdims=True)
+    lengths = geometry.safe_norm(right_vectors(graph), keepdims=True)
     return lengths * np.ones(3, lengths.dtype)
 
 

@@ -113,7 +113,7 @@ def test_update_is_the_hand_written_step():
     model = models.build("linear_map", contract.TASK)
     update = jax.jit(loop.make_update(model, contract.TASK, optimizer, SETTINGS))
     key = jax.random.key(0)
-    params: Any = model.init(key, batch.graph, batch.bucket, True)
+    params: Any = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
 
     graph, nodes = batch.graph, batch.graph.nodes
@@ -198,14 +198,14 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
         scaled = dataclasses.replace(batch, targets=targets)
         # Its output is what the prediction is in scales.
         model = hk.transform(
-            lambda graph, bucket, is_training: {
+            lambda graph, is_training: {
                 "position": hk.get_parameter(
                     "a", (), init=hk.initializers.Constant(2.0)
                 )
                 * graph.nodes.vectors
             }
         )
-        params = model.init(key, batch.graph, batch.bucket, True)
+        params = model.init(key, batch.graph, True)
         update = jax.jit(loop.make_update(model, task, optimizer, SETTINGS))
         state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
         state, metrics = update(state, scaled)
@@ -322,7 +322,7 @@ def test_clipping_of_each_graph_needs_graphs_of_equal_size():
     optimizer = optim.make(ADAM, 10)
     model = models.build("linear", contract.TASK)
     batch = one_batch("mixed")
-    params = model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+    params = model.init(jax.random.key(0), batch.graph, True)
     state = TrainState(
         params, optimizer.init(params), jnp.int32(0), jax.random.key(0), {}
     )
@@ -337,7 +337,7 @@ def test_moving_average_of_the_parameters():
     settings = dataclasses.replace(SETTINGS, average_decay=0.25)
     update = jax.jit(loop.make_update(model, contract.TASK, optimizer, settings))
     key = jax.random.key(0)
-    params = model.init(key, batch.graph, batch.bucket, True)
+    params = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, params)
     (expected,) = jax.tree.leaves(params)
     for step in range(6):
@@ -419,10 +419,10 @@ def test_the_partial_last_batch_counts_by_its_graphs(kind, tmp_path):
         expected = linear_errors(split, 0.7, kind).mean()
         np.testing.assert_allclose(metrics[name][0], expected, rtol=1e-5)
     # More test batches than validation batches pass through the same program.
-    errors, _ = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+    errors, _ = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
     expected = linear_errors("test", 0.7, kind)
     np.testing.assert_allclose(errors["position"], expected[None], rtol=1e-5)
-    assert trainer.num_compiles == 2
+    assert trainer.programs.num_compiled == 2
     plans = [trainer.dataset.train_plan(1, epoch) for epoch in range(2)]
     assert metrics["step"] == sum(len(plan["weight"]) for plan in plans)
     assert metrics["gradient_norm"][0] > 0 and metrics["update_norm"][0] > 0
@@ -435,7 +435,10 @@ def test_rates_count_updates_and_leave_out_compilation(tmp_path):
     np.testing.assert_allclose(ratio, NUM_TRAIN / metrics["step"], rtol=1e-6)
     training = metrics["step"] / metrics["steps_per_second"]
     assert 0 < training < run.progress.seconds - run.progress.compile_seconds
-    np.testing.assert_allclose(run.progress.compile_seconds, trainer.compile_seconds)
+    np.testing.assert_allclose(
+        run.progress.compile_seconds,
+        trainer.programs.stopwatch.seconds["compile_seconds"],
+    )
 
 
 def test_mixed_sizes_take_two_programs_whatever_the_order(tmp_path):
@@ -443,14 +446,14 @@ def test_mixed_sizes_take_two_programs_whatever_the_order(tmp_path):
     counts = {len(trainer.dataset.train_plan(1, k)["weight"]) for k in range(99)}
     assert len(counts) > 1, "the number of batches does not vary: no test"
     fit(trainer, tmp_path / "last.npz")
-    assert trainer.num_compiles == 2
+    assert trainer.programs.num_compiled == 2
 
 
 def test_empty_batches_are_skipped():
     trainer = shared_trainer()
     empty = trainer.dataset.packing.empty()
     rows = {
-        name: np.repeat(values[:, None], trainer.steps_per_call, axis=0)
+        name: np.repeat(values[:, None], trainer.schedule.steps_per_call, axis=0)
         for name, values in empty.items()
     }
     before = jax.tree.map(jnp.copy, trainer.init())
@@ -463,8 +466,10 @@ def test_empty_batches_are_skipped():
 
 def test_training_stays_in_float32():
     trainer = shared_trainer()
-    plan = trainer.interval_plan(0, 1)
-    rows = {name: values[: trainer.steps_per_call] for name, values in plan.items()}
+    plan = trainer.schedule.plan(0, 1)
+    rows = {
+        name: values[: trainer.schedule.steps_per_call] for name, values in plan.items()
+    }
     state, metrics = trainer.train(trainer.init(), rows)
     leaves = [*jax.tree.leaves((state.params, state.opt_state)), *metrics.values()]
     assert {leaf.dtype.name for leaf in leaves} == {"float32", "int32"}
@@ -474,13 +479,13 @@ def test_training_stays_in_float32():
 def test_the_schedule_is_as_long_as_the_run(tmp_path):
     cosine = optim.Settings(learning_rate=0.1, schedule="cosine")
     trainer = make_trainer("linear", optimizer=cosine, epochs=5, eval_every=2)
-    assert trainer.num_steps == 5 * math.ceil(NUM_TRAIN / BATCH_SIZE)
+    assert trainer.schedule.num_steps == 5 * math.ceil(NUM_TRAIN / BATCH_SIZE)
     run, evaluations, _ = fit(trainer, tmp_path / "last.npz")
     assert [metrics["epoch"] for metrics in evaluations] == [2, 4, 5]
-    assert int(run.state.step[0]) == trainer.num_steps
+    assert int(run.state.step[0]) == trainer.schedule.num_steps
     # What is told is the rate of the last update made.
-    last = trainer.num_steps - 1
-    expected = 0.05 * (1 + math.cos(math.pi * last / trainer.num_steps))
+    last = trainer.schedule.num_steps - 1
+    expected = 0.05 * (1 + math.cos(math.pi * last / trainer.schedule.num_steps))
     np.testing.assert_allclose(
         evaluations[-1]["learning_rate"], expected, rtol=1e-4, atol=1e-8
     )
@@ -528,7 +533,9 @@ def test_resuming_gives_the_same_bits(tmp_path, calls):
     trainer = shared_trainer(
         kind="mixed", epochs=4, eval_every=2, max_steps_per_call=2, seeds=(3, 7)
     )
-    num_calls = len(trainer.interval_plan(0, 2)["weight"]) // trainer.steps_per_call
+    num_calls = (
+        len(trainer.schedule.plan(0, 2)["weight"]) // trainer.schedule.steps_per_call
+    )
     assert num_calls == 3
     whole, expected, finished = fit(trainer, tmp_path / "whole.npz")
     assert finished
@@ -558,7 +565,7 @@ def phased_trainer(calls=None):
     """
 
     def build(multiple):
-        def forward(graph, bucket, is_training):
+        def forward(graph, is_training):
             if calls is not None and is_training:
                 calls.append(multiple)
             time = hk.get_parameter("time", (), init=jnp.ones)
@@ -582,7 +589,7 @@ def test_phases_train_other_models_and_end_where_they_should(tmp_path):
     _, evaluations, _ = fit(trainer, tmp_path / "last.npz", snapshots=snapshots)
     assert [metrics["epoch"] for metrics in evaluations] == [2, 3, 8, 13]
     assert list(dict.fromkeys(calls[1:])) == [3.0, 2.0, 1.0]  # the first one is init
-    assert trainer.num_compiles == 4  # three to train, one to evaluate
+    assert trainer.programs.num_compiled == 4  # three to train, one to evaluate
     # Each phase pulls its multiple of the parameter to the 1.5 that the data ask for.
     times = [float(jax.tree.leaves(snapshot)[0][0]) for snapshot in snapshots]
     assert times[1] < times[0] < 1 and times[-1] > times[1] + 0.02

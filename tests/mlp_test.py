@@ -66,17 +66,17 @@ def test_activations_are_those_of_jax(name):
 def test_an_edge_layer_is_the_layer_on_both_ends_and_the_edge(regular):
     with jax.enable_x64(True):
         batch = contract.float64_batch(regular)
-        graph, bucket = batch.graph, batch.bucket
-        nodes = random(bucket.max_nodes, 3)
-        edges = random(bucket.max_edges, 2, seed=1)
+        graph = batch.graph
+        nodes = random(graph.bucket.max_nodes, 3)
+        edges = random(graph.bucket.max_edges, 2, seed=1)
 
         def at_edges(nodes, edges):
-            return mlp.EdgeLinear(4, name="layer")(nodes, edges, graph, bucket)
+            return mlp.EdgeLinear(4, name="layer")(nodes, edges, graph)
 
         def concatenated(nodes, edges):
             ends = [
-                graphs.gather_receivers(nodes, graph, bucket),
-                graphs.gather_senders(nodes, graph, bucket),
+                graphs.gather_receivers(nodes, graph),
+                graphs.gather_senders(nodes, graph),
             ]
             return mlp.Linear(4, name="layer")(jnp.concatenate([*ends, edges], -1))
 

@@ -19,7 +19,7 @@ def num_params(name, task=contract.TASK, **fields):
     model = models.build(name, task, fields)
     batch = contract.make_batch(contract.systems(), task=task)
     params = jax.eval_shape(
-        lambda key: model.init(key, batch.graph, batch.bucket, True), jax.random.key(0)
+        lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -86,7 +86,7 @@ def test_the_cutoff_of_the_task_is_that_of_envelope_and_basis(name):
         fields = {} if own is None else {"cutoff": own}
         subject = contract.Subject(name, task=task, fields=fields)
         batch = subject.batch(contract.systems())
-        values = subject.apply(subject.params, batch.graph, batch.bucket)["energy"]
+        values = subject.apply(subject.params, batch.graph)["energy"]
         return np.asarray(values)[: len(contract.SIZES), 0]
 
     found = outputs(None, 3.0)
@@ -105,7 +105,7 @@ def test_an_input_that_the_task_does_not_have_is_named():
     model = models.build("egnn", still, {"node_inputs": ("charge",)})
     batch = contract.make_batch(contract.systems())
     with pytest.raises(UserError, match="no vector input 'velocity'; it has none"):
-        model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+        model.init(jax.random.key(0), batch.graph, True)
 
 
 @dataclasses.dataclass
@@ -199,7 +199,7 @@ def with_forces(members, matrix=contract.IDENTITY):
     nodes = batch.graph.nodes
     forces = np.random.default_rng(2).normal(size=nodes.positions.shape) @ matrix.T
     vectors = np.stack([nodes.vectors[:, 0], forces.astype(np.float32)], axis=1)
-    graph = batch.graph._replace(nodes=nodes._replace(vectors=vectors))
+    graph = dataclasses.replace(batch.graph, nodes=nodes._replace(vectors=vectors))
     return dataclasses.replace(batch, graph=graph)
 
 
@@ -226,12 +226,12 @@ def test_segnn_with_relative_vectors_in_the_edge_attribute():
 def test_relative_velocities_enter_the_edge_attribute_of_segnn():
     """As harmonics of v_j - v_i; its scalar knows no direction and stays."""
     batch = with_forces(contract.systems())
-    mask = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+    mask = np.asarray(graphs.edge_mask(batch.graph))
 
     def attributes(edge_vectors):
         def attribute(graph):
             model = segnn.SEGNN(MORE_CUES, edge_vectors=edge_vectors)
-            return model._edge_inputs(graph, batch.bucket)[0]
+            return model._edge_inputs(graph)[0]
 
         return hk.transform(attribute).apply({}, None, batch.graph)
 
@@ -264,7 +264,7 @@ def test_vectors_that_the_nodes_of_segnn_do_not_start_from_still_steer():
         vectors = batch.graph.nodes.vectors.copy()
         vectors[:, 1] *= force_factors
         nodes = batch.graph.nodes._replace(vectors=vectors)
-        graph = batch.graph._replace(nodes=nodes)
+        graph = dataclasses.replace(batch.graph, nodes=nodes)
         return subject.displacements(dataclasses.replace(batch, graph=graph))
 
     longer = changed(np.array([3.0, 3.0, 3.0]))
@@ -279,7 +279,7 @@ def test_linear_learns_one_time_per_vector():
     batch = with_forces(contract.systems())
     subject.params = {"linear": {"times_position": np.array([[0.5, -2.0]], "f4")}}
     vectors = np.asarray(batch.graph.nodes.vectors)
-    mask = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+    mask = np.asarray(graphs.node_mask(batch.graph))
     expected = (0.5 * vectors[:, 0] - 2 * vectors[:, 1])[mask]
     np.testing.assert_allclose(
         subject.displacements(batch)[:, 0], expected, rtol=1e-5, atol=1e-6

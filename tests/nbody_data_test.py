@@ -316,10 +316,8 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
     batch = contract.make_batch(contract.systems())
     nodes = batch.graph.nodes
     copies = np.repeat(nodes.vectors, len(vectors), axis=1)
-    graph = batch.graph._replace(nodes=nodes._replace(vectors=copies))
-    jax.eval_shape(
-        lambda key: model.init(key, graph, batch.bucket, True), jax.random.key(0)
-    )
+    graph = dataclasses.replace(batch.graph, nodes=nodes._replace(vectors=copies))
+    jax.eval_shape(lambda key: model.init(key, graph, True), jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", models.with_head("node_vector"))

@@ -176,7 +176,7 @@ def assert_reproduces(
     trainer = Trainer(
         model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
     )
-    found, _ = trainer.evaluate(best.params, dataset.plan("test"))
+    found, _ = trainer.evaluator.evaluate(best.params, dataset.plan("test"))
     np.testing.assert_allclose(found["position"], errors, rtol=1e-5)
 
 

@@ -113,7 +113,7 @@ def test_raw_coordinates_are_those_of_the_source(tmp_path, sizes):
     arrays = nbody_folder.write(tmp_path / "set", sizes)["train"]
     dataset = nbody.load(tmp_path / "set", SETTINGS)
     batch = batch_of(dataset)
-    found = model_base.raw_coordinates(batch.graph, batch.bucket)
+    found = model_base.raw_coordinates(batch.graph)
     bodies = arrays.get("num_bodies", np.full(11, sizes[1]))
     count = int(batch.weights.sum())
     members = dataset.plan("train")["sample"][0][:count]
@@ -124,13 +124,15 @@ def test_raw_coordinates_are_those_of_the_source(tmp_path, sizes):
     moved = abs(np.asarray(batch.graph.nodes.positions)[: len(expected)] - expected)
     assert moved.max() > 0.1  # they were centred, or this would tell nothing
     values = expected[:, None].astype(np.float32)
-    values = np.resize(values, (batch.bucket.max_nodes, 1, 3))
+    values = np.resize(values, (batch.graph.bucket.max_nodes, 1, 3))
     (head,) = dataset.task.heads
-    output = model_base.absolute(values, head, dataset.task, batch.graph, batch.bucket)
+    output = model_base.absolute(values, head, dataset.task, batch.graph)
     np.testing.assert_allclose(output[: len(expected)], 0, atol=2e-6)
     padding = np.asarray(batch.weights) == 0
     if sizes != (5, 5):
-        assert padding.any() and not batch.graph.globals.centers[padding].any()
+        known = batch.graph.globals
+        assert known is not None
+        assert padding.any() and not known.centers[padding].any()
 
 
 def test_rotations_turn_about_the_origin_of_the_source(tmp_path):
@@ -140,11 +142,10 @@ def test_rotations_turn_about_the_origin_of_the_source(tmp_path):
     rotations = equivariance.random_rotations(jax.random.key(3), batch)
     turned = equivariance.rotate(dataset.task, batch, rotations)
     before, after = (
-        model_base.raw_coordinates(each.graph, each.bucket)[:, :3]
-        for each in (batch, turned)
+        model_base.raw_coordinates(each.graph)[:, :3] for each in (batch, turned)
     )
     expected = np.einsum("nij,nj->ni", rotations, before)
-    mask = np.asarray(graphs.node_mask(batch.graph, batch.bucket))
+    mask = np.asarray(graphs.node_mask(batch.graph))
     np.testing.assert_allclose(after[mask], expected[mask], rtol=1e-4, atol=1e-5)
 
 

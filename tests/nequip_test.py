@@ -195,11 +195,11 @@ def test_the_scale_and_shift_are_those_of_the_species():
     task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
     model = models.build("nequip", task, FIELDS)
     batch = contract.make_batch(contract.systems(BATCH_SIZES))
-    params: hk.Params = model.init(jax.random.key(0), batch.graph, batch.bucket, False)
+    params: hk.Params = model.init(jax.random.key(0), batch.graph, False)
     assert not np.any(params["nequip"]["root_shifts"])
 
     def charge(params):
-        outputs = model.apply(params, None, batch.graph, batch.bucket, False)
+        outputs = model.apply(params, None, batch.graph, False)
         return np.asarray(outputs["charge"])[: sum(BATCH_SIZES)]
 
     start = charge(params)

@@ -119,8 +119,8 @@ def test_roll_out_is_that_of_plain_loops(saturation, is_training):
         members = contract.systems((5, 5, 5))
         found = []
         for batch in (contract.make_batch(members, "float64"), regular(members)):
-            outputs = jax.jit(own.model.apply, static_argnums=(3, 4))(
-                params, None, batch.graph, batch.bucket, is_training
+            outputs = jax.jit(own.model.apply, static_argnums=3)(
+                params, None, batch.graph, is_training
             )
             found.append({name: outputs[name][:15, 0] for name in outputs})
     expected = [
@@ -268,8 +268,7 @@ def test_training_is_in_the_frame_of_the_data():
     own, alone = (subject("component", num_frames=frames) for frames in (8, 0))
     batch = contract.regular_batch(contract.systems((5, 5, 5)))
     trained = [
-        each.model.apply(alone.params, None, batch.graph, batch.bucket, True)
-        for each in (own, alone)
+        each.model.apply(alone.params, None, batch.graph, True) for each in (own, alone)
     ]
     np.testing.assert_array_equal(trained[0]["position"], trained[1]["position"])
 
@@ -306,14 +305,14 @@ def test_settings_that_make_no_sense_are_refused(fields, message):
     model = models.build("newton", contract.TASK, fields)
     batch = contract.make_batch(contract.systems())
     with pytest.raises(UserError, match=message):
-        model.init(jax.random.key(0), batch.graph, batch.bucket, True)
+        model.init(jax.random.key(0), batch.graph, True)
 
 
 def test_defaults_have_few_parameters():
     model = models.build("newton", contract.TASK, {"num_substeps": 1})
     batch = contract.make_batch(contract.systems())
     shapes: hk.Params = jax.eval_shape(
-        lambda key: model.init(key, batch.graph, batch.bucket, True), jax.random.key(0)
+        lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1_220
 
@@ -328,16 +327,17 @@ def test_pairs_of_regular_and_ragged_batches_are_the_same(size):
     values = random.normal(size=(3 * size, 2)).astype(np.float32)
     sums, least = [], []
     for batch in (contract.make_batch(members), contract.regular_batch(members)):
-        graph, bucket = batch.graph, batch.bucket
+        graph = batch.graph
+        bucket = graph.bucket
         padded = np.zeros((bucket.max_nodes, 2), np.float32)
         padded[: len(values)] = values
-        differences = graphs.pair_differences(padded, graph, bucket)
-        features = graphs.pair_features(graph.edges, bucket)
+        differences = graphs.pair_differences(padded, graph)
+        features = graphs.pair_features(graph.edges, graph)
         assert len(features) == len(differences)
         pulls = differences * jnp.cos(features) + differences**3
-        sums.append(graphs.sum_pairs(pulls, graph, bucket)[: len(values)])
+        sums.append(graphs.sum_pairs(pulls, graph)[: len(values)])
         sizes = jnp.abs(differences).sum(axis=-1)
-        least.append(graphs.least_of_pairs(sizes, graph, bucket)[: len(values)])
+        least.append(graphs.least_of_pairs(sizes, graph)[: len(values)])
     if bucket.nodes_per_graph:
         assert len(differences) == 3 * size * (size // 2)
     np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5, atol=1e-5)

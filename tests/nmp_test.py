@@ -131,10 +131,10 @@ def subject():
     return contract.Subject("nmp", task=contract.MOLECULES)
 
 
-def alike(self, direction, graph, bucket):
+def alike(self, direction, graph):
     """The same matrix for every edge."""
     matrix = 0.1 * jnp.eye(self.hidden_size)
-    return jnp.broadcast_to(matrix, (bucket.max_edges, *matrix.shape)), matrix
+    return jnp.broadcast_to(matrix, (graph.bucket.max_edges, *matrix.shape)), matrix
 
 
 @pytest.mark.parametrize(

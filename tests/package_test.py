@@ -104,7 +104,7 @@ def _wrong_arrows(module: str, source: str) -> list[str]:
             for name in imports
             if _within(name, "demetar") and not any(_within(name, ok) for ok in allowed)
         }
-        if module != "demetar.graphs":
+        if module != "demetar.types":
             wrong |= {name for name in imports if _within(name, "jraph")}
     return sorted(wrong)
 

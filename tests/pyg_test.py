@@ -168,7 +168,7 @@ def test_a_loader_of_tensors_feeds_a_model():
     row = {name: value[0] for name, value in plan.items()}
     batch = jax.tree.map(np.asarray, packing.assemble(packing.arrays(), row))
     params = contract.quick_params(own.model, batch)
-    found = own.apply(params, batch.graph, batch.bucket)["energy"]
+    found = own.apply(params, batch.graph)["energy"]
     assert found.dtype == np.float32
     real = np.asarray(found)[batch.weights > 0]
     assert np.isfinite(real).all() and len(np.unique(real)) == len(SIZES)

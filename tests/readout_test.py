@@ -26,7 +26,7 @@ def molecules():
         extra=1,
         task=TASK,
     )
-    return batch.graph, batch.bucket
+    return batch.graph
 
 
 def from_centre_of_mass(graph):
@@ -52,11 +52,11 @@ def values_of(bucket):
 @pytest.mark.parametrize("with_moments", [True, False])
 def test_a_dipole_is_the_length_of_a_sum(with_moments):
     with jax.enable_x64(True):
-        graph, bucket = molecules()
-        charges, moments = values_of(bucket)
+        graph = molecules()
+        charges, moments = values_of(graph.bucket)
         given = moments if with_moments else None
-        apply = jax.jit(readout.dipole, static_argnums=(0, 1, 5))
-        found = np.asarray(apply(TASK, HEAD, charges, given, graph, bucket))
+        apply = jax.jit(readout.dipole, static_argnums=(0, 1))
+        found = np.asarray(apply(TASK, HEAD, charges, given, graph))
     assert np.isfinite(found).all()
     for row, atoms in enumerate(from_centre_of_mass(graph)):
         for t in range(2):
@@ -70,9 +70,9 @@ def test_a_dipole_is_the_length_of_a_sum(with_moments):
 
 def test_a_spatial_extent_is_a_sum_of_squares():
     with jax.enable_x64(True):
-        graph, bucket = molecules()
-        values, _ = values_of(bucket)
-        found = np.asarray(readout.spatial_extent(TASK, HEAD, values, graph, bucket))
+        graph = molecules()
+        values, _ = values_of(graph.bucket)
+        found = np.asarray(readout.spatial_extent(TASK, HEAD, values, graph))
     assert np.isfinite(found).all()
     for row, atoms in enumerate(from_centre_of_mass(graph)):
         for t in range(2):
@@ -86,11 +86,11 @@ def test_what_is_known_by_species_is_not_added_to_an_extent():
     head = dataclasses.replace(HEAD, extensive=True, offsets=(1.0, -2.0, 3.0, 5.0, 7.0))
     task = dataclasses.replace(TASK, heads=(head,), species=TASK.scalars)
     with jax.enable_x64(True):
-        graph, bucket = molecules()
-        values, _ = values_of(bucket)
-        found = readout.spatial_extent(task, head, values, graph, bucket)
+        graph = molecules()
+        values, _ = values_of(graph.bucket)
+        found = readout.spatial_extent(task, head, values, graph)
         plain = readout.spatial_extent(
-            TASK, dataclasses.replace(HEAD, mean=0.0), values, graph, bucket
+            TASK, dataclasses.replace(HEAD, mean=0.0), values, graph
         )
         residual, total = (np.asarray(one)[: len(SIZES)] for one in (found, plain))
         scalars, n_node = graph.nodes.scalars, np.asarray(graph.n_node)
@@ -102,12 +102,12 @@ def test_what_is_known_by_species_is_not_added_to_an_extent():
 
 def test_a_dipole_of_zero_has_a_gradient():
     with jax.enable_x64(True):
-        graph, bucket = molecules()
+        graph = molecules()
 
         def total(charges):
-            return readout.dipole(TASK, HEAD, charges, None, graph, bucket).sum()
+            return readout.dipole(TASK, HEAD, charges, None, graph).sum()
 
-        gradient = jax.grad(total)(jnp.zeros((bucket.max_nodes, 2)))
+        gradient = jax.grad(total)(jnp.zeros((graph.bucket.max_nodes, 2)))
     assert np.isfinite(gradient).all()
 
 
@@ -115,15 +115,15 @@ def test_the_centroid_is_another_point(monkeypatch):
     """Negative control: equal masses give another extent."""
     right = geometry.centred_positions
     with jax.enable_x64(True):
-        graph, bucket = molecules()
-        values, _ = values_of(bucket)
-        expected = readout.spatial_extent(TASK, HEAD, values, graph, bucket)
+        graph = molecules()
+        values, _ = values_of(graph.bucket)
+        expected = readout.spatial_extent(TASK, HEAD, values, graph)
         monkeypatch.setattr(
             geometry,
             "centred_positions",
-            lambda graph, bucket, masses: right(graph, bucket),
+            lambda graph, masses: right(graph),
         )
-        found = np.asarray(readout.spatial_extent(TASK, HEAD, values, graph, bucket))
+        found = np.asarray(readout.spatial_extent(TASK, HEAD, values, graph))
     assert np.abs(found - expected)[: len(SIZES)].min() > 1e-3
 
 

@@ -177,15 +177,15 @@ def test_attention_sums_to_one_over_the_real_neighbours():
     assert len(neighbors) == sum(BATCH_SIZES)
     for layer in range(2):
         weights = recorded[f"attention_{layer}"]
-        assert weights.shape == (batch.bucket.max_edges, FIELDS["num_heads"])
+        assert weights.shape == (batch.graph.bucket.max_edges, FIELDS["num_heads"])
         for senders in neighbors.values():
             rows = weights[np.array([edge for _, edge in senders])]
             assert np.abs(rows.sum(axis=0) - 1).max() < 1e-6
             assert (rows > 0).all()
 
 
-def uniform(logits, graph, bucket):
-    return right_softmax(0 * logits, graph, bucket)
+def uniform(logits, graph):
+    return right_softmax(0 * logits, graph)
 
 
 def no_basis(lengths, num_basis, extent):

@@ -1,7 +1,6 @@
 """Deep Set and Set Transformer against their equations in loops, and Radial Field."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -129,13 +128,13 @@ def test_attention_maps_of_the_set_transformer(monkeypatch):
     own = contract.Subject("set_transformer", fields=FIELDS["set_transformer"])
     batch = contract.make_batch(contract.systems(SIZES), extra=2)
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def run(params, graph, bucket):
+    @jax.jit
+    def run(params, graph):
         with capture.recording() as values:
-            outputs = own.model.apply(params, None, graph, bucket, False)
+            outputs = own.model.apply(params, None, graph, False)
         return outputs, values
 
-    outputs, values = run(own.params, batch.graph, batch.bucket)
+    outputs, values = run(own.params, batch.graph)
     assert set(values) == {"attention_0", "attention_1"}
     for slot, size in enumerate(SIZES):
         weights = values["attention_1"][slot]  # [H, M, M]
@@ -146,10 +145,10 @@ def test_attention_maps_of_the_set_transformer(monkeypatch):
     maps = iter([values["attention_0"], values["attention_1"]] * 2)
     monkeypatch.setattr(attention, "masked_softmax", lambda *_: next(maps))
     apply = own.model.apply
-    found = apply(own.params, None, batch.graph, batch.bucket, False)["position"]
+    found = apply(own.params, None, batch.graph, False)["position"]
     np.testing.assert_allclose(found, outputs["position"], rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(
         attention, "masked_softmax", lambda *_: next(maps)[:, ::-1, ::-1]
     )
-    found = apply(own.params, None, batch.graph, batch.bucket, False)["position"]
+    found = apply(own.params, None, batch.graph, False)["position"]
     assert float(jnp.abs(found - outputs["position"])[:4].max()) > 1e-3

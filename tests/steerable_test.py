@@ -132,7 +132,8 @@ def test_parities_that_do_not_couple_are_left_out():
 def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
     with jax.enable_x64(True):
         batch = contract.float64_batch(regular)
-        graph, bucket = batch.graph, batch.bucket
+        graph = batch.graph
+        bucket = graph.bucket
         nodes = random_features(natural(lmax), bucket.max_nodes, seed=0)
         # Edges have scalars, and vectors of their own where lmax allows.
         own = {steerable.SCALAR: 2, steerable.VECTOR: 1}
@@ -142,18 +143,12 @@ def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
 
         def at_edges(nodes, edges, attribute):
             layer = steerable.EdgeTensorProduct(channels, name="layer")
-            return layer(nodes, edges, attribute, graph, bucket)
+            return layer(nodes, edges, attribute, graph)
 
         def concatenated(nodes, edges, attribute):
             parts = [
-                {
-                    ir: graphs.gather_receivers(x, graph, bucket)
-                    for ir, x in nodes.items()
-                },
-                {
-                    ir: graphs.gather_senders(x, graph, bucket)
-                    for ir, x in nodes.items()
-                },
+                {ir: graphs.gather_receivers(x, graph) for ir, x in nodes.items()},
+                {ir: graphs.gather_senders(x, graph) for ir, x in nodes.items()},
                 edges,
             ]
             layer = steerable.TensorProduct(channels, name="layer")

@@ -105,10 +105,8 @@ def test_kernel_bases_are_couplings_with_harmonics():
     """For degrees up to 2, whose harmonics go up to 4."""
     with jax.enable_x64(True):
         batch = contract.make_batch(contract.systems((3,)), "float64")
-        steering = kernels.steer(
-            batch.graph, batch.bucket, contract.TASK, 2, 3, read_edges=True
-        )
-        vectors = geometry.edge_vectors(batch.graph, batch.bucket)
+        steering = kernels.steer(batch.graph, contract.TASK, 2, 3, read_edges=True)
+        vectors = geometry.edge_vectors(batch.graph)
         attribute = steerable.natural_attribute(
             geometry.spherical_harmonics(vectors, 4)
         )
@@ -144,7 +142,7 @@ def displacements(subject, params=None):
     """Outputs at all nodes, of the subject's own parameters unless given."""
     batch = contract.make_batch(contract.systems())
     params = subject.params if params is None else params
-    return np.asarray(subject.apply(params, batch.graph, batch.bucket)["position"])
+    return np.asarray(subject.apply(params, batch.graph)["position"])
 
 
 def recompiled(subject):
@@ -285,14 +283,14 @@ def test_systems_of_one_body(name):
     fields = {"num_layers": 2, "hidden_size": 3, "shared_radial": True}
     subject = contract.Subject(name, fields=fields)
     batch = contract.regular_batch(contract.systems((1, 1)))
-    assert batch.bucket.max_edges == 0
+    assert batch.graph.bucket.max_edges == 0
     flat, _ = jax.flatten_util.ravel_pytree(subject.params)
     results = subject.loss_and_gradients(flat, batch.graph.nodes, batch)
     for leaf in jax.tree.leaves(results):
         assert np.isfinite(leaf).all()
     # Separate networks take the same shapes, but long to compile.
     subject = contract.Subject(name, fields={**fields, "shared_radial": False})
-    outputs = jax.eval_shape(subject.apply, subject.params, batch.graph, batch.bucket)
+    outputs = jax.eval_shape(subject.apply, subject.params, batch.graph)
     assert outputs["position"].shape == (2, 1, 3)
 
 
@@ -310,8 +308,8 @@ def output_shapes(name, fields, task):
     batch = contract.make_batch(contract.systems())
 
     def run(key):
-        params = model.init(key, batch.graph, batch.bucket, True)
-        return params, model.apply(params, key, batch.graph, batch.bucket, False)
+        params = model.init(key, batch.graph, True)
+        return params, model.apply(params, key, batch.graph, False)
 
     params, outputs = jax.eval_shape(run, jax.random.key(0))
     assert set(outputs) == {head.name for head in task.heads}
@@ -337,7 +335,7 @@ def test_vector_heads_are_the_channels_of_the_last_layer():
     vectors = np.random.default_rng(0).normal(size=(3, 2, 4))
     batch = contract.regular_batch(contract.systems((2,)))
     found = kernels.output_heads(
-        task, {steerable.VECTOR: jnp.asarray(vectors)}, batch.graph, batch.bucket
+        task, {steerable.VECTOR: jnp.asarray(vectors)}, batch.graph
     )
     expected = vectors.transpose(1, 2, 0).astype(np.float32)
     assert (found["modes"] == expected[:, :3]).all()

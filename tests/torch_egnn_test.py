@@ -39,9 +39,9 @@ def test_random_weights_move_particles_alike(regular):
         task, fields = contract.TASK, {"hidden_size": 7, "num_layers": 3}
         model = models.build("egnn", task, fields)
         key = jax.random.key(0)
-        params = model.init(key, batch.graph, batch.bucket, False)
+        params = model.init(key, batch.graph, False)
         params = jax.tree.map(lambda w: np.asarray(w, np.float64) * 1.5, params)
-        ours = model.apply(params, None, batch.graph, batch.bucket, False)
+        ours = model.apply(params, None, batch.graph, False)
         expected = batch.graph.nodes.positions + np.asarray(ours["position"][:, 0])
         found = theirs(params, batch, task, fields, ("|velocity|",))
         assert np.abs(np.asarray(ours["position"])).max() > 1e-3
@@ -52,9 +52,9 @@ def test_random_weights_move_particles_alike(regular):
 def test_it_is_the_authors_network(shared_dir):
     with jax.enable_x64(True):
         data = authors.read(shared_dir, "egnn_nbody")
-        graph, bucket = egnn.bodies(data)
+        graph = egnn.bodies(data)
         params = egnn.load_bodies(data, "egnn").params
-        batch = Batch(graph, bucket, {}, np.ones(bucket.num_graphs))
+        batch = Batch(graph, {}, np.ones(graph.bucket.num_graphs))
         found = theirs(params, batch, egnn.BODIES, {}, ("|velocity|",))
         np.testing.assert_allclose(found, data["prediction"], rtol=1e-10)
 
@@ -63,9 +63,9 @@ def test_it_is_the_authors_network(shared_dir):
 def test_it_is_the_authors_network_of_molecules(shared_dir):
     with jax.enable_x64(True):
         data = authors.read(shared_dir, "egnn_qm9")
-        graph, bucket = egnn.molecules(data)
+        graph = egnn.molecules(data)
         params = egnn.load_molecules(data).params
-        batch = Batch(graph, bucket, {}, np.ones(bucket.num_graphs))
+        batch = Batch(graph, {}, np.ones(graph.bucket.num_graphs))
         found = theirs(params, batch, egnn.MOLECULES, egnn.MOLECULE_FIELDS, ("all",))
         np.testing.assert_allclose(found, data["prediction"], rtol=1e-9)
 

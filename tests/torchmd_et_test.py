@@ -309,8 +309,8 @@ def test_mu_and_r2_have_heads_of_their_own():
         @jax.jit
         def outputs(positions):
             nodes = batch.graph.nodes._replace(positions=positions)
-            graph = batch.graph._replace(nodes=nodes)
-            return model.apply(params, None, graph, batch.bucket, False)
+            graph = dataclasses.replace(batch.graph, nodes=nodes)
+            return model.apply(params, None, graph, False)
 
         positions = batch.graph.nodes.positions
         expected, moved, larger = (

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import connectivity, graphs
+from demetar import connectivity
 from demetar.data.samples import Samples
 from demetar.errors import UserError
-from demetar.types import Array, Batch, Bucket, Globals, Nodes, TaskSpec
+from demetar.types import Array, Batch, Bucket, Globals, Graph, Nodes, TaskSpec
 
 Plan = dict[str, np.ndarray]  # every array has a leading axis B of batches
 
@@ -118,7 +118,7 @@ class RegularPacking:
             else self._complete_senders
         )
         bucket, slots = self.bucket, self.bucket.num_graphs
-        graph = graphs.Graph(
+        graph = Graph(
             nodes=nodes,
             edges=edges,
             senders=(senders + self._offsets).reshape(-1),
@@ -126,8 +126,9 @@ class RegularPacking:
             n_node=np.full(slots, bucket.max_nodes // slots, np.int32),
             n_edge=np.full(slots, bucket.max_edges // slots, np.int32),
             globals=None if centers is None else Globals(centers),
+            bucket=bucket,
         )
-        return Batch(graph, self.bucket, targets, row["weight"].astype(edges.dtype))
+        return Batch(graph, targets, row["weight"].astype(edges.dtype))
 
 
 class Stored(NamedTuple):
@@ -267,7 +268,7 @@ class RaggedPacking:
         known = None
         if arrays.centers is not None:
             known = Globals(xp.where(real[:, None], arrays.centers[sample], 0))
-        graph = graphs.Graph(
+        graph = Graph(
             nodes=jax.tree.map(lambda leaf: leaf[node], arrays.nodes),
             edges=arrays.edges[edge].astype(dtype),
             senders=senders,
@@ -275,12 +276,13 @@ class RaggedPacking:
             n_node=n_node,
             n_edge=n_edge,
             globals=known,
+            bucket=bucket,
         )
         targets = {
             name: leaf[node if name in self.node_targets else sample]
             for name, leaf in arrays.targets.items()
         }
-        return Batch(graph, bucket, targets, row["weight"].astype(dtype))
+        return Batch(graph, targets, row["weight"].astype(dtype))
 
 
 def _filled(xp: Any, real: Array, counts: Array, total: int) -> Array:

@@ -100,9 +100,8 @@ def build(
       overrides: fields of the model other than their defaults.
 
     Returns:
-      `init(key, graph, bucket, is_training)` and
-      `apply(params, key, graph, bucket, is_training)`; bucket and is_training are
-      static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}.
+      `init(key, graph, is_training)` and `apply(params, key, graph, is_training)`;
+      is_training is static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}.
 
     Raises:
       UserError: unknown model or field, a value of the wrong type, a cutoff other than
@@ -120,9 +119,7 @@ def build(
                 f"it supports {', '.join(sorted(cls.supports))}"
             )
     return hk.transform(
-        lambda graph, bucket, is_training: cls(task, **checked)(
-            graph, bucket, is_training
-        )
+        lambda graph, is_training: cls(task, **checked)(graph, is_training)
     )
 
 

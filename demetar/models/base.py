@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import inputs, mlp
-from demetar.types import Array, Bucket, Head, Nodes, TaskSpec
+from demetar.types import Array, Graph, Head, Nodes, TaskSpec
 
 
 @dataclasses.dataclass
@@ -33,9 +33,7 @@ class Model(hk.Module):
 
     task: TaskSpec
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         """Outputs per head: {name: [N, K, 3] | [N, T] | [G, T]}.
 
         They are offsets from the base of the head in units of its scale:
@@ -44,20 +42,20 @@ class Model(hk.Module):
         raise NotImplementedError
 
 
-def raw_coordinates(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def raw_coordinates(graph: Graph) -> jax.Array:
     """Positions as the source has them beside the vectors, [N, 3 + 3V].
 
     For S(n) models alone: all others see no origin.
     """
     nodes = graph.nodes
     vectors = nodes.vectors.reshape(nodes.vectors.shape[0], -1)
-    positions = nodes.positions + graphs.centers_of_nodes(graph, bucket)
+    positions = nodes.positions + graphs.centers_of_nodes(graph)
     return jnp.concatenate([positions, vectors], axis=-1)
 
 
-def raw_inputs(graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def raw_inputs(graph: Graph) -> jax.Array:
     """Scalars and raw coordinates, [N, S + 3 + 3V], for S(n) models alone."""
-    coordinates = raw_coordinates(graph, bucket)
+    coordinates = raw_coordinates(graph)
     return jnp.concatenate([graph.nodes.scalars, coordinates], axis=-1)
 
 
@@ -75,16 +73,14 @@ def without_base(values: Array, head: Head, task: TaskSpec, nodes: Nodes) -> Arr
     return (values - base_vectors(head, task, nodes)) / head.scale
 
 
-def absolute(
-    values: Array, head: Head, task: TaskSpec, graph: graphs.Graph, bucket: Bucket
-) -> Array:
+def absolute(values: Array, head: Head, task: TaskSpec, graph: Graph) -> Array:
     """The output whose prediction is `values` [N, K, 3] in the frame of the source.
 
     For models whose papers predict absolute vectors; they are not equivariant under
     translations.
     """
     if head.base == "positions":
-        values = values - graphs.centers_of_nodes(graph, bucket)[:, None]
+        values = values - graphs.centers_of_nodes(graph)[:, None]
     return without_base(values, head, task, graph.nodes)
 
 
@@ -117,9 +113,7 @@ def vector_heads(task: TaskSpec) -> list[Head]:
     return [head for head in task.heads if head.kind == "node_vector"]
 
 
-def absolute_heads(
-    task: TaskSpec, features: Array, graph: graphs.Graph, bucket: Bucket
-) -> dict[str, Array]:
+def absolute_heads(task: TaskSpec, features: Array, graph: Graph) -> dict[str, Array]:
     """Vectors decoded from features [N, C] by one perceptron per vector head.
 
     Returns:
@@ -130,7 +124,7 @@ def absolute_heads(
         sizes = [features.shape[-1], head.size * 3]
         values = mlp.MLP(sizes, name=f"decoder_{head.name}")(features)
         values = values.reshape(-1, head.size, 3)
-        outputs[head.name] = absolute(values, head, task, graph, bucket)
+        outputs[head.name] = absolute(values, head, task, graph)
     return outputs
 
 

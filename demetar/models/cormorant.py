@@ -40,7 +40,7 @@ from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import capture, inputs, mlp, readout, steerable
 from demetar.nn.steerable import SCALAR, Attribute, Features, Irrep
-from demetar.types import Array, Bucket
+from demetar.types import Array, Bucket, Graph
 
 LEAST_WIDTH = 1e-8
 
@@ -83,23 +83,21 @@ class Cormorant(base.Model):
     summed_size: int = 64
     node_inputs: tuple[str, ...] = (inputs.ALL,)
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         if self.lmax < 0:
             raise UserError(f"cormorant needs lmax >= 0, found {self.lmax}")
-        vectors = geometry.edge_vectors(graph, bucket)
+        vectors = geometry.edge_vectors(graph)
         attribute = solid_harmonics(vectors, self.lmax)
         pairs = Pairs(
-            _with_selves(geometry.safe_norm(vectors, keepdims=True), bucket),
-            _with_selves(graph.edges, bucket),
+            _with_selves(geometry.safe_norm(vectors, keepdims=True), graph.bucket),
+            _with_selves(graph.edges, graph.bucket),
         )
-        nodes: Features = {SCALAR: self._input(pairs, graph, bucket)[None]}
+        nodes: Features = {SCALAR: self._input(pairs, graph)[None]}
         network: dict[Irrep, jax.Array] = {}
         invariants = []
         for layer in range(self.num_layers):
-            network = self._pair_network(layer, network, nodes, pairs, graph, bucket)
-            nodes = self._layer(layer, nodes, network, attribute, graph, bucket)
+            network = self._pair_network(layer, network, nodes, pairs, graph)
+            nodes = self._layer(layer, nodes, network, attribute, graph)
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
             squares = [jnp.sum(jnp.square(values), axis=0) for values in nodes.values()]
@@ -111,7 +109,6 @@ class Cormorant(base.Model):
             self.decoder_size,
             jax.nn.leaky_relu,
             graph,
-            bucket,
         )
 
     @hk.transparent
@@ -152,16 +149,16 @@ class Cormorant(base.Model):
         return jax.nn.sigmoid((radius - lengths) / jnp.maximum(width, LEAST_WIDTH))
 
     @hk.transparent
-    def _input(self, pairs: Pairs, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    def _input(self, pairs: Pairs, graph: Graph) -> jax.Array:
         """Invariants, and those of the neighbours by distance, mixed: [N, C]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)  # [N, S]
         soft = jax.nn.sigmoid((self.soft_cutoff - pairs.lengths) / self.soft_width)
         mask = jnp.where(pairs.lengths < self.hard_cutoff, soft, 0)  # [P, 1]
         filters = mlp.Linear(scalars.shape[-1], name="input_filters")
         filtered = jnp.multiply(filters(self._radial("input", pairs)), mask)
-        of_edges, of_selves = _split(filtered, bucket)
-        messages = graphs.gather_senders(scalars, graph, bucket) * of_edges
-        received = graphs.sum_to_receivers(messages, graph, bucket)
+        of_edges, of_selves = _split(filtered, graph.bucket)
+        messages = graphs.gather_senders(scalars, graph) * of_edges
+        received = graphs.sum_to_receivers(messages, graph)
         received = received + scalars * of_selves
         sizes = [self.decoder_size, self.hidden_size]
         network = mlp.MLP(sizes, jax.nn.leaky_relu, name="input")
@@ -174,15 +171,14 @@ class Cormorant(base.Model):
         before: dict[Irrep, jax.Array],
         nodes: Features,
         pairs: Pairs,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> dict[Irrep, jax.Array]:
         """One scalar per degree and channel, g of section 4: {irrep: [P, C]}.
 
         Mixes those of the layer before, the inner products of both ends and the radial
         functions.
         """
-        products = [_inner_products(values, graph, bucket) for values in nodes.values()]
+        products = [_inner_products(values, graph) for values in nodes.values()]
         radial = self._radial(str(layer), pairs)
         mask = self._mask(str(layer), pairs.lengths)
         outputs = {}
@@ -204,20 +200,19 @@ class Cormorant(base.Model):
         nodes: Features,
         network: dict[Irrep, jax.Array],
         attribute: Attribute,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> Features:
         """Neighbours, the features and their squares, mixed by degree: section 4."""
         parts: dict[Irrep, list[jax.Array]] = {}
         senders = {
-            irrep: graphs.gather_senders(values, graph, bucket)
+            irrep: graphs.gather_senders(values, graph)
             for irrep, values in nodes.items()
         }
         for path in couplings(senders, attribute, self.lmax):
             first, second, out = path
-            of_edges, of_selves = _split(network[second], bucket)
+            of_edges, of_selves = _split(network[second], graph.bucket)
             messages = steerable.couple(senders[first], attribute[second], path)
-            received = graphs.sum_to_receivers(messages * of_edges, graph, bucket)
+            received = graphs.sum_to_receivers(messages * of_edges, graph)
             if second == SCALAR:  # the other harmonics of a node with itself are 0
                 received = received + nodes[first] * of_selves
             parts.setdefault(out, []).append(received)
@@ -259,12 +254,10 @@ def _split(pairs: jax.Array, bucket: Bucket) -> tuple[jax.Array, jax.Array]:
     return pairs[: bucket.max_edges], pairs[bucket.max_edges :]
 
 
-def _inner_products(
-    values: jax.Array, graph: graphs.Graph, bucket: Bucket
-) -> jax.Array:
+def _inner_products(values: jax.Array, graph: Graph) -> jax.Array:
     """Of both ends of each pair, channel by channel: [2l + 1, N, C] -> [P, C]."""
-    receivers = graphs.gather_receivers(values, graph, bucket)
-    products = receivers * graphs.gather_senders(values, graph, bucket)
+    receivers = graphs.gather_receivers(values, graph)
+    products = receivers * graphs.gather_senders(values, graph)
     return jnp.concatenate([products, jnp.square(values)], axis=-2).sum(axis=0)
 
 

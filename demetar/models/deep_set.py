@@ -18,7 +18,7 @@ import jax
 from demetar import graphs
 from demetar.models import base
 from demetar.nn import mlp
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -38,15 +38,13 @@ class DeepSet(base.Model):
     hidden_size: int = 128
     num_layers: int = 5
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
-        nodes: Array = base.raw_inputs(graph, bucket)  # [N, S + 3 + 3V]
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
+        nodes: Array = base.raw_inputs(graph)  # [N, S + 3 + 3V]
         for layer in range(self.num_layers):
-            means = graphs.pool_mean(nodes, graph, bucket)  # [G, C]
+            means = graphs.pool_mean(nodes, graph)  # [G, C]
             pooled = mlp.Linear(
                 self.hidden_size, with_bias=False, name=f"pooled_linear_{layer}"
             )(means)
             own = mlp.Linear(self.hidden_size, name=f"own_linear_{layer}")(nodes)
-            nodes = jax.nn.relu(own + graphs.broadcast_to_nodes(pooled, graph, bucket))
-        return base.absolute_heads(self.task, nodes, graph, bucket)
+            nodes = jax.nn.relu(own + graphs.broadcast_to_nodes(pooled, graph))
+        return base.absolute_heads(self.task, nodes, graph)

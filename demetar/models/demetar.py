@@ -27,7 +27,7 @@ from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import attention, capture, inputs, mlp, radial, readout
-from demetar.types import Array, Bucket, Head
+from demetar.types import Array, Bucket, Graph, Head
 
 EQUIVARIANCE = ("full", "none")
 POOLINGS = ("target", "cls", "sum", "mean")
@@ -80,25 +80,23 @@ class Demetar(base.Model):
     pooling: str = "target"
     equivariance: str = "full"
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
-        self._check(bucket)
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
+        self._check(graph.bucket)
         size = self.hidden_size
-        tokens = self._node_tokens(graph, bucket)
+        tokens = self._node_tokens(graph)
         nodes = mlp.MLP([size, size], name="node_embedding")(tokens)  # [N, C]
-        dense, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
+        dense, mask = graphs.ragged_to_dense(nodes, graph)  # [G, M, C]
         encoder = attention.Encoder(self.node_layers, self.num_heads, name="node")
-        nodes = graphs.dense_to_ragged(encoder(dense, mask), graph, bucket)
+        nodes = graphs.dense_to_ragged(encoder(dense, mask), graph)
         edges = None
         if not self.node_only:
-            edges = self._encode_edges(graph, bucket)  # [E, C]
+            edges = self._encode_edges(graph)  # [E, C]
             attend = attention.EdgeAttention(self.num_heads, "cross", name="cross")
-            received = attend(nodes, edges, graph, bucket)  # [N, C]
+            received = attend(nodes, edges, graph)  # [N, C]
             capture.record("edge_encoding", received)
             nodes = nodes + received
-        nodes, summary = self._encode_jointly(nodes, graph, bucket)
-        return self._heads(nodes, edges, summary, graph, bucket)
+        nodes, summary = self._encode_jointly(nodes, graph)
+        return self._heads(nodes, edges, summary, graph)
 
     def _check(self, bucket: Bucket) -> None:
         if self.equivariance not in EQUIVARIANCE:
@@ -148,7 +146,7 @@ class Demetar(base.Model):
         by_target = self.pooling == "target" and not head.extensive
         return by_target or self.pooling == "cls"
 
-    def _polar_vectors(self, graph: graphs.Graph) -> list[Array]:
+    def _polar_vectors(self, graph: Graph) -> list[Array]:
         """Vector inputs [N, 3] that a reflection turns round.
 
         The angle of an axial vector with a polar one is no invariant.
@@ -159,13 +157,13 @@ class Demetar(base.Model):
             if vector.parity < 0
         ]
 
-    def _node_tokens(self, graph: graphs.Graph, bucket: Bucket) -> Array:
+    def _node_tokens(self, graph: Graph) -> Array:
         """Invariants, distance to the centroid and angles with it: [N, S + 1 + V]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         if self.equivariance == "none":
-            coordinates = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
+            coordinates = base.raw_coordinates(graph)  # [N, 3 + 3V]
             return jnp.concatenate([scalars, coordinates], axis=-1)
-        inward = -geometry.centred_positions(graph, bucket)  # [N, 3]
+        inward = -geometry.centred_positions(graph)  # [N, 3]
         distances = geometry.safe_norm(inward, keepdims=True) / self.task.radial_extent
         direction = geometry.unit_vectors(inward)
         cosines = [
@@ -174,12 +172,12 @@ class Demetar(base.Model):
         ]
         return jnp.concatenate([scalars, distances, *cosines], axis=-1)
 
-    def _edge_tokens(self, graph: graphs.Graph, bucket: Bucket) -> Array:
+    def _edge_tokens(self, graph: Graph) -> Array:
         """Length, edge features, vectors of both ends along the edge, relative speed.
 
         [E, F'].
         """
-        vectors = geometry.edge_vectors(graph, bucket)  # [E, 3]
+        vectors = geometry.edge_vectors(graph)  # [E, 3]
         if self.equivariance == "none":
             return jnp.concatenate([graph.edges, vectors], axis=-1)
         lengths = geometry.safe_norm(vectors)  # [E]
@@ -192,8 +190,8 @@ class Demetar(base.Model):
         )
         direction = geometry.unit_vectors(vectors)
         for vector in self._polar_vectors(graph):
-            of_receiver = graphs.gather_receivers(vector, graph, bucket)
-            of_sender = graphs.gather_senders(vector, graph, bucket)
+            of_receiver = graphs.gather_receivers(vector, graph)
+            of_sender = graphs.gather_senders(vector, graph)
             projections = [
                 jnp.sum(of_end * direction, -1, keepdims=True)
                 for of_end in (of_receiver, of_sender)
@@ -203,7 +201,7 @@ class Demetar(base.Model):
         return tokens
 
     @hk.transparent
-    def _encode_edges(self, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+    def _encode_edges(self, graph: Graph) -> jax.Array:
         """The edge encoder up to its last step: [E, C].
 
         The token of a bond is the mean of what its directions are embedded to, and so
@@ -214,26 +212,26 @@ class Demetar(base.Model):
         encoder = attention.Encoder(self.edge_layers - 1, self.num_heads, name="edge")
 
         def encode(tokens: Array, rows: graphs.Rows) -> jax.Array:
-            dense, mask = graphs.ragged_to_dense(tokens, graph, bucket, rows)
-            return graphs.dense_to_ragged(encoder(dense, mask), graph, bucket, rows)
+            dense, mask = graphs.ragged_to_dense(tokens, graph, rows)
+            return graphs.dense_to_ragged(encoder(dense, mask), graph, rows)
 
-        tokens = self._edge_tokens(graph, bucket)
+        tokens = self._edge_tokens(graph)
         if not self.bond_tokens:
             return encode(embed(tokens), "edges")
-        bonds = graphs.find_bonds(graph, bucket)
+        bonds = graphs.find_bonds(graph)
         both = embed(jnp.asarray(tokens)[bonds.edges])  # [P, 2, C]
         return encode(both.mean(axis=1), "bonds")[bonds.of_edge]
 
     @hk.transparent
     def _encode_jointly(
-        self, nodes: Array, graph: graphs.Graph, bucket: Bucket
+        self, nodes: Array, graph: Graph
     ) -> tuple[jax.Array, Array | None]:
         """Nodes [N, C] and, if a head reads it, the token [CLS] of graphs [G, C]."""
         encoder = attention.Encoder(self.joint_layers, self.num_heads, name="joint")
-        tokens, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
+        tokens, mask = graphs.ragged_to_dense(nodes, graph)  # [G, M, C]
         if not any(map(self._has_token, self.task.heads)):
             encoded = encoder(tokens, mask)
-            return graphs.dense_to_ragged(encoded, graph, bucket), None
+            return graphs.dense_to_ragged(encoded, graph), None
         num_graphs, _, size = tokens.shape
         cls = hk.get_parameter(
             "cls", (size,), tokens.dtype, hk.initializers.RandomNormal(0.02)
@@ -241,16 +239,11 @@ class Demetar(base.Model):
         cls = jnp.broadcast_to(cls, (num_graphs, 1, size))
         mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         encoded = encoder(jnp.concatenate([cls, tokens], axis=1), mask)
-        return graphs.dense_to_ragged(encoded[:, 1:], graph, bucket), encoded[:, 0]
+        return graphs.dense_to_ragged(encoded[:, 1:], graph), encoded[:, 0]
 
     @hk.transparent
     def _heads(
-        self,
-        nodes: Array,
-        edges: Array | None,
-        summary: Array | None,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, nodes: Array, edges: Array | None, summary: Array | None, graph: Graph
     ) -> dict[str, Array]:
         """All outputs: {head: [N, K, 3] | [N, T] | [G, T]}."""
         size = self.hidden_size
@@ -258,7 +251,7 @@ class Demetar(base.Model):
         for head in self.task.heads:
             if head.kind == "node_vector":
                 make = self._vectors if self.equivariance == "full" else self._free
-                outputs[head.name] = make(head, nodes, edges, graph, bucket)
+                outputs[head.name] = make(head, nodes, edges, graph)
                 continue
             decoder = mlp.MLP([size, head.size], name=f"readout_{head.name}")
             if summary is not None and self._has_token(head):
@@ -266,18 +259,13 @@ class Demetar(base.Model):
                 continue
             values = decoder(nodes)
             if head.kind == "graph_scalar":
-                values = readout.pool(values, head, self.pooling, graph, bucket)
+                values = readout.pool(values, head, self.pooling, graph)
             outputs[head.name] = values
         return outputs
 
     @hk.transparent
     def _vectors(
-        self,
-        head: Head,
-        nodes: Array,
-        edges: Array | None,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, head: Head, nodes: Array, edges: Array | None, graph: Graph
     ) -> jax.Array:
         """Vectors of nodes and edges times learned scalars, summed: [N, K, 3].
 
@@ -286,30 +274,25 @@ class Demetar(base.Model):
         """
         name, size = f"readout_{head.name}", self.hidden_size
         polar = self._polar_vectors(graph)
-        own = jnp.stack([geometry.centred_positions(graph, bucket), *polar], axis=1)
+        own = jnp.stack([geometry.centred_positions(graph), *polar], axis=1)
         hidden = jax.nn.silu(mlp.Linear(size, name=f"{name}_nodes")(nodes))
         count = own.shape[1]  # 1 + V vectors per node and per edge
         scalars = _small(head.size * count, f"{name}_node_scalars")(hidden)
         if edges is None:
-            edges = jnp.zeros((bucket.max_edges, 0), nodes.dtype)
-        pairs = mlp.EdgeLinear(size, name=f"{name}_edges")(nodes, edges, graph, bucket)
+            edges = jnp.zeros((graph.bucket.max_edges, 0), nodes.dtype)
+        pairs = mlp.EdgeLinear(size, name=f"{name}_edges")(nodes, edges, graph)
         weights = _small(head.size * count, f"{name}_edge_scalars")(jax.nn.silu(pairs))
-        relative = geometry.edge_differences(
-            own.reshape(-1, 3 * count), graph, bucket
-        ).reshape(-1, count, 3)  # the centroid cancels
+        relative = geometry.edge_differences(own.reshape(-1, 3 * count), graph).reshape(
+            -1, count, 3
+        )  # the centroid cancels
         moves = graphs.sum_to_receivers(
-            _combine(weights, relative, head.size), graph, bucket
+            _combine(weights, relative, head.size), graph
         )  # [N, 3K]
         return (_combine(scalars, own, head.size) + moves).reshape(-1, head.size, 3)
 
     @hk.transparent
     def _free(
-        self,
-        head: Head,
-        nodes: Array,
-        edges: Array | None,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, head: Head, nodes: Array, edges: Array | None, graph: Graph
     ) -> jax.Array:
         """Three numbers per vector, whatever they mean: [N, K, 3]."""
         decoder = mlp.MLP(

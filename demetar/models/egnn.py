@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from demetar import geometry, graphs
 from demetar.models import base
 from demetar.nn import capture, inputs, mlp, readout
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -53,52 +53,44 @@ class EGNN(base.Model):
     attention: bool = False
     node_attributes: bool = False
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         features = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         nodes = mlp.Linear(self.hidden_size, name="embedding")(features)  # [N, C]
         attributes = features if self.node_attributes else features[:, :0]
         moving = bool(base.vector_heads(self.task))
         size = self.hidden_size
-        vectors = vectors_0 = geometry.edge_vectors(graph, bucket)  # [E, 3]
+        vectors = vectors_0 = geometry.edge_vectors(graph)  # [E, 3]
         edges = graph.edges
         if moving:  # else these are the squares that every layer reads
             edges = jnp.concatenate([edges, _squares(vectors_0)], axis=-1)  # [E, F + 1]
         shift = moves = jnp.zeros_like(graph.nodes.positions)  # [N, 3]
         for layer in range(self.num_layers):
             if moving and layer:
-                drift = geometry.edge_differences(shift, graph, bucket)
+                drift = geometry.edge_differences(shift, graph)
                 vectors = vectors_0 + drift
-            messages = self._messages(layer, nodes, vectors, edges, graph, bucket)
+            messages = self._messages(layer, nodes, vectors, edges, graph)
             if moving:
-                moves = self._moves(layer, nodes, messages, vectors, graph, bucket)
+                moves = self._moves(layer, nodes, messages, vectors, graph)
                 shift = shift + moves
             # No vector head reads the update of the last layer, and then it is never
             # computed; its parameters are part of the published count.
-            nodes = self._node_update(layer, nodes, attributes, messages, graph, bucket)
+            nodes = self._node_update(layer, nodes, attributes, messages, graph)
         return {
             **base.moved_heads(self.task, "egnn", shift, moves, graph.nodes),
             **readout.summed_heads(  # appendix C.3
-                self.task, nodes, [size, size], size, mlp.silu, graph, bucket
+                self.task, nodes, [size, size], size, mlp.silu, graph
             ),
         }
 
     @hk.transparent
     def _messages(
-        self,
-        layer: int,
-        nodes: Array,
-        vectors: Array,
-        edges: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Array, vectors: Array, edges: Array, graph: Graph
     ) -> jax.Array:
         """Equation 3, and 8 where attention is asked for: [E, C]."""
         invariants = jnp.concatenate([_squares(vectors), edges], axis=-1)
         first = mlp.EdgeLinear(self.hidden_size, name=f"edge_linear_{layer}")
         second = mlp.Linear(self.hidden_size, name=f"edge_linear_{layer}_1")
-        hidden = mlp.silu(first(nodes, invariants, graph, bucket))
+        hidden = mlp.silu(first(nodes, invariants, graph))
         messages = mlp.silu(second(hidden))
         if self.attention:
             logits = mlp.Linear(1, name=f"attention_{layer}")(messages)
@@ -109,13 +101,7 @@ class EGNN(base.Model):
 
     @hk.transparent
     def _moves(
-        self,
-        layer: int,
-        nodes: Array,
-        messages: Array,
-        vectors: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Array, messages: Array, vectors: Array, graph: Graph
     ) -> jax.Array:
         """Equation 7, with the mean over neighbours of equation 4: [N, 3]."""
         velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
@@ -130,20 +116,14 @@ class EGNN(base.Model):
         clip = self.coordinate_clip
         moves = jnp.clip(vectors * weights, -clip, clip)  # [E, 3]
         drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")(nodes)
-        return graphs.mean_to_receivers(moves, graph, bucket) + drift * velocities
+        return graphs.mean_to_receivers(moves, graph) + drift * velocities
 
     @hk.transparent
     def _node_update(
-        self,
-        layer: int,
-        nodes: Array,
-        attributes: Array,
-        messages: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Array, attributes: Array, messages: Array, graph: Graph
     ) -> Array:
         """Equations 5 and 6, residual: [N, C]."""
-        received = graphs.sum_to_receivers(messages, graph, bucket)
+        received = graphs.sum_to_receivers(messages, graph)
         size = self.hidden_size
         update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
         return nodes + update(jnp.concatenate([nodes, received, attributes], axis=-1))

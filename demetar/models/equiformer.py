@@ -32,7 +32,7 @@ from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import capture, depthwise, mlp, radial, readout, steerable
 from demetar.nn.steerable import SCALAR, VECTOR, Attribute, Channels, Features
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -74,17 +74,15 @@ class Equiformer(base.Model):
     pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         hidden = self._hidden_channels()
-        attribute, radial_inputs = self._edge_inputs(hidden, graph, bucket)
+        attribute, radial_inputs = self._edge_inputs(hidden, graph)
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
         vector = self._vector(hidden)
         if vector != VECTOR:
             given = steerable.even_features(given)
         nodes = _add(
-            self._degree_embedding(hidden, attribute, radial_inputs, graph, bucket),
+            self._degree_embedding(hidden, attribute, radial_inputs, graph),
             # A species starts from a standard normal vector.
             steerable.Linear(
                 hidden, w_init=hk.initializers.RandomNormal(), name="embedding"
@@ -93,16 +91,14 @@ class Equiformer(base.Model):
         for layer in range(self.num_layers):
             normed = LayerNorm(name=f"norm_{layer}_0")(nodes)
             attended = self._attention(
-                layer, normed, attribute, radial_inputs, graph, bucket, is_training
+                layer, normed, attribute, radial_inputs, graph, is_training
             )
             nodes = _add(nodes, attended)
             nodes = self._feed_forward(layer, nodes, self._outputs(layer, hidden))
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
         scalars = LayerNorm(name="norm")({SCALAR: nodes[SCALAR]})[SCALAR][0]
-        return readout.heads(
-            self.task, scalars, nodes.get(vector), graph, bucket, self.pooling
-        )
+        return readout.heads(self.task, scalars, nodes.get(vector), graph, self.pooling)
 
     def _hidden_channels(self) -> Channels:
         """The hidden irreps, checked."""
@@ -134,10 +130,10 @@ class Equiformer(base.Model):
 
     @hk.transparent
     def _edge_inputs(
-        self, hidden: Channels, graph: graphs.Graph, bucket: Bucket
+        self, hidden: Channels, graph: Graph
     ) -> tuple[Attribute, jax.Array]:
         """Harmonics of the edges, and what the radial networks read: [E, R]."""
-        vectors = geometry.edge_vectors(graph, bucket)
+        vectors = geometry.edge_vectors(graph)
         # The direction of the paper points from receiver to sender.
         attribute = depthwise.harmonics(-vectors, max(irrep.l for irrep in hidden))
         if VECTOR not in hidden:
@@ -150,30 +146,25 @@ class Equiformer(base.Model):
 
     @hk.transparent
     def _degree_embedding(
-        self,
-        hidden: Channels,
-        attribute: Attribute,
-        radial_inputs: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, hidden: Channels, attribute: Attribute, radial_inputs: Array, graph: Graph
     ) -> Features:
         """The neighbourhood of each node: radial functions times harmonics, summed."""
         num_scalars = hidden[SCALAR]
-        ones = jnp.ones((1, bucket.max_nodes, num_scalars), radial_inputs.dtype)
+        ones = jnp.ones((1, graph.bucket.max_nodes, num_scalars), radial_inputs.dtype)
         paths = depthwise.find_paths([SCALAR], attribute, hidden)
         count = len(paths) * num_scalars
         network = depthwise.NormedMLP(self.radial_sizes, count, name="degree_radial")
         scale = 1 / math.sqrt(self.task.average_neighbors)
         received = depthwise.convolve(
-            {SCALAR: ones}, attribute, paths, network(radial_inputs), graph, bucket
+            {SCALAR: ones}, attribute, paths, network(radial_inputs), graph
         )
         summed = steerable.Linear(hidden, False, name="degree_linear")(received)
         # Every edge brings a bias, so a node has it once for each neighbour.
         bias = hk.get_parameter(
             "degree_bias", (num_scalars,), radial_inputs.dtype, jnp.zeros
         )
-        counted = jnp.ones((bucket.max_edges, 1), radial_inputs.dtype)
-        summed[SCALAR] += bias * graphs.sum_to_receivers(counted, graph, bucket)
+        counted = jnp.ones((graph.bucket.max_edges, 1), radial_inputs.dtype)
+        summed[SCALAR] += bias * graphs.sum_to_receivers(counted, graph)
         return {irrep: scale * values for irrep, values in summed.items()}
 
     @hk.transparent
@@ -183,16 +174,13 @@ class Equiformer(base.Model):
         nodes: Features,
         attribute: Attribute,
         radial_inputs: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
         is_training: bool,
     ) -> Features:
         """Equivariant graph attention: {irrep: [2l + 1, N, C]} to the same."""
         hidden = depthwise.channels_of(nodes)
-        messages, scores = self._messages(
-            layer, nodes, attribute, radial_inputs, graph, bucket
-        )
-        weights = graphs.softmax_to_receivers(scores, graph, bucket)  # [E, H]
+        messages, scores = self._messages(layer, nodes, attribute, radial_inputs, graph)
+        weights = graphs.softmax_to_receivers(scores, graph)  # [E, H]
         capture.record(f"attention_{layer}", weights)
         if is_training and self.attention_dropout > 0:
             weights = hk.dropout(hk.next_rng_key(), self.attention_dropout, weights)
@@ -203,7 +191,7 @@ class Equiformer(base.Model):
         for irrep, value in values.items():
             repeats = value.shape[-1] // self.num_heads
             weighted = value * jnp.repeat(weights, repeats, axis=-1)
-            attended[irrep] = graphs.sum_to_receivers(weighted, graph, bucket)
+            attended[irrep] = graphs.sum_to_receivers(weighted, graph)
         return steerable.Linear(hidden, name=f"projection_{layer}")(attended)
 
     @hk.transparent
@@ -213,16 +201,15 @@ class Equiformer(base.Model):
         nodes: Features,
         attribute: Attribute,
         radial_inputs: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> tuple[Features, jax.Array]:
         """Gated messages {irrep: [2l + 1, E, C]} and attention scores [E, H]."""
         hidden = depthwise.channels_of(nodes)
         senders = steerable.Linear(hidden, name=f"senders_{layer}")(nodes)
         receivers = steerable.Linear(hidden, False, name=f"receivers_{layer}")(nodes)
         pairs = {
-            irrep: graphs.gather_senders(senders[irrep], graph, bucket)
-            + graphs.gather_receivers(receivers[irrep], graph, bucket)
+            irrep: graphs.gather_senders(senders[irrep], graph)
+            + graphs.gather_receivers(receivers[irrep], graph)
             for irrep in hidden
         }
         paths = depthwise.find_paths(hidden, attribute, hidden)

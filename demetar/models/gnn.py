@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from demetar import graphs
 from demetar.models import base
 from demetar.nn import inputs, mlp, readout
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -40,26 +40,24 @@ class GNN(base.Model):
     num_layers: int = 4
     node_inputs: tuple[str, ...] = ()
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         size = self.hidden_size
-        features = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
+        features = base.raw_coordinates(graph)  # [N, 3 + 3V]
         if self.node_inputs:
             scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
             features = jnp.concatenate([features, scalars], axis=-1)
         nodes = mlp.Linear(size, name="embedding")(features)  # [N, C]
         for layer in range(self.num_layers):
             messages = mlp.EdgeLinear(size, name=f"edge_linear_{layer}")(
-                nodes, graph.edges, graph, bucket
+                nodes, graph.edges, graph
             )  # [E, C]
             messages = mlp.MLP([size], activate_last=True, name=f"edge_mlp_{layer}")(
                 jax.nn.silu(messages)
             )
-            received = graphs.sum_to_receivers(messages, graph, bucket)  # [N, C]
+            received = graphs.sum_to_receivers(messages, graph)  # [N, C]
             update = mlp.MLP([size, size], name=f"node_mlp_{layer}")
             nodes = nodes + update(jnp.concatenate([nodes, received], axis=-1))
         return {
-            **base.absolute_heads(self.task, nodes, graph, bucket),
-            **readout.scalar_heads(self.task, nodes, graph, bucket),
+            **base.absolute_heads(self.task, nodes, graph),
+            **readout.scalar_heads(self.task, nodes, graph),
         }

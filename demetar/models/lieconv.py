@@ -39,7 +39,7 @@ from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import attention, capture, inputs, mlp, readout
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -74,26 +74,24 @@ class Lieconv(base.Model):
     node_inputs: tuple[str, ...] = (inputs.ALL,)
     pooling: str = "target"
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         if self.norm not in NORMS:
             raise UserError(
                 f"lieconv has the norms {', '.join(NORMS)}, found {self.norm!r}"
             )
         features = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         nodes: Array = mlp.Linear(self.hidden_size, name="embedding")(features)
-        vectors = geometry.edge_vectors(graph, bucket)
+        vectors = geometry.edge_vectors(graph)
         displacements = jnp.concatenate([vectors, graph.edges], axis=-1)  # [E, 3 + F]
         for layer in range(self.num_layers):
-            nodes = nodes + self._block(layer, nodes, displacements, graph, bucket)
+            nodes = nodes + self._block(layer, nodes, displacements, graph)
             capture.record(f"features_{layer}", nodes)
         nodes = self._activate(nodes, "norm")
         outputs: dict[str, Array] = {}
         for head in self.task.heads:
             values = mlp.Linear(head.size, name=f"readout_{head.name}")(nodes)
             if head.kind == "graph_scalar":
-                values = readout.pool(values, head, self.pooling, graph, bucket)
+                values = readout.pool(values, head, self.pooling, graph)
             outputs[head.name] = values
         return outputs
 
@@ -104,30 +102,20 @@ class Lieconv(base.Model):
 
     @hk.transparent
     def _block(
-        self,
-        layer: int,
-        nodes: Array,
-        displacements: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Array, displacements: Array, graph: Graph
     ) -> Array:
         """Narrow, convolve, widen, each after a norm and a swish: [N, C]."""
         narrow = max(self.hidden_size // self.bottleneck, 1)
         values: Array = self._activate(nodes, f"norm_{layer}_0")
         values = mlp.Linear(narrow, name=f"narrow_{layer}")(values)
         values = self._activate(values, f"norm_{layer}_1")
-        values = self._convolution(layer, values, displacements, graph, bucket)
+        values = self._convolution(layer, values, displacements, graph)
         values = self._activate(values, f"norm_{layer}_2")
         return mlp.Linear(self.hidden_size, name=f"widen_{layer}")(values)
 
     @hk.transparent
     def _convolution(
-        self,
-        layer: int,
-        nodes: Array,
-        displacements: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Array, displacements: Array, graph: Graph
     ) -> Array:
         """Mean over the neighbourhood of the kernel times the features: [N, C'].
 
@@ -138,13 +126,13 @@ class Lieconv(base.Model):
         sizes = [*self.kernel_sizes, self.kernel_rank]
         kernel = mlp.MLP(sizes, activate_last=True, name=f"kernel_{layer}")
         at_zero = kernel(jnp.zeros_like(displacements[:1]))  # [1, P]
-        sent = graphs.gather_senders(nodes, graph, bucket)
+        sent = graphs.gather_senders(nodes, graph)
         products = _outer(kernel(displacements), sent)  # [E, P C']
-        total = graphs.sum_to_receivers(products, graph, bucket) + _outer(
+        total = graphs.sum_to_receivers(products, graph) + _outer(
             jnp.broadcast_to(at_zero, (nodes.shape[0], self.kernel_rank)), nodes
         )
         ones = jnp.ones_like(displacements[:, :1])
-        count = 1 + graphs.sum_to_receivers(ones, graph, bucket)  # [N, 1]
+        count = 1 + graphs.sum_to_receivers(ones, graph)  # [N, 1]
         return mlp.Linear(size, name=f"convolution_{layer}")(total) / count
 
 

@@ -14,10 +14,9 @@ from typing import ClassVar
 import haiku as hk
 import jax.numpy as jnp
 
-from demetar import graphs
 from demetar.models import base
 from demetar.nn import mlp
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -34,9 +33,7 @@ class Linear(base.Model):
 
     initial_time: float = 0.7
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         vectors = graph.nodes.vectors  # [N, V, 3]
         outputs: dict[str, Array] = {}
         for head in self.task.heads:
@@ -57,13 +54,11 @@ class LinearMap(base.Model):
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
-        coordinates = base.raw_coordinates(graph, bucket)  # [N, 3 + 3V]
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
+        coordinates = base.raw_coordinates(graph)  # [N, 3 + 3V]
         outputs: dict[str, Array] = {}
         for head in self.task.heads:
             layer = mlp.Linear(head.size * 3, name=f"map_{head.name}")
             values = layer(coordinates).reshape(-1, head.size, 3)
-            outputs[head.name] = base.absolute(values, head, self.task, graph, bucket)
+            outputs[head.name] = base.absolute(values, head, self.task, graph)
         return outputs

@@ -27,12 +27,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs
+from demetar import geometry
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import capture, depthwise, inputs, radial, readout, steerable
 from demetar.nn.steerable import SCALAR, VECTOR, Attribute, Channels, Features
-from demetar.types import Array, Bucket, Head
+from demetar.types import Array, Graph, Head
 
 
 @dataclasses.dataclass
@@ -72,12 +72,10 @@ class Nequip(base.Model):
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
     species_inputs: tuple[str, ...] = ("charge",)
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         if not 0 <= self.lmax <= 3:
             raise UserError(f"nequip needs lmax from 0 to 3, found {self.lmax}")
-        attribute, radial_inputs = self._edge_inputs(graph, bucket)
+        attribute, radial_inputs = self._edge_inputs(graph)
         species = self._species(graph)  # [N, A]
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
         if not self.parity:
@@ -89,29 +87,17 @@ class Nequip(base.Model):
             gated = steerable.gated_channels(channels)
             nodes = steerable.gate(
                 self._interaction(
-                    layer,
-                    nodes,
-                    gated,
-                    attribute,
-                    radial_inputs,
-                    species,
-                    graph,
-                    bucket,
+                    layer, nodes, gated, attribute, radial_inputs, species, graph
                 ),
                 jax.nn.silu,
             )
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
-        return self._heads(nodes, given, species, graph, bucket)
+        return self._heads(nodes, given, species, graph)
 
     @hk.transparent
     def _heads(
-        self,
-        nodes: Features,
-        given: Features,
-        species: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, nodes: Features, given: Features, species: Array, graph: Graph
     ) -> dict[str, Array]:
         """Two linear maps of the scalars, scaled and shifted; a map of the vectors."""
 
@@ -131,7 +117,7 @@ class Nequip(base.Model):
         joined = jnp.concatenate(vectors, axis=-1) if vectors else None
         hidden = (max(self.hidden_size // 2, 1),)
         return readout.vector_heads(self.task, joined) | readout.linear_heads(
-            self.task, nodes[SCALAR][0], graph, bucket, self.pooling, hidden, scaled
+            self.task, nodes[SCALAR][0], graph, self.pooling, hidden, scaled
         )
 
     def _vector(self) -> steerable.Irrep:
@@ -139,11 +125,9 @@ class Nequip(base.Model):
         return VECTOR if self.parity else steerable.even_irrep(VECTOR)
 
     @hk.transparent
-    def _edge_inputs(
-        self, graph: graphs.Graph, bucket: Bucket
-    ) -> tuple[Attribute, jax.Array]:
+    def _edge_inputs(self, graph: Graph) -> tuple[Attribute, jax.Array]:
         """Harmonics of the edges, and what the radial networks read: [E, R]."""
-        vectors = geometry.edge_vectors(graph, bucket)
+        vectors = geometry.edge_vectors(graph)
         lengths = geometry.safe_norm(vectors)  # [E]
         # The direction of the paper points from receiver to sender.
         attribute = depthwise.harmonics(-vectors, max(self.lmax, 1))
@@ -159,7 +143,7 @@ class Nequip(base.Model):
             values = values * radial.polynomial_cutoff(lengths, self.cutoff)[:, None]
         return attribute, values
 
-    def _species(self, graph: graphs.Graph) -> jax.Array:
+    def _species(self, graph: Graph) -> jax.Array:
         """(1, species inputs) of each node: [N, A]."""
         ones = jnp.ones_like(graph.nodes.positions[:, :1])
         if not self.species_inputs:
@@ -189,8 +173,7 @@ class Nequip(base.Model):
         attribute: Attribute,
         radial_inputs: jax.Array,
         species: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> Features:
         """The convolution plus the self-connection, before the gate."""
         own = {
@@ -211,7 +194,7 @@ class Nequip(base.Model):
         )
         # The sum over neighbours has the variance of one message.
         weights = weights / math.sqrt(self.task.average_neighbors)
-        received = depthwise.convolve(mixed, attribute, paths, weights, graph, bucket)
+        received = depthwise.convolve(mixed, attribute, paths, weights, graph)
         received = steerable.Linear(channels, False, name=f"linear_{layer}_1")(received)
         return {
             irrep: values + own[irrep] if irrep in own else values

@@ -27,7 +27,7 @@ from demetar import geometry, graphs, integrators
 from demetar.errors import UserError
 from demetar.models import base, egnn, segnn
 from demetar.nn import capture, inputs, mlp
-from demetar.types import Array, Bucket, Head, Nodes
+from demetar.types import Array, Graph, Head, Nodes
 
 SATURATIONS = ("pair", "radial", "component", "none")
 MANY_BODY: Mapping[str, Callable[..., base.Model]] = {
@@ -86,45 +86,35 @@ class Newton(base.Model):
     softening: float = 1e-2
     num_frames: int = 0
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         self._check()
         move = self._averaged if self.num_frames and not is_training else self._moved
-        motion = move(graph, bucket, is_training)
+        motion = move(graph, is_training)
         capture.record("acceleration", motion.accelerations)
         return base.moved_heads(
             self.task, "newton", motion.positions, motion.velocities, graph.nodes
         )
 
     @hk.transparent
-    def _moved(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> integrators.Motion:
+    def _moved(self, graph: Graph, is_training: bool) -> integrators.Motion:
         """Shifts and velocities at the target, accelerations at the input: [N, 3]."""
         velocities = jnp.asarray(inputs.vector(graph.nodes, self.task, "velocity"))
         many_body = self.acceleration != "pair"
         make = self._many_body_fn if many_body else self._pair_fn
-        accelerate = make(graph, bucket)
+        accelerate = make(graph)
         # Shifts from the input, so that a far-away origin costs no precision.
         start = integrators.start(jnp.zeros_like(velocities), velocities, accelerate)
         age = hk.get_parameter("lag", (), velocities.dtype, jnp.zeros)
         age = LAG * self.horizon * age
         synchronous = velocities + age * start.accelerations
         end = self._roll_out(
-            start._replace(velocities=synchronous),
-            accelerate,
-            is_training,
-            graph,
-            bucket,
+            start._replace(velocities=synchronous), accelerate, is_training, graph
         )
         velocities = end.velocities - age * end.accelerations
         return integrators.Motion(end.positions, velocities, start.accelerations)
 
     @hk.transparent
-    def _averaged(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> integrators.Motion:
+    def _averaged(self, graph: Graph, is_training: bool) -> integrators.Motion:
         """The mean of what `_moved` makes of the system in `num_frames` frames.
 
         The frames turn with the system: its principal axes with all their signs, which
@@ -134,14 +124,14 @@ class Newton(base.Model):
         change nothing, so there are four. Systems whose principal moments coincide have
         no such axes.
         """
-        positions = geometry.centred_positions(graph, bucket)
+        positions = geometry.centred_positions(graph)
         centred = graph.nodes._replace(positions=positions)
-        axes = _principal_axes(centred, graph, bucket)  # [N, 3, 3]
+        axes = _principal_axes(centred, graph)  # [N, 3, 3]
 
         def in_frame(rotation: jax.Array) -> integrators.Motion:
             frames = rotation @ axes  # [N, 3, 3] an axis of the frame per row
             nodes = geometry.transform_nodes(centred, frames)
-            motion = self._moved(graph._replace(nodes=nodes), bucket, is_training)
+            motion = self._moved(dataclasses.replace(graph, nodes=nodes), is_training)
             return jax.tree.map(
                 lambda vectors: jnp.einsum("nf,nfc->nc", vectors, frames), motion
             )
@@ -188,8 +178,7 @@ class Newton(base.Model):
         motion: integrators.Motion,
         accelerate: Accelerate,
         is_training: bool,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> integrators.Motion:
         """The motion after the horizon.
 
@@ -199,30 +188,30 @@ class Newton(base.Model):
         count = self.num_substeps if is_training else self.eval_substeps
         eta = self.eta if is_training else self.eval_eta
         longest = self.stretch * self.horizon / count
-        distances_fn = _distances_fn(graph, bucket, self.softening)
+        distances_fn = _distances_fn(graph, self.softening)
 
         def substep(
             carry: tuple[integrators.Motion, jax.Array], left: jax.Array
         ) -> tuple[tuple[integrators.Motion, jax.Array], None]:
             motion, remaining = carry
             distances = distances_fn(jax.lax.stop_gradient(motion.positions))[1]
-            least = graphs.least_of_pairs(distances[:, 0], graph, bucket)  # [N, 1]
+            least = graphs.least_of_pairs(distances[:, 0], graph)  # [N, 1]
             wanted = jnp.minimum(eta * least * jnp.sqrt(least), longest)
             dt = jnp.clip(wanted, remaining / left, remaining)
             motion = integrators.kick_drift_kick(accelerate, dt)(motion)
             return (motion, remaining - dt), None
 
         dtype = motion.positions.dtype
-        remaining = jnp.full((bucket.max_nodes, 1), self.horizon, dtype)
+        remaining = jnp.full((graph.bucket.max_nodes, 1), self.horizon, dtype)
         left = jnp.arange(count, 0, -1, dtype)
         (motion, _), _ = hk.scan(hk.remat(substep), (motion, remaining), left)
         return motion
 
     @hk.transparent
-    def _pair_fn(self, graph: graphs.Graph, bucket: Bucket) -> Accelerate:
+    def _pair_fn(self, graph: Graph) -> Accelerate:
         """Accelerations along x_i - x_j: network(log r, features) / r^p."""
-        distances_fn = _distances_fn(graph, bucket, self.softening)
-        features = graphs.pair_features(graph.edges, bucket)  # [P, F]
+        distances_fn = _distances_fn(graph, self.softening)
+        features = graphs.pair_features(graph.edges, graph)  # [P, F]
         sizes = [self.hidden_size] * self.num_layers
         network = mlp.MLP([*sizes, 1], name="force")
         power = hk.get_parameter("power", (), features.dtype, jnp.ones)
@@ -236,13 +225,13 @@ class Newton(base.Model):
             pulls = strengths * vectors
             if self.saturation == "pair":
                 pulls = saturate(pulls)
-            total = graphs.sum_pairs(pulls, graph, bucket)  # [N, 3]
+            total = graphs.sum_pairs(pulls, graph)  # [N, 3]
             return total if self.saturation == "pair" else saturate(total)
 
         return accelerate
 
     @hk.transparent
-    def _many_body_fn(self, graph: graphs.Graph, bucket: Bucket) -> Accelerate:
+    def _many_body_fn(self, graph: Graph) -> Accelerate:
         """The displacements that a registered model makes of bodies at rest."""
         head = Head("acceleration", "node_vector", base="positions")
         task = dataclasses.replace(self.task, heads=(head,))
@@ -258,7 +247,7 @@ class Newton(base.Model):
 
         def accelerate(shifts: jax.Array) -> jax.Array:
             moved = nodes._replace(positions=nodes.positions + shifts, vectors=at_rest)
-            outputs = model(graph._replace(nodes=moved), bucket, False)
+            outputs = model(dataclasses.replace(graph, nodes=moved), False)
             return saturate(jnp.asarray(outputs[head.name])[:, 0])
 
         return accelerate
@@ -297,7 +286,7 @@ class NewtonOctahedral(Newton):
     saturation: str = "component"
 
 
-def _principal_axes(centred: Nodes, graph: graphs.Graph, bucket: Bucket) -> jax.Array:
+def _principal_axes(centred: Nodes, graph: Graph) -> jax.Array:
     """Axes of the moments of centred positions and of vectors of each node's graph.
 
     Returns:
@@ -306,10 +295,10 @@ def _principal_axes(centred: Nodes, graph: graphs.Graph, bucket: Bucket) -> jax.
     vectors = [jnp.asarray(centred.positions)[:, None], jnp.asarray(centred.vectors)]
     stacked = jnp.concatenate(vectors, axis=1)  # [N, 1 + V, 3]
     moments = jnp.einsum("nvi,nvj->nij", stacked, stacked)
-    of_graph = graphs.pool_sum(moments.reshape(-1, 9), graph, bucket)  # [G, 9]
+    of_graph = graphs.pool_sum(moments.reshape(-1, 9), graph)  # [G, 9]
     axes = jnp.linalg.eigh(of_graph.reshape(-1, 3, 3))[1]
     rows = axes.swapaxes(1, 2).reshape(-1, 9)
-    of_node = graphs.broadcast_to_nodes(jax.lax.stop_gradient(rows), graph, bucket)
+    of_node = graphs.broadcast_to_nodes(jax.lax.stop_gradient(rows), graph)
     return of_node.reshape(-1, 3, 3)
 
 
@@ -326,13 +315,13 @@ def _fixed_rotations(count: int) -> np.ndarray:
 
 
 def _distances_fn(
-    graph: graphs.Graph, bucket: Bucket, softening: float
+    graph: Graph, softening: float
 ) -> Callable[[Array], tuple[jax.Array, jax.Array]]:
     """Vectors x_i - x_j [P, 3] and distances [P, 1] of pairs, by shifts [N, 3]."""
-    start = graphs.pair_differences(graph.nodes.positions, graph, bucket)
+    start = graphs.pair_differences(graph.nodes.positions, graph)
 
     def distances(shifts: Array) -> tuple[jax.Array, jax.Array]:
-        vectors = start + graphs.pair_differences(shifts, graph, bucket)
+        vectors = start + graphs.pair_differences(shifts, graph)
         squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
         return vectors, jnp.sqrt(squares + softening**2)
 

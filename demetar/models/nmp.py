@@ -29,7 +29,7 @@ from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import attention, capture, inputs, mlp
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -67,24 +67,20 @@ class NMP(base.Model):
     readout_size: int = 200
     node_inputs: tuple[str, ...] = (inputs.ALL,)
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         features = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         states: Array = self._first_states(features)
         directions = ("in",) if self.one_network else ("in", "out")
-        matrices = [self._matrices(name, graph, bucket) for name in directions]
+        matrices = [self._matrices(name, graph) for name in directions]
         width = len(directions) * self.hidden_size
         bias = hk.get_parameter(
             "message_bias", (width,), states.dtype, mlp.GLOROT_UNIFORM
         )
         update = GatedUnit(name="update")
         for step in range(self.num_layers):
-            sent = graphs.gather_senders(states, graph, bucket)
+            sent = graphs.gather_senders(states, graph)
             received = [
-                graphs.sum_to_receivers(
-                    jnp.einsum("eab,eb->ea", of_edges, sent), graph, bucket
-                )
+                graphs.sum_to_receivers(jnp.einsum("eab,eb->ea", of_edges, sent), graph)
                 + states @ of_self.T
                 for of_edges, of_self in matrices
             ]
@@ -92,7 +88,7 @@ class NMP(base.Model):
             capture.record(f"states_{step}", states)
         both = jnp.concatenate([states, features], axis=-1)  # [N, C + S]
         members = _linear(both.shape[-1], "members")(both)
-        summary = self._set_to_set(members, graph, bucket)  # [G, 2 (C + S)]
+        summary = self._set_to_set(members, graph)  # [G, 2 (C + S)]
         capture.record("summary", summary)
         outputs: dict[str, Array] = {}
         for head in self.task.heads:
@@ -115,9 +111,7 @@ class NMP(base.Model):
         return jnp.pad(features, ((0, 0), (0, missing)))
 
     @hk.transparent
-    def _matrices(
-        self, direction: str, graph: graphs.Graph, bucket: Bucket
-    ) -> tuple[jax.Array, jax.Array]:
+    def _matrices(self, direction: str, graph: Graph) -> tuple[jax.Array, jax.Array]:
         """An edge network A(e_vw) of section 5.1.
 
         Returns:
@@ -125,9 +119,7 @@ class NMP(base.Model):
           which has no bond and distance 0.
         """
         size = self.hidden_size
-        lengths = geometry.safe_norm(
-            geometry.edge_vectors(graph, bucket), keepdims=True
-        )
+        lengths = geometry.safe_norm(geometry.edge_vectors(graph), keepdims=True)
         values = jnp.concatenate([lengths, graph.edges], axis=-1)  # [E, 1 + F]
         sizes = (*self.edge_sizes, size**2)
         network = _perceptron(sizes, f"edge_network_{direction}")
@@ -135,15 +127,13 @@ class NMP(base.Model):
         return of_edges, network(jnp.zeros_like(values[:1])).reshape(size, size)
 
     @hk.transparent
-    def _set_to_set(
-        self, members: Array, graph: graphs.Graph, bucket: Bucket
-    ) -> jax.Array:
+    def _set_to_set(self, members: Array, graph: Graph) -> jax.Array:
         """Members [N, D] of each graph to one vector that knows no order: [G, 2 D].
 
         A recurrent network asks; each answer is the mean of the members that the query
         finds, and question and answer are what it reads next.
         """
-        dense, mask = graphs.ragged_to_dense(members, graph, bucket)  # [G, M, D]
+        dense, mask = graphs.ragged_to_dense(members, graph)  # [G, M, D]
         query = memory = jnp.zeros_like(dense[:, 0])  # [G, D]
         asked = jnp.concatenate([query, query], axis=-1)
         cell = MemoryCell(self.standard_cell, name="query")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from demetar import geometry, graphs
 from demetar.models import base
 from demetar.nn import inputs, mlp
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -39,21 +39,19 @@ class RadialField(base.Model):
     hidden_size: int = 64
     num_layers: int = 4
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
         speeds = geometry.safe_norm(velocities, keepdims=True)  # [N, 1]
-        vectors_0 = geometry.edge_vectors(graph, bucket)  # [E, 3]
+        vectors_0 = geometry.edge_vectors(graph)  # [E, 3]
         squares = jnp.sum(jnp.square(vectors_0), axis=-1, keepdims=True)  # [E, 1]
         edges = jnp.concatenate([graph.edges, squares], axis=-1)  # [E, F + 1]
         shift = moves = jnp.zeros_like(velocities)  # [N, 3] displacement, last step
         for layer in range(self.num_layers):
             vectors = vectors_0
             if layer:
-                vectors = vectors + geometry.edge_differences(shift, graph, bucket)
+                vectors = vectors + geometry.edge_differences(shift, graph)
             weights = self._weights(layer, vectors, edges)  # [E, 1]
-            moves = graphs.mean_to_receivers(weights * vectors, graph, bucket)
+            moves = graphs.mean_to_receivers(weights * vectors, graph)
             drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")
             moves = moves + drift(speeds) * velocities
             shift = shift + moves

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from demetar import geometry, graphs
 from demetar.models import base
 from demetar.nn import capture, inputs, mlp, radial, readout
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 def shifted_softplus(values: Array) -> jax.Array:
@@ -72,9 +72,7 @@ class Schnet(base.Model):
     pooling: str = "target"
     node_inputs: tuple[str, ...] = (inputs.ALL,)
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         size = self.hidden_size
         features = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         # The authors' deviation, the fourth root of 1 / C.
@@ -82,16 +80,16 @@ class Schnet(base.Model):
         nodes = mlp.Linear(size, with_bias=False, w_init=normal, name="embedding")(
             features
         )  # [N, C]
-        lengths = geometry.safe_norm(geometry.edge_vectors(graph, bucket))  # [E]
+        lengths = geometry.safe_norm(geometry.edge_vectors(graph))  # [E]
         basis = radial.gaussian_steps(
             lengths, self.basis_step, self.basis_extent, self.basis_gamma
         )
         values = jnp.concatenate([basis, graph.edges], axis=-1)  # [E, R]
         for layer in range(self.num_layers):
             filters = self._filters(layer, values, lengths)
-            nodes = nodes + self._interaction(layer, nodes, filters, graph, bucket)
+            nodes = nodes + self._interaction(layer, nodes, filters, graph)
             capture.record(f"features_{layer}", nodes)
-        return self._readout(nodes, graph, bucket)
+        return self._readout(nodes, graph)
 
     @hk.transparent
     def _filters(self, layer: int, values: Array, lengths: Array) -> jax.Array:
@@ -104,24 +102,17 @@ class Schnet(base.Model):
 
     @hk.transparent
     def _interaction(
-        self,
-        layer: int,
-        nodes: Array,
-        filters: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Array, filters: Array, graph: Graph
     ) -> jax.Array:
         """Atom-wise layer, convolution (equation 2), two more: [N, C]."""
         size = self.hidden_size
         sent = mlp.Linear(size, False, mlp.GLOROT_UNIFORM, name=f"atoms_{layer}")(nodes)
-        messages = graphs.gather_senders(sent, graph, bucket) * filters  # [E, C]
-        received = graphs.sum_to_receivers(messages, graph, bucket)
+        messages = graphs.gather_senders(sent, graph) * filters  # [E, C]
+        received = graphs.sum_to_receivers(messages, graph)
         return _perceptron([size, size], f"output_{layer}")(received)
 
     @hk.transparent
-    def _readout(
-        self, nodes: Array, graph: graphs.Graph, bucket: Bucket
-    ) -> dict[str, Array]:
+    def _readout(self, nodes: Array, graph: Graph) -> dict[str, Array]:
         """Two atom-wise layers per head, pooled. The last starts from zero."""
         half = max(self.hidden_size // 2, 1)
         values: dict[str, Array] = {}
@@ -135,7 +126,7 @@ class Schnet(base.Model):
                 last_w_init=mlp.ZEROS,
             )
             values[head.name] = network(nodes)
-        return readout.pooled(self.task, values, graph, bucket, self.pooling)
+        return readout.pooled(self.task, values, graph, self.pooling)
 
 
 def _perceptron(sizes: list[int], name: str, activate_last: bool = False) -> mlp.MLP:

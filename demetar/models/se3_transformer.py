@@ -27,7 +27,7 @@ from demetar import graphs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import attention, capture, kernels, mlp, readout, steerable
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 Features = steerable.Features
 
@@ -71,16 +71,14 @@ class SE3Transformer(base.Model):
     shared_radial: bool = False
     node_inputs: tuple[str, ...] = ("charge",)
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         self._check()
         steering = kernels.steer(
-            graph, bucket, self.task, self.lmax, self.num_basis, self.read_edges
+            graph, self.task, self.lmax, self.num_basis, self.read_edges
         )
         nodes = kernels.input_features(graph.nodes, self.task, self.node_inputs)
         for layer in range(self.num_layers):
-            attended = self._attention(layer, nodes, steering, graph, bucket)
+            attended = self._attention(layer, nodes, steering, graph)
             nodes = self._self_interaction(layer, attended, nodes)
             nodes = kernels.NormNonlinearity(mixes=False, name=f"nonlinearity_{layer}")(
                 nodes
@@ -92,13 +90,13 @@ class SE3Transformer(base.Model):
             self.radial_size,
             self.shared_radial,
             name="output",
-        )(nodes, steering, graph, bucket)
+        )(nodes, steering, graph)
         if steerable.VECTOR in outputs:
             start = hk.initializers.Constant(OUTPUT_SCALE)
             dtype = outputs[steerable.VECTOR].dtype
             scale = hk.get_parameter("output_scale", (), dtype, start)
             outputs[steerable.VECTOR] *= scale
-        return kernels.output_heads(self.task, outputs, graph, bucket)
+        return kernels.output_heads(self.task, outputs, graph)
 
     def _check(self) -> None:
         """The fields fit together.
@@ -115,12 +113,7 @@ class SE3Transformer(base.Model):
 
     @hk.transparent
     def _attention(
-        self,
-        layer: int,
-        nodes: Features,
-        steering: kernels.Steering,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, nodes: Features, steering: kernels.Steering, graph: Graph
     ) -> Features:
         """Section 3.2 without the self-interaction: {irrep: [2l + 1, N, C']}.
 
@@ -136,32 +129,32 @@ class SE3Transformer(base.Model):
             self.radial_size,
             self.shared_radial,
             name=f"kernels_{layer}",
-        )(nodes, steering, graph, bucket)  # values and keys side by side
+        )(nodes, steering, graph)  # values and keys side by side
         keys = jnp.concatenate([messages[irrep][..., size:] for irrep in queried], 1)
         values = jnp.concatenate([messages[irrep][..., :size] for irrep in hidden], 1)
         queries = steerable.Linear(queried, with_bias=False, name=f"queries_{layer}")(
             nodes
         )
         rows = jnp.concatenate(list(queries.values()))  # [Q, N, C']
-        weights = self._attention_weights(rows, keys, graph, bucket)  # [E, H]
+        weights = self._attention_weights(rows, keys, graph)  # [E, H]
         capture.record(f"attention_{layer}", weights)
         weighted = values * jnp.repeat(weights, self.head_size, axis=1)[:, None]
         received = graphs.sum_to_receivers(
-            jnp.swapaxes(weighted, 0, 1), graph, bucket
+            jnp.swapaxes(weighted, 0, 1), graph
         )  # [V, N, C']
         starts = [irrep.l**2 for irrep in hidden]
         return dict(zip(hidden, jnp.split(received, starts[1:]), strict=True))
 
     def _attention_weights(
-        self, queries: jax.Array, keys: jax.Array, graph: graphs.Graph, bucket: Bucket
+        self, queries: jax.Array, keys: jax.Array, graph: Graph
     ) -> jax.Array:
         """Softmax of queries [Q, N, C'] . keys [E, Q, C'] over neighbours: [E, H]."""
-        received = graphs.gather_receivers(queries, graph, bucket)  # [Q, E, C']
+        received = graphs.gather_receivers(queries, graph)  # [Q, E, C']
         products = jnp.sum(jnp.swapaxes(received, 0, 1) * keys, axis=1)  # [E, C']
         per_head = products.reshape(-1, self.num_heads, self.head_size)
         num_components = keys.shape[1] * keys.shape[2]
         logits = per_head.sum(axis=-1) / num_components**0.5
-        return graphs.softmax_to_receivers(logits, graph, bucket)
+        return graphs.softmax_to_receivers(logits, graph)
 
     @hk.transparent
     def _self_interaction(

@@ -26,7 +26,7 @@ from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import capture, depthwise, inputs, mlp, readout, steerable
-from demetar.types import Array, Bucket, Head
+from demetar.types import Array, Graph, Head
 
 Features = steerable.Features
 Attribute = steerable.Attribute
@@ -78,20 +78,18 @@ class SEGNN(base.Model):
     squared_lengths: bool = False
     pooling: str = "target"
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         hidden = self._hidden_channels()
         gated = steerable.gated_channels(hidden)
-        edge_attribute, edges = self._edge_inputs(graph, bucket)
-        node_attribute = self._node_attribute(edge_attribute, graph, bucket)
+        edge_attribute, edges = self._edge_inputs(graph)
+        node_attribute = self._node_attribute(edge_attribute, graph)
         nodes = steerable.TensorProduct(hidden, name="embedding")(
-            self._node_inputs(graph, bucket), node_attribute
+            self._node_inputs(graph), node_attribute
         )
         for layer in range(self.num_layers):
             messages = steerable.gate(
                 steerable.EdgeTensorProduct(gated, name=f"message_{layer}_0")(
-                    nodes, edges, edge_attribute, graph, bucket
+                    nodes, edges, edge_attribute, graph
                 )
             )
             messages = steerable.gate(
@@ -100,7 +98,7 @@ class SEGNN(base.Model):
                 )
             )
             received = {
-                irrep: graphs.sum_to_receivers(message, graph, bucket)
+                irrep: graphs.sum_to_receivers(message, graph)
                 for irrep, message in messages.items()
             }
             update = steerable.gate(
@@ -113,14 +111,14 @@ class SEGNN(base.Model):
             )
             nodes = {irrep: nodes[irrep] + update[irrep] for irrep in nodes}
             if self.instance_norm:
-                nodes = InstanceNorm(name=f"norm_{layer}")(nodes, graph, bucket)
+                nodes = InstanceNorm(name=f"norm_{layer}")(nodes, graph)
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
         nodes = steerable.gate(
             steerable.TensorProduct(gated, name="readout_0")(nodes, node_attribute)
         )
         return {
-            head.name: self._readout(head, nodes, node_attribute, graph, bucket)
+            head.name: self._readout(head, nodes, node_attribute, graph)
             for head in self.task.heads
         }
 
@@ -149,16 +147,14 @@ class SEGNN(base.Model):
             return self.node_vectors
         return tuple(vector.name for vector in self.task.vectors)
 
-    def _edge_inputs(
-        self, graph: graphs.Graph, bucket: Bucket
-    ) -> tuple[Attribute, Features]:
+    def _edge_inputs(self, graph: Graph) -> tuple[Attribute, Features]:
         """Harmonics of the edge, and its length or the square, and features."""
-        vectors = geometry.edge_vectors(graph, bucket)
+        vectors = geometry.edge_vectors(graph)
         # The direction that the paper embeds points from receiver to sender.
         attribute = self._harmonics(-vectors)
         for name in self.edge_vectors:
             values = inputs.vector(graph.nodes, self.task, name)
-            differences = geometry.edge_differences(values, graph, bucket)
+            differences = geometry.edge_differences(values, graph)
             attribute = _add_directions(attribute, self._harmonics(-differences))
         if self.squared_lengths:
             lengths = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
@@ -174,12 +170,10 @@ class SEGNN(base.Model):
             geometry.spherical_harmonics(vectors, self.lmax_attributes)
         )
 
-    def _node_attribute(
-        self, edge_attribute: Attribute, graph: graphs.Graph, bucket: Bucket
-    ) -> Attribute:
+    def _node_attribute(self, edge_attribute: Attribute, graph: Graph) -> Attribute:
         """Mean harmonics of the edges plus those of the vectors; the scalar is 1."""
         attribute = {
-            irrep: graphs.mean_to_receivers(values[..., None], graph, bucket)[..., 0]
+            irrep: graphs.mean_to_receivers(values[..., None], graph)[..., 0]
             for irrep, values in edge_attribute.items()
         }
         for index in range(graph.nodes.vectors.shape[1]):
@@ -188,14 +182,14 @@ class SEGNN(base.Model):
         attribute[steerable.SCALAR] = jnp.ones_like(attribute[steerable.SCALAR])
         return attribute
 
-    def _node_inputs(self, graph: graphs.Graph, bucket: Bucket) -> Features:
+    def _node_inputs(self, graph: Graph) -> Features:
         """Centred positions, vectors and invariants: [3, N, 1 + V] and [1, N, S]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
         features = {steerable.SCALAR: scalars[None]}
         names = self._vector_names()
         vectors = [inputs.vector(graph.nodes, self.task, name) for name in names]
         if self.read_positions:
-            vectors = [geometry.centred_positions(graph, bucket), *vectors]
+            vectors = [geometry.centred_positions(graph), *vectors]
         if vectors:
             stacked = jnp.stack(vectors, axis=-1)  # [N, 3, 1 + V]
             features[steerable.VECTOR] = stacked.swapaxes(0, 1)
@@ -203,12 +197,7 @@ class SEGNN(base.Model):
 
     @hk.transparent
     def _readout(
-        self,
-        head: Head,
-        nodes: Features,
-        node_attribute: Attribute,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, head: Head, nodes: Features, node_attribute: Attribute, graph: Graph
     ) -> jax.Array:
         """A tensor product; for graphs to scalars, that are pooled and mixed."""
         name = f"readout_{head.name}"
@@ -224,7 +213,7 @@ class SEGNN(base.Model):
         # As many scalars as all irreps of the hidden features, for each output.
         size = sum(values.shape[-1] for values in nodes.values()) * head.size
         scalars = product(steerable.SCALAR, size)[0]
-        pooled = readout.pool(scalars, head, self.pooling, graph, bucket)
+        pooled = readout.pool(scalars, head, self.pooling, graph)
         return mlp.MLP([size, head.size], name=f"{name}_graph")(pooled)
 
 
@@ -237,15 +226,13 @@ class InstanceNorm(hk.Module):
 
     EPSILON = 1e-5
 
-    def __call__(
-        self, features: Features, graph: graphs.Graph, bucket: Bucket
-    ) -> Features:
+    def __call__(self, features: Features, graph: Graph) -> Features:
         """{irrep: [2l + 1, N, C]} to the same."""
 
         def mean(values: jax.Array) -> jax.Array:
             """Of [N, C] over the nodes of each graph, at every node."""
-            pooled = graphs.pool_mean(values, graph, bucket)
-            return graphs.broadcast_to_nodes(pooled, graph, bucket)
+            pooled = graphs.pool_mean(values, graph)
+            return graphs.broadcast_to_nodes(pooled, graph)
 
         outputs = {}
         for irrep, values in features.items():

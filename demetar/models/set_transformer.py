@@ -20,7 +20,7 @@ import jax
 from demetar import graphs
 from demetar.models import base
 from demetar.nn import attention, mlp
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -42,16 +42,14 @@ class SetTransformer(base.Model):
     num_heads: int = 8
     num_layers: int = 4
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
-        coordinates = base.raw_inputs(graph, bucket)  # [N, S + 3 + 3V]
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
+        coordinates = base.raw_inputs(graph)  # [N, S + 3 + 3V]
         nodes = mlp.Linear(self.hidden_size, name="embedding")(coordinates)
-        tokens, mask = graphs.ragged_to_dense(nodes, graph, bucket)  # [G, M, C]
+        tokens, mask = graphs.ragged_to_dense(nodes, graph)  # [G, M, C]
         for layer in range(self.num_layers):
             tokens = self._block(layer, tokens, mask)
-        nodes = graphs.dense_to_ragged(tokens, graph, bucket)
-        return base.absolute_heads(self.task, nodes, graph, bucket)
+        nodes = graphs.dense_to_ragged(tokens, graph)
+        return base.absolute_heads(self.task, nodes, graph)
 
     @hk.transparent
     def _block(self, layer: int, tokens: Array, mask: Array) -> jax.Array:

@@ -39,7 +39,7 @@ from demetar.nn.steerable import (
     Features,
     Path,
 )
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 GATES = ("e3nn", "silu")
 
@@ -86,14 +86,12 @@ class SimpleNetwork(base.Model):
     pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         if self.gate not in GATES:
             raise UserError(
                 f"expected a gate of {', '.join(GATES)}, found {self.gate!r}"
             )
-        vectors = geometry.edge_vectors(graph, bucket)
+        vectors = geometry.edge_vectors(graph)
         # e3nn's 'norm' normalisation: the harmonics of a degree have the length 1.
         attribute = {
             irrep: values / math.sqrt(irrep.dim)
@@ -105,15 +103,13 @@ class SimpleNetwork(base.Model):
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
         nodes = steerable.Linear(embedding, name="embedding")(given)
         for layer in range(len(self.layer_irreps)):
-            nodes = self._layer(layer, nodes, attribute, radial_inputs, graph, bucket)
+            nodes = self._layer(layer, nodes, attribute, radial_inputs, graph)
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
-        return self._heads(nodes, graph, bucket)
+        return self._heads(nodes, graph)
 
     @hk.transparent
-    def _heads(
-        self, nodes: Features, graph: graphs.Graph, bucket: Bucket
-    ) -> dict[str, Array]:
+    def _heads(self, nodes: Features, graph: Graph) -> dict[str, Array]:
         """Linear maps of the last layer, summed or averaged over graphs."""
         vectors = {head.kind == "node_vector" for head in self.task.heads}
         needed = {VECTOR if is_vector else SCALAR for is_vector in vectors}
@@ -125,7 +121,7 @@ class SimpleNetwork(base.Model):
         outputs = readout.vector_heads(self.task, nodes.get(VECTOR))
         if SCALAR in needed:
             outputs |= readout.linear_heads(
-                self.task, nodes[SCALAR][0], graph, bucket, self.pooling
+                self.task, nodes[SCALAR][0], graph, self.pooling
             )
         return outputs
 
@@ -136,8 +132,7 @@ class SimpleNetwork(base.Model):
         nodes: Features,
         attribute: Attribute,
         radial_inputs: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> Features:
         """{irrep: [2l + 1, N, C]} to the irreps of the layer."""
         outputs = steerable.parse_channels(self.layer_irreps[layer])
@@ -153,14 +148,10 @@ class SimpleNetwork(base.Model):
         )
         weights = network(radial_inputs)  # [E, count]
         if self.mix_products:
-            received = self._mixed(
-                layer, nodes, attribute, paths, weights, graph, bucket
-            )
+            received = self._mixed(layer, nodes, attribute, paths, weights, graph)
         else:
-            received = depthwise.convolve(
-                nodes, attribute, paths, weights, graph, bucket
-            )
-        neighbors = graphs.num_neighbors(graph, bucket).astype(weights.dtype)  # [N, 1]
+            received = depthwise.convolve(nodes, attribute, paths, weights, graph)
+        neighbors = graphs.num_neighbors(graph).astype(weights.dtype)  # [N, 1]
         received = {irrep: values / neighbors for irrep, values in received.items()}
         gated = self._gated(layer, received, self._extra_scalars(nodes, attribute))
         joined = steerable.concatenate([gated, nodes])
@@ -174,12 +165,11 @@ class SimpleNetwork(base.Model):
         attribute: Attribute,
         paths: Sequence[Path],
         weights: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
     ) -> Features:
         """The convolution with a linear map between the product and its weights."""
         senders = {
-            irrep: graphs.gather_senders(values, graph, bucket)
+            irrep: graphs.gather_senders(values, graph)
             for irrep, values in nodes.items()
         }
         products = depthwise.tensor_product(senders, attribute, paths)
@@ -187,7 +177,7 @@ class SimpleNetwork(base.Model):
         products = steerable.Linear(channels, False, name=f"product_{layer}")(products)
         parts = jax.lax.split(jnp.asarray(weights), list(channels.values()), 1)
         return {
-            irrep: graphs.sum_to_receivers(values * part, graph, bucket)
+            irrep: graphs.sum_to_receivers(values * part, graph)
             for (irrep, values), part in zip(products.items(), parts, strict=True)
         }
 

@@ -21,10 +21,9 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from demetar import graphs
 from demetar.models import base
 from demetar.nn import capture, kernels, readout
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 @dataclasses.dataclass
@@ -56,12 +55,10 @@ class TFN(base.Model):
     shared_radial: bool = False
     node_inputs: tuple[str, ...] = ("charge",)
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         kernels.check_degrees("tfn", self.lmax)
         steering = kernels.steer(
-            graph, bucket, self.task, self.lmax, self.num_basis, self.read_edges
+            graph, self.task, self.lmax, self.num_basis, self.read_edges
         )
         hidden = kernels.hidden_channels(self.lmax, self.hidden_size)
         last = kernels.output_channels(self.task, self.hidden_size)
@@ -72,7 +69,7 @@ class TFN(base.Model):
             layer = kernels.PointConvolution(
                 channels, self.radial_size, self.shared_radial, name=name
             )
-            return layer(nodes, steering, graph, bucket)
+            return layer(nodes, steering, graph)
 
         nodes = kernels.input_features(graph.nodes, self.task, self.node_inputs)
         for layer in range(self.num_layers - 1):
@@ -83,4 +80,4 @@ class TFN(base.Model):
             for irrep, values in nodes.items():
                 capture.record(f"features_{layer}_{irrep}", values)
         outputs = convolve(last, "output", nodes)
-        return kernels.output_heads(self.task, outputs, graph, bucket)
+        return kernels.output_heads(self.task, outputs, graph)

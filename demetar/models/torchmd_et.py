@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from demetar import geometry, graphs
 from demetar.models import base
 from demetar.nn import attention, capture, mlp, radial, readout, steerable
-from demetar.types import Array, Bucket, Head
+from demetar.types import Array, Graph, Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +91,10 @@ class TorchmdEt(base.Model):
     pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
-    def __call__(
-        self, graph: graphs.Graph, bucket: Bucket, is_training: bool
-    ) -> dict[str, Array]:
-        edges = self._edges(graph, bucket)
+    def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
+        edges = self._edges(graph)
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
-        scalars = self._embedding(given[steerable.SCALAR][0], edges, graph, bucket)
+        scalars = self._embedding(given[steerable.SCALAR][0], edges, graph)
         vectors: Array = jnp.zeros((3, *scalars.shape), scalars.dtype)  # [3, N, C]
         if steerable.VECTOR in given:
             vectors = _linear(scalars.shape[-1], "vector_embedding", False)(
@@ -104,17 +102,17 @@ class TorchmdEt(base.Model):
             )
         for layer in range(self.num_layers):
             scalar_step, vector_step = self._attention(
-                layer, scalars, vectors, edges, graph, bucket
+                layer, scalars, vectors, edges, graph
             )
             scalars, vectors = scalars + scalar_step, vectors + vector_step
             capture.record(f"features_{layer}_0e", scalars[None])
             capture.record(f"features_{layer}_1o", vectors)
         scalars = attention.layer_norm(scalars, "output_norm")
-        return self._readout(scalars, vectors, graph, bucket)
+        return self._readout(scalars, vectors, graph)
 
-    def _edges(self, graph: graphs.Graph, bucket: Bucket) -> Edges:
+    def _edges(self, graph: Graph) -> Edges:
         """Equation 1 beside the edge features, directions and envelope."""
-        vectors = geometry.edge_vectors(graph, bucket)  # [E, 3]
+        vectors = geometry.edge_vectors(graph)  # [E, 3]
         lengths = geometry.safe_norm(vectors)  # [E]
         directions = vectors / jnp.where(lengths > 0, lengths, 1.0)[:, None]
         envelope: jax.Array | float = 1.0
@@ -136,9 +134,7 @@ class TorchmdEt(base.Model):
         )
 
     @hk.transparent
-    def _embedding(
-        self, invariants: Array, edges: Edges, graph: graphs.Graph, bucket: Bucket
-    ) -> Array:
+    def _embedding(self, invariants: Array, edges: Edges, graph: Graph) -> Array:
         """Equations 2 and 3: the node's own embedding and that of its neighbours."""
         size = self.num_heads * self.head_size
         normal = hk.initializers.RandomNormal()
@@ -147,25 +143,17 @@ class TorchmdEt(base.Model):
             for name in ("embedding", "neighbor_embedding")
         )  # [N, C] each
         filters = _linear(size, "neighbor_filter")(edges.radial)  # [E, C]
-        messages = graphs.gather_senders(neighbors, graph, bucket) * filters
-        received = graphs.sum_to_receivers(messages * edges.envelope, graph, bucket)
+        messages = graphs.gather_senders(neighbors, graph) * filters
+        received = graphs.sum_to_receivers(messages * edges.envelope, graph)
         return _linear(size, "combine")(jnp.concatenate([own, received], axis=-1))
 
     @hk.transparent
     def _attention(
-        self,
-        layer: int,
-        scalars: Array,
-        vectors: Array,
-        edges: Edges,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, scalars: Array, vectors: Array, edges: Edges, graph: Graph
     ) -> tuple[jax.Array, jax.Array]:
         """Steps of scalars [N, C] and vectors [3, N, C]: equations 4 to 11."""
         size = scalars.shape[-1]
-        received, messages = self._messages(
-            layer, scalars, vectors, edges, graph, bucket
-        )
+        received, messages = self._messages(layer, scalars, vectors, edges, graph)
         projected = _linear(3 * size, f"vectors_{layer}", False)(vectors)
         left, right, kept = jnp.split(projected, 3, axis=-1)  # [3, N, C] each
         output = _linear(3 * size, f"output_{layer}")(received)
@@ -175,13 +163,7 @@ class TorchmdEt(base.Model):
 
     @hk.transparent
     def _messages(
-        self,
-        layer: int,
-        scalars: Array,
-        vectors: Array,
-        edges: Edges,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, layer: int, scalars: Array, vectors: Array, edges: Edges, graph: Graph
     ) -> tuple[jax.Array, jax.Array]:
         """What nodes receive: scalars y [N, C] and vectors w [3, N, C]."""
         size = scalars.shape[-1]
@@ -192,8 +174,8 @@ class TorchmdEt(base.Model):
         sent = jnp.concatenate([keys, values], axis=-1)  # [N, 4C]
         attend = Attend(self.num_heads, self.head_size, name=f"attend_{layer}")
         weights, values = attend(
-            graphs.gather_receivers(queries, graph, bucket),
-            graphs.gather_senders(sent, graph, bucket),
+            graphs.gather_receivers(queries, graph),
+            graphs.gather_senders(sent, graph),
             edges.radial,
         )
         if self.vector_cutoff:
@@ -203,11 +185,11 @@ class TorchmdEt(base.Model):
         capture.record(f"attention_{layer}", weights)
         old, new, mixed = jnp.split(values, 3, axis=-1)  # [E, C] each
         received = graphs.sum_to_receivers(
-            mixed * jnp.repeat(weights, self.head_size, axis=-1), graph, bucket
+            mixed * jnp.repeat(weights, self.head_size, axis=-1), graph
         )
-        senders = graphs.gather_senders(vectors, graph, bucket)  # [3, E, C]
+        senders = graphs.gather_senders(vectors, graph)  # [3, E, C]
         messages = graphs.sum_to_receivers(
-            old * senders + new * edges.directions, graph, bucket
+            old * senders + new * edges.directions, graph
         )
         if self.self_loops:
             weights, values = attend(queries, sent, edges.own)
@@ -218,7 +200,7 @@ class TorchmdEt(base.Model):
 
     @hk.transparent
     def _readout(
-        self, scalars: Array, vectors: Array, graph: graphs.Graph, bucket: Bucket
+        self, scalars: Array, vectors: Array, graph: Graph
     ) -> dict[str, Array]:
         """Two gated blocks, the second per head; no vectors for a spatial extent."""
         half = max(scalars.shape[-1] // 2, 1)
@@ -234,34 +216,26 @@ class TorchmdEt(base.Model):
                 start = mlp.GLOROT_UNIFORM, mlp.ZEROS
                 values = mlp.MLP(sizes, jax.nn.silu, False, name, *start)(scalars)
                 outputs[head.name] = readout.spatial_extent(
-                    self.task, head, values, graph, bucket
+                    self.task, head, values, graph
                 )
                 continue
             if gated is None:
                 gated = GatedBlock(half, True, name="gated")(scalars, vectors)
             block = GatedBlock(head.size, False, name=name)
-            outputs[head.name] = self._gated_head(
-                head, kind, *block(*gated), graph, bucket
-            )
+            outputs[head.name] = self._gated_head(head, kind, *block(*gated), graph)
         return outputs
 
     def _gated_head(
-        self,
-        head: Head,
-        kind: str,
-        values: Array,
-        moments: Array,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, head: Head, kind: str, values: Array, moments: Array, graph: Graph
     ) -> Array:
         """The output of a head from what its block gives: [N, T] and [3, N, T]."""
         if head.kind == "node_vector":
             return jnp.transpose(moments, (1, 2, 0))
         if kind == "dipole":
-            return readout.dipole(self.task, head, values, moments, graph, bucket)
-        return readout.pooled(
-            self.task, {head.name: values}, graph, bucket, self.pooling
-        )[head.name]
+            return readout.dipole(self.task, head, values, moments, graph)
+        return readout.pooled(self.task, {head.name: values}, graph, self.pooling)[
+            head.name
+        ]
 
 
 class Attend(hk.Module):

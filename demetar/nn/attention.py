@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from demetar import graphs
 from demetar.nn import capture, mlp
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 def masked_softmax(logits: Array, mask: Array) -> jax.Array:
@@ -80,9 +80,7 @@ class EdgeAttention(hk.Module):
         self.num_heads = num_heads
         self.record = record
 
-    def __call__(
-        self, nodes: Array, edges: Array, graph: graphs.Graph, bucket: Bucket
-    ) -> Array:
+    def __call__(self, nodes: Array, edges: Array, graph: Graph) -> Array:
         """Nodes [N, C] and edges [E, F] -> [N, C]; b for a node without edges."""
         channels = nodes.shape[-1]
         size = head_size(channels, self.num_heads)
@@ -91,13 +89,13 @@ class EdgeAttention(hk.Module):
         keys, values = jnp.split(
             mlp.Linear(2 * width, name="key_value")(edges), 2, axis=-1
         )  # [E, H C'] each
-        products = graphs.gather_receivers(queries, graph, bucket) * keys
+        products = graphs.gather_receivers(queries, graph) * keys
         heads = (-1, self.num_heads, size)
         logits = products.reshape(heads).sum(axis=-1) / size**0.5  # [E, H]
-        weights = graphs.softmax_to_receivers(logits, graph, bucket)
+        weights = graphs.softmax_to_receivers(logits, graph)
         capture.record(f"attention_{self.record}", weights)
         weighted = (weights[..., None] * values.reshape(heads)).reshape(-1, width)
-        mixed = graphs.sum_to_receivers(weighted, graph, bucket)  # [N, H C']
+        mixed = graphs.sum_to_receivers(weighted, graph)  # [N, H C']
         return mlp.Linear(channels, name="output")(mixed)
 
 

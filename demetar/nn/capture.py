@@ -1,7 +1,7 @@
 """Intermediate values of a forward pass, for pictures and tests.
 
     with capture.recording() as values:
-        outputs = model.apply(params, key, graph, bucket, False)
+        outputs = model.apply(params, key, graph, False)
     values["attention_0"]
 
 The values are those that the pass used. Inside a jitted function, return them from it.

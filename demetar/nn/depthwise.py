@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from demetar import geometry, graphs
 from demetar.nn import mlp, steerable
 from demetar.nn.steerable import Attribute, Channels, Features, Irrep, Path
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 
 def find_paths(
@@ -82,8 +82,7 @@ def convolve(
     attribute: Attribute,
     paths: Sequence[Path],
     weights: Array,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    graph: Graph,
 ) -> Features:
     """Sum over the senders of each node of their product with the edge's attribute.
 
@@ -92,18 +91,17 @@ def convolve(
       attribute: {irrep: [2l + 1, E]}.
       paths: of `find_paths`.
       weights: [E, num_weights(paths, channels)].
-      graph, bucket: the batch.
+      graph: the batch.
 
     Returns:
       {irrep: [2l + 1, N, C']}.
     """
     senders = {
-        irrep: graphs.gather_senders(values, graph, bucket)
-        for irrep, values in nodes.items()
+        irrep: graphs.gather_senders(values, graph) for irrep, values in nodes.items()
     }
     messages = tensor_product(senders, attribute, paths, weights)
     return {
-        irrep: graphs.sum_to_receivers(values, graph, bucket)
+        irrep: graphs.sum_to_receivers(values, graph)
         for irrep, values in messages.items()
     }
 

@@ -32,7 +32,7 @@ import numpy as np
 from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.nn import attention, inputs, mlp, radial, readout, steerable
-from demetar.types import Array, Bucket, Nodes, TaskSpec
+from demetar.types import Array, Graph, Nodes, TaskSpec
 
 Channels = steerable.Channels
 Features = steerable.Features
@@ -95,9 +95,7 @@ def output_channels(task: TaskSpec, num_scalars: int) -> Channels:
     return channels
 
 
-def output_heads(
-    task: TaskSpec, features: Features, graph: graphs.Graph, bucket: Bucket
-) -> dict[str, Array]:
+def output_heads(task: TaskSpec, features: Features, graph: Graph) -> dict[str, Array]:
     """Heads of the features that have `output_channels`.
 
     The vectors are the heads themselves, in the order of the task; scalars go through
@@ -109,7 +107,7 @@ def output_heads(
     outputs: dict[str, Array] = {}
     if steerable.SCALAR in features:
         scalars = features[steerable.SCALAR][0]
-        outputs = readout.scalar_heads(task, scalars, graph, bucket)
+        outputs = readout.scalar_heads(task, scalars, graph)
     start = 0
     for head in task.heads:
         if head.kind == "node_vector":
@@ -143,23 +141,18 @@ def _coupling_tensor(lmax: int, target: int) -> np.ndarray:
 
 
 def steer(
-    graph: graphs.Graph,
-    bucket: Bucket,
-    task: TaskSpec,
-    lmax: int,
-    num_basis: int,
-    read_edges: bool,
+    graph: Graph, task: TaskSpec, lmax: int, num_basis: int, read_edges: bool
 ) -> Steering:
     """What kernels between degrees up to lmax read, made once for all layers.
 
     Args:
-      graph, bucket: the batch.
+      graph: the batch.
       task: its `radial_extent` is what the basis spans.
       lmax: highest degree of the features; harmonics go up to twice that.
       num_basis: Gaussians of the distance; 0: radial functions read the distance.
       read_edges: whether they read the edge features too.
     """
-    vectors = geometry.edge_vectors(graph, bucket)  # [E, 3]
+    vectors = geometry.edge_vectors(graph)  # [E, 3]
     lengths = geometry.safe_norm(vectors)  # [E]
     edges = graph.edges if read_edges else graph.edges[:, :0]
     if num_basis:
@@ -241,13 +234,13 @@ class Kernels(hk.Module):
         }
 
     def __call__(
-        self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
+        self, nodes: Features, steering: Steering, graph: Graph
     ) -> EdgeFeatures:
         """Node features of degrees 0, 1, ... without a gap -> [E, 2l + 1, C] each."""
         senders = {}
         for irrep, values in sorted(nodes.items()):
-            rows = graphs.gather_senders(_rows(values), graph, bucket)
-            shape = (bucket.max_edges, irrep.dim, values.shape[-1])
+            rows = graphs.gather_senders(_rows(values), graph)
+            shape = (graph.bucket.max_edges, irrep.dim, values.shape[-1])
             senders[irrep] = rows.reshape(shape)
         mix = self._mix_shared if self.shared_radial else self._mix_separate
         mixed = mix(senders, steering.radial)
@@ -255,7 +248,7 @@ class Kernels(hk.Module):
         for out in self.channels:
             blocks = [
                 part.reshape(
-                    bucket.max_edges, math.prod(part.shape[1:3]), part.shape[3]
+                    graph.bucket.max_edges, math.prod(part.shape[1:3]), part.shape[3]
                 )
                 for part in mixed[out]
             ]
@@ -338,20 +331,18 @@ class PointConvolution(hk.Module):
         self.radial_size = radial_size
         self.shared_radial = shared_radial
 
-    def __call__(
-        self, nodes: Features, steering: Steering, graph: graphs.Graph, bucket: Bucket
-    ) -> Features:
+    def __call__(self, nodes: Features, steering: Steering, graph: Graph) -> Features:
         """{irrep: [2l + 1, N, C]} -> {irrep: [2l + 1, N, channels[irrep]]}."""
         messages = Kernels(
             [self.channels], self.radial_size, self.shared_radial, name="kernels"
-        )(nodes, steering, graph, bucket)
+        )(nodes, steering, graph)
         own = steerable.Linear(self.channels, with_bias=False, name="self_interaction")(
             nodes
         )
         outputs = {}
         for irrep, values in messages.items():
-            rows = values.reshape(bucket.max_edges, irrep.dim * values.shape[-1])
-            received = graphs.mean_to_receivers(rows, graph, bucket)
+            rows = values.reshape(graph.bucket.max_edges, irrep.dim * values.shape[-1])
+            received = graphs.mean_to_receivers(rows, graph)
             outputs[irrep] = _components(received, irrep)
             if irrep in own:
                 outputs[irrep] += own[irrep]

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from demetar import graphs
-from demetar.types import Array, Bucket
+from demetar.types import Array, Graph
 
 Activation = Callable[[Array], jax.Array]
 Initializer = Callable[..., jax.Array]
@@ -117,7 +117,7 @@ class EdgeLinear(Linear):
     """
 
     def __call__(  # type: ignore[override]
-        self, nodes: Array, edges: Array, graph: graphs.Graph, bucket: Bucket
+        self, nodes: Array, edges: Array, graph: Graph
     ) -> jax.Array:
         """Nodes [N, C] and edges [E, F] -> [E, num_outputs]."""
         channels = nodes.shape[-1]
@@ -127,8 +127,8 @@ class EdgeLinear(Linear):
             receivers = receivers + b
         senders = matmul(nodes, w[channels : 2 * channels])
         return (
-            graphs.gather_receivers(receivers, graph, bucket)
-            + graphs.gather_senders(senders, graph, bucket)
+            graphs.gather_receivers(receivers, graph)
+            + graphs.gather_senders(senders, graph)
             + matmul(edges, w[2 * channels :])
         )
 

@@ -12,7 +12,7 @@ from demetar import geometry, graphs
 from demetar.errors import UserError
 from demetar.heads import known_values
 from demetar.nn import inputs, mlp
-from demetar.types import Array, Bucket, Head, TaskSpec
+from demetar.types import Array, Graph, Head, TaskSpec
 
 KINDS = frozenset({"node_vector", "node_scalar", "graph_scalar"})
 SCALAR_KINDS = frozenset({"node_scalar", "graph_scalar"})
@@ -20,9 +20,7 @@ POOLINGS = ("target", "sum", "mean")
 OUTPUTS = ("target", "scalar", "dipole", "spatial_extent")
 
 
-def pool(
-    values: Array, head: Head, pooling: str, graph: graphs.Graph, bucket: Bucket
-) -> jax.Array:
+def pool(values: Array, head: Head, pooling: str, graph: Graph) -> jax.Array:
     """One value per graph of those of its nodes: [N, C] -> [G, C].
 
     Args:
@@ -30,7 +28,7 @@ def pool(
       head: a graph scalar.
       pooling: 'sum', 'mean', or 'target': the sum for an extensive head, the mean for
         any other.
-      graph, bucket: the batch.
+      graph: the batch.
 
     Raises:
       UserError: unknown pooling.
@@ -42,15 +40,14 @@ def pool(
     if pooling == "target":
         pooling = "sum" if head.extensive else "mean"
     pooled = {"sum": graphs.pool_sum, "mean": graphs.pool_mean}[pooling]
-    return pooled(values, graph, bucket)
+    return pooled(values, graph)
 
 
 def heads(
     task: TaskSpec,
     scalars: Array,
     vectors: Array | None,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    graph: Graph,
     pooling: str = "target",
 ) -> dict[str, Array]:
     """All outputs of a task from the features of the last layer.
@@ -63,7 +60,7 @@ def heads(
       task: heads.
       scalars: [N, C].
       vectors: [3, N, C'] polar vectors; None where the model has none.
-      graph, bucket: the batch.
+      graph: the batch.
       pooling: of `pool`.
 
     Returns:
@@ -72,7 +69,7 @@ def heads(
     Raises:
       UserError: a vector head without vectors, or unknown pooling.
     """
-    outputs = scalar_heads(task, scalars, graph, bucket, pooling=pooling)
+    outputs = scalar_heads(task, scalars, graph, pooling=pooling)
     return outputs | vector_heads(task, vectors)
 
 
@@ -103,8 +100,7 @@ def vector_heads(task: TaskSpec, vectors: Array | None) -> dict[str, Array]:
 def linear_heads(
     task: TaskSpec,
     scalars: Array,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    graph: Graph,
     pooling: str = "target",
     hidden_sizes: Sequence[int] = (),
     per_node: Callable[[Head, Array], Array] = lambda head, values: values,
@@ -116,7 +112,7 @@ def linear_heads(
     Args:
       task: heads.
       scalars: [N, C].
-      graph, bucket: the batch.
+      graph: the batch.
       pooling: of `pool`.
       hidden_sizes: channels between several maps one after the other.
       per_node: (head, values [N, T]) -> [N, T], before the pooling.
@@ -137,14 +133,13 @@ def linear_heads(
             name = f"readout_{head.name}_{index}"
             values = mlp.Linear(size, False, w_init=init, name=name)(values)
         outputs[head.name] = per_node(head, values)
-    return pooled(task, outputs, graph, bucket, pooling)
+    return pooled(task, outputs, graph, pooling)
 
 
 def scalar_heads(
     task: TaskSpec,
     scalars: Array,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    graph: Graph,
     hidden_size: int | None = None,
     activation: mlp.Activation = jax.nn.silu,
     pooling: str = "target",
@@ -154,7 +149,7 @@ def scalar_heads(
     Args:
       task: heads.
       scalars: [N, C].
-      graph, bucket: the batch.
+      graph: the batch.
       hidden_size: of the perceptron, C by default.
       activation: of its hidden layer.
       pooling: of `pool`.
@@ -172,22 +167,18 @@ def scalar_heads(
         sizes = [hidden_size or scalars.shape[-1], head.size]
         network = mlp.MLP(sizes, activation, name=f"readout_{head.name}")
         values[head.name] = network(scalars)
-    return pooled(task, values, graph, bucket, pooling)
+    return pooled(task, values, graph, pooling)
 
 
 def pooled(
-    task: TaskSpec,
-    values: Mapping[str, Array],
-    graph: graphs.Graph,
-    bucket: Bucket,
-    pooling: str = "target",
+    task: TaskSpec, values: Mapping[str, Array], graph: Graph, pooling: str = "target"
 ) -> dict[str, Array]:
     """Values of the nodes {head: [N, T]}, pooled if the head is of the graph.
 
     Args:
       task: heads.
       values: of scalar heads.
-      graph, bucket: the batch.
+      graph: the batch.
       pooling: of `pool`.
 
     Returns:
@@ -197,7 +188,7 @@ def pooled(
       UserError: unknown pooling.
     """
     return {
-        head.name: pool(values[head.name], head, pooling, graph, bucket)
+        head.name: pool(values[head.name], head, pooling, graph)
         if head.kind == "graph_scalar"
         else values[head.name]
         for head in task.heads
@@ -211,8 +202,7 @@ def summed_heads(
     node_sizes: Sequence[int],
     graph_size: int,
     activation: mlp.Activation,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    graph: Graph,
 ) -> dict[str, Array]:
     """The scalar heads of a task: a perceptron of the nodes, their sum, one per head.
 
@@ -224,7 +214,7 @@ def summed_heads(
       node_sizes: layers of the perceptron of the nodes, which all heads share.
       graph_size: hidden layer of the perceptron of each head.
       activation: of both.
-      graph, bucket: the batch.
+      graph: the batch.
 
     Returns:
       {head: [N, T] | [G, T]}.
@@ -233,7 +223,7 @@ def summed_heads(
     if not heads:
         return {}
     nodes = mlp.MLP(node_sizes, activation, name="node_decoder")(scalars)  # [N, C']
-    pooled = graphs.pool_sum(nodes, graph, bucket)  # [G, C']
+    pooled = graphs.pool_sum(nodes, graph)  # [G, C']
     outputs: dict[str, Array] = {}
     for head in heads:
         decoder = mlp.MLP(
@@ -262,12 +252,7 @@ def output_of(head: Head, output: str) -> str:
 
 
 def dipole(
-    task: TaskSpec,
-    head: Head,
-    charges: Array,
-    moments: Array | None,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    task: TaskSpec, head: Head, charges: Array, moments: Array | None, graph: Graph
 ) -> jax.Array:
     """The length of sum_i (q_i (x_i - c) + m_i), c the centre of mass: [G, T].
 
@@ -279,23 +264,23 @@ def dipole(
       head: a graph scalar, whose prediction is the length itself.
       charges: [N, T].
       moments: [3, N, T] polar vectors, or None.
-      graph, bucket: the batch.
+      graph: the batch.
 
     Raises:
       UserError: the task names no elements.
     """
-    places = _from_centre_of_mass(task, graph, bucket).T[..., None]  # [3, N, 1]
+    places = _from_centre_of_mass(task, graph).T[..., None]  # [3, N, 1]
     vectors = places * charges
     if moments is not None:
         vectors = vectors + moments
     rows = jnp.moveaxis(vectors, 0, -1)  # [N, T, 3]
-    total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph, bucket)
+    total = graphs.pool_sum(rows.reshape(rows.shape[0], -1), graph)
     lengths = geometry.safe_norm(total.reshape(-1, *rows.shape[1:]))
-    return lengths / head.scale - _known(task, head, graph, bucket)
+    return lengths / head.scale - _known(task, head, graph)
 
 
 def spatial_extent(
-    task: TaskSpec, head: Head, values: Array, graph: graphs.Graph, bucket: Bucket
+    task: TaskSpec, head: Head, values: Array, graph: Graph
 ) -> jax.Array:
     """sum_i q_i |x_i - c|^2 with the centre of mass c: [G, T].
 
@@ -305,26 +290,24 @@ def spatial_extent(
       task: names the elements.
       head: a graph scalar, whose prediction is the extent itself.
       values: q [N, T].
-      graph, bucket: the batch.
+      graph: the batch.
 
     Raises:
       UserError: the task names no elements.
     """
-    squares = jnp.square(_from_centre_of_mass(task, graph, bucket)).sum(-1)  # [N]
-    total = graphs.pool_sum(squares[:, None] * values, graph, bucket)
-    return total / head.scale - _known(task, head, graph, bucket)
+    squares = jnp.square(_from_centre_of_mass(task, graph)).sum(-1)  # [N]
+    total = graphs.pool_sum(squares[:, None] * values, graph)
+    return total / head.scale - _known(task, head, graph)
 
 
-def _known(task: TaskSpec, head: Head, graph: graphs.Graph, bucket: Bucket) -> Array:
+def _known(task: TaskSpec, head: Head, graph: Graph) -> Array:
     """What is known of a head beforehand, in multiples of its scale: [G or 1, 1]."""
     columns = [task.scalars.index(name) for name in task.species]
-    counts = graphs.pool_sum(graph.nodes.scalars[:, columns], graph, bucket)
+    counts = graphs.pool_sum(graph.nodes.scalars[:, columns], graph)
     return jnp.asarray(known_values(head, counts) / head.scale, counts.dtype)
 
 
-def _from_centre_of_mass(
-    task: TaskSpec, graph: graphs.Graph, bucket: Bucket
-) -> jax.Array:
+def _from_centre_of_mass(task: TaskSpec, graph: Graph) -> jax.Array:
     """Places of the atoms relative to the centre of mass of their molecule: [N, 3]."""
     masses = inputs.masses(graph.nodes, task)
-    return geometry.centred_positions(graph, bucket, masses)
+    return geometry.centred_positions(graph, masses)

@@ -21,7 +21,7 @@ import numpy as np
 from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import inputs, mlp
-from demetar.types import Bucket, Nodes, TaskSpec
+from demetar.types import Graph, Nodes, TaskSpec
 
 Irrep: TypeAlias = e3nn.Irrep
 Irreps: TypeAlias = e3nn.Irreps
@@ -262,12 +262,7 @@ class EdgeTensorProduct(TensorProduct):
     """
 
     def __call__(  # type: ignore[override]
-        self,
-        nodes: Features,
-        edges: Features,
-        attribute: Attribute,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        self, nodes: Features, edges: Features, attribute: Attribute, graph: Graph
     ) -> Features:
         """Nodes [2l + 1, N, C], edges [2l + 1, E, F] -> features [2l + 1, E, C']."""
         sizes = {
@@ -279,9 +274,7 @@ class EdgeTensorProduct(TensorProduct):
             paths = [path for path in blocks if path.first == first]
             if paths:
                 w = _side_by_side([blocks[path] for path in paths])
-                mixed = _mix_at_nodes(
-                    nodes.get(first), edges.get(first), w, graph, bucket
-                )
+                mixed = _mix_at_nodes(nodes.get(first), edges.get(first), w, graph)
                 self._add_couplings(terms, mixed, paths, attribute)
         return {out: functools.reduce(operator.add, terms[out]) for out in terms}
 
@@ -296,11 +289,7 @@ def _num_channels(features: Features, irrep: Irrep) -> int:
 
 
 def _mix_at_nodes(
-    nodes: jax.Array | None,
-    edges: jax.Array | None,
-    w: jax.Array,
-    graph: graphs.Graph,
-    bucket: Bucket,
+    nodes: jax.Array | None, edges: jax.Array | None, w: jax.Array, graph: Graph
 ) -> jax.Array:
     """concat(h_i, h_j, e_ij) w for one irrep: [2l + 1, E, C']."""
     terms = []
@@ -310,8 +299,8 @@ def _mix_at_nodes(
         start = 2 * channels
         receivers = mlp.matmul(nodes, w[:channels])
         senders = mlp.matmul(nodes, w[channels:start])
-        terms.append(graphs.gather_receivers(receivers, graph, bucket))
-        terms.append(graphs.gather_senders(senders, graph, bucket))
+        terms.append(graphs.gather_receivers(receivers, graph))
+        terms.append(graphs.gather_senders(senders, graph))
     if edges is not None:
         terms.append(mlp.matmul(edges, w[start:]))
     return functools.reduce(operator.add, terms)

@@ -63,11 +63,10 @@ def _batch_errors(
     model: hk.Transformed, task: TaskSpec, params: Params, key: Array, batch: Batch
 ) -> dict[str, jax.Array]:
     """Delta_EQ of each graph of a batch: {head: [G]}."""
-    bucket = batch.bucket
     rotations = random_rotations(key, batch)  # [N, 3, 3]
     turned = rotate(task, batch, rotations).graph
-    outputs = model.apply(params, None, batch.graph, bucket, False)
-    found = model.apply(params, None, turned, bucket, False)
+    outputs = model.apply(params, None, batch.graph, False)
+    found = model.apply(params, None, turned, False)
     errors = {}
     for head in task.heads:
         expected = outputs[head.name]
@@ -94,12 +93,11 @@ def random_rotations(
       slots: where the batch is a share of a larger one, the slots [G] of its graphs
         there, and their number there: each gets the rotation that it gets there.
     """
-    bucket = batch.bucket
-    num_graphs = bucket.num_graphs if slots is None else slots[1]
+    num_graphs = batch.graph.bucket.num_graphs if slots is None else slots[1]
     flat = geometry.random_rotations(key, (num_graphs,)).reshape(-1, 9)
     if slots is not None:
         flat = flat[slots[0]]
-    at_nodes = graphs.broadcast_to_nodes(flat, batch.graph, bucket)
+    at_nodes = graphs.broadcast_to_nodes(flat, batch.graph)
     return at_nodes.reshape(-1, 3, 3).astype(batch.weights.dtype)
 
 
@@ -119,9 +117,9 @@ def rotate(task: TaskSpec, batch: Batch, rotations: Array) -> Batch:
     known = graph.globals
     if known is not None:
         flat = rotations.reshape(-1, 9)
-        turns = graphs.pool_mean(flat, graph, batch.bucket).reshape(-1, 3, 3)
+        turns = graphs.pool_mean(flat, graph).reshape(-1, 3, 3)
         known = known._replace(centers=jnp.einsum("gij,gj->gi", turns, known.centers))
-    graph = graph._replace(nodes=nodes, globals=known)
+    graph = dataclasses.replace(graph, nodes=nodes, globals=known)
     return dataclasses.replace(batch, graph=graph, targets=targets)
 
 
@@ -133,4 +131,4 @@ def _sum_per_graph(kind: str, values: Array, batch: Batch) -> jax.Array:
     sums = jnp.square(values).reshape(values.shape[0], -1).sum(axis=-1)
     if kind == "graph_scalar":
         return sums
-    return graphs.pool_sum(sums[:, None], batch.graph, batch.bucket)[:, 0]
+    return graphs.pool_sum(sums[:, None], batch.graph)[:, 0]

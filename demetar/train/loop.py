@@ -119,35 +119,15 @@ def make_update(
 
     Args:
       model, task, optimizer, settings: of the run.
-      shared_slots: where the devices of the mesh axis `AXIS` have a share of each
+      shared_slots: if the devices of the mesh axis `AXIS` have a share of each
         batch, the slots of the whole batch. They all make the same update, from the
-        mean over all graphs. 0 where the batch is whole.
+        mean over all graphs. 0 if the batch is whole.
 
     Returns:
       `update(state, batch, slots)`, with the new state and `METRICS`; `slots` [G] are
       those of a share's graphs in the whole batch, and left out for a whole one.
     """
-
-    def loss_fn(
-        params: Params, key: Array, batch: Batch
-    ) -> tuple[jax.Array, jax.Array]:
-        outputs = model.apply(params, key, batch.graph, batch.bucket, True)
-        predictions = losses.predict(task, outputs, batch.graph.nodes)
-        errors = losses.sample_errors(task, predictions, batch)
-        told = losses.mean_loss(errors, batch.weights)  # in the unit of the errors
-        if settings.loss_transform == "log":
-            errors = losses.log_errors(errors, settings.loss_floor)
-        return losses.training_loss(task, errors, batch.weights), told
-
-    def told_and_gradients(
-        params: Params, key: Array, batch: Batch
-    ) -> tuple[jax.Array, Params]:
-        gradients, told = jax.grad(loss_fn, has_aux=True)(params, key, batch)
-        return told, gradients
-
-    gradient_fn: GradientFn = told_and_gradients
-    if settings.clip_each:
-        gradient_fn = clipped_each(gradient_fn, settings.clip_each)
+    gradient_fn = _make_gradient_fn(model, task, settings)
     if shared_slots:
         gradient_fn = over_shares(gradient_fn)
 
@@ -180,6 +160,33 @@ def make_update(
         )
 
     return update
+
+
+def _make_gradient_fn(
+    model: hk.Transformed, task: TaskSpec, settings: Settings
+) -> GradientFn:
+    """The mean error of a batch, in its unit, and the gradient of the training loss."""
+
+    def loss_fn(
+        params: Params, key: Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        outputs = model.apply(params, key, batch.graph, True)
+        predictions = losses.predict(task, outputs, batch.graph.nodes)
+        errors = losses.sample_errors(task, predictions, batch)
+        told = losses.mean_loss(errors, batch.weights)
+        if settings.loss_transform == "log":
+            errors = losses.log_errors(errors, settings.loss_floor)
+        return losses.training_loss(task, errors, batch.weights), told
+
+    def told_and_gradients(
+        params: Params, key: Array, batch: Batch
+    ) -> tuple[jax.Array, Params]:
+        gradients, told = jax.grad(loss_fn, has_aux=True)(params, key, batch)
+        return told, gradients
+
+    if settings.clip_each:
+        return clipped_each(told_and_gradients, settings.clip_each)
+    return told_and_gradients
 
 
 def global_norm(tree: Params) -> jax.Array:

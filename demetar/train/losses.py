@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from demetar import graphs
 from demetar.models import base
-from demetar.types import Array, Batch, Bucket, Head, Nodes, TaskSpec
+from demetar.types import Array, Batch, Graph, Head, Nodes, TaskSpec
 
 
 def predict(
@@ -51,7 +51,6 @@ def sample_errors(
             head,
             measures[head.error](predictions[head.name] - batch.targets[head.name]),
             batch.graph,
-            batch.bucket,
         )
         for head in task.heads
     }
@@ -65,13 +64,11 @@ def log_errors(errors: Mapping[str, Array], floor: float) -> dict[str, jax.Array
     return {name: jnp.log(error + floor) / 2 for name, error in errors.items()}
 
 
-def _per_graph(
-    head: Head, values: Array, graph: graphs.Graph, bucket: Bucket
-) -> jax.Array:
+def _per_graph(head: Head, values: Array, graph: Graph) -> jax.Array:
     means = values.reshape(values.shape[0], -1).mean(axis=-1)  # [N] or [G]
     if head.kind == "graph_scalar":
         return means
-    return graphs.pool_mean(means[:, None], graph, bucket)[:, 0]
+    return graphs.pool_mean(means[:, None], graph)[:, 0]
 
 
 def mean_loss(errors: Mapping[str, Array], weights: Array) -> jax.Array:

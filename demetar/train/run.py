@@ -22,6 +22,7 @@ from demetar.data.packing import Plan
 from demetar.distributed import processes
 from demetar.errors import UserError
 from demetar.train import checkpoint, loop
+from demetar.train.stopwatch import Stopwatch
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Params, TrainState
 
@@ -40,7 +41,7 @@ class Progress:
       compile_seconds: what compilation took of `seconds`.
       data_seconds: what waiting for plans and their transfer took of it.
       call_seconds: what the calls of compiled programs took of it.
-      between_seconds: what telling and saving took beside it.
+      between_seconds: time spent on logging and checkpoints, not part of `seconds`.
     """
 
     epoch: int
@@ -55,6 +56,11 @@ class Progress:
     call_seconds: float = 0.0
     between_seconds: float = 0.0
 
+    def add_times(self, spent: Mapping[str, float]) -> None:
+        """Count what a stopwatch says: {field: seconds}."""
+        for name, seconds in spent.items():
+            setattr(self, name, getattr(self, name) + seconds)
+
 
 @dataclasses.dataclass
 class Run:
@@ -68,6 +74,7 @@ class Run:
       path: the checkpoint that it continues from.
       run_id: of the run, in every checkpoint; '' for none.
       is_saved: whether there is a checkpoint.
+      valid_loss: validation loss of each replica at the last evaluation, [R].
     """
 
     trainer: Trainer
@@ -77,6 +84,7 @@ class Run:
     path: pathlib.Path
     run_id: str = ""
     is_saved: bool = False
+    valid_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     _planner: futures.Executor = dataclasses.field(
         default_factory=lambda: futures.ThreadPoolExecutor(1), repr=False
     )
@@ -113,7 +121,7 @@ class Run:
         if not processes.is_main():
             return
         self.progress.num_compiles = max(
-            self.progress.num_compiles, self.trainer.num_compiles
+            self.progress.num_compiles, self.trainer.programs.num_compiled
         )
         progress = dataclasses.asdict(self.progress)
         progress["best_loss"] = [
@@ -144,20 +152,21 @@ class Run:
         Raises:
           UserError: the loss is not finite, or the disk is full.
         """
+        self._stopwatch.take()  # what came before is of no run, or of another
         saved = time.perf_counter()
         while self.progress.epoch < self.trainer.settings.epochs:
-            began, counted = time.perf_counter(), self.progress.seconds
             stopped = not self._interval(on_evaluation, should_stop)
+            self._count_times()
             seconds = time.perf_counter() - saved
             finished = self.progress.epoch >= self.trainer.settings.epochs
             due = seconds >= self.trainer.settings.checkpoint_seconds
             if stopped or finished or due or not self.is_saved:
-                on_save()
-                self.save()
+                with self._stopwatch.timing("between_seconds"):
+                    on_save()
+                    self.save()
                 self.is_saved = True
                 saved = time.perf_counter()
-            elapsed = time.perf_counter() - began
-            self.progress.between_seconds += elapsed - self.progress.seconds + counted
+            self._count_times()
             if stopped and not finished:
                 return False
         return True
@@ -167,71 +176,85 @@ class Run:
         on_evaluation: Callable[[dict[str, Any]], None],
         should_stop: Callable[[], bool],
     ) -> bool:
-        """Train up to the next evaluation and make it; False where asked to stop."""
-        trainer, progress = self.trainer, self.progress
-        settings = trainer.settings
-        stop = trainer.interval_end(progress.epoch)
-        began = time.perf_counter()
-        plan = self._plan(progress.epoch, stop)
-        progress.data_seconds += time.perf_counter() - began
-        steps = trainer.steps_per_call
-        num_rows = len(plan["weight"])
-        clock = _Clock(trainer)
+        """Train up to the next evaluation and make it; False if asked to stop."""
+        progress, watch = self.progress, self._stopwatch
+        stop = self.trainer.schedule.interval_end(progress.epoch)
+        with watch.timing("data_seconds"):
+            plan = self._plan(progress.epoch, stop)
         first_row = progress.rows
-        while progress.rows < num_rows:
-            start = progress.rows
+        with watch.timing("seconds"):
+            compiled = watch.seconds.get("compile_seconds", 0.0)
             began = time.perf_counter()
-            rows = jax.block_until_ready(
-                trainer.placement.rows(
-                    {name: value[start : start + steps] for name, value in plan.items()}
+            if not self._calls(plan, stop, should_stop):
+                return False
+            running = time.perf_counter() - began
+            running -= watch.seconds.get("compile_seconds", 0.0) - compiled
+            self._keep_best(stop)
+        self._count_times()
+        with watch.timing("between_seconds"):
+            told = {"epoch": stop, **self._speed(plan, first_row, running)}
+            on_evaluation({**self._averages(), **told})
+        progress.epoch, progress.rows = stop, 0
+        progress.partial = _zeros(len(self.trainer.settings.seeds))
+        return not processes.any_process(should_stop())
+
+    def _calls(self, plan: Plan, stop: int, should_stop: Callable[[], bool]) -> bool:
+        """Train on the rows of a plan that are left; False if asked to stop."""
+        trainer, progress = self.trainer, self.progress
+        steps, num_rows = trainer.schedule.steps_per_call, len(plan["weight"])
+        while progress.rows < num_rows:
+            called = slice(progress.rows, progress.rows + steps)
+            with self._stopwatch.timing("data_seconds"):
+                rows = trainer.placement.rows(
+                    {name: value[called] for name, value in plan.items()}
                 )
-            )
-            progress.data_seconds += time.perf_counter() - began
+                rows = jax.block_until_ready(rows)
             self.state, metrics = trainer.train(self.state, rows, progress.epoch)
             self._check_finite(metrics, stop)
             for sums, name in zip(progress.partial, loop.SUMS, strict=True):
                 sums[:] = (np.asarray(sums) + metrics[name]).tolist()
             progress.rows += steps
             if processes.any_process(should_stop()) and progress.rows < num_rows:
-                clock.add_to(progress)
                 return False
-        seconds = clock.running_seconds()
+        return True
+
+    def _speed(self, plan: Plan, first_row: int, seconds: float) -> dict[str, float]:
+        """Updates and graphs per second since the first row, and the time so far."""
         weights = plan["weight"][first_row:]  # [B, R, G]
-        done = weights.any(axis=-1).sum() / len(settings.seeds)
-        num_graphs = weights.sum() / len(settings.seeds)
-        self._keep_best(stop)
-        clock.add_to(progress)
-        on_evaluation(
-            {
-                **self._averages(),
-                "epoch": stop,
-                "steps_per_second": float(done) / seconds,
-                "graphs_per_second": float(num_graphs) / seconds,
-                "wall_seconds": progress.seconds,
-            }
-        )
-        progress.epoch, progress.rows = stop, 0
-        progress.partial = _zeros(len(settings.seeds))
-        return not processes.any_process(should_stop())
+        num_seeds = len(self.trainer.settings.seeds)
+        num_updates = weights.any(axis=-1).sum() / num_seeds
+        num_graphs = weights.sum() / num_seeds
+        return {
+            "steps_per_second": float(num_updates) / seconds,
+            "graphs_per_second": float(num_graphs) / seconds,
+            "wall_seconds": self.progress.seconds,
+        }
+
+    @property
+    def _stopwatch(self) -> Stopwatch:
+        return self.trainer.programs.stopwatch
+
+    def _count_times(self) -> None:
+        self.progress.add_times(self._stopwatch.take())
 
     def _plan(self, start: int, stop: int) -> Plan:
         """The plan of an interval; that of the next one is made in the meantime."""
-        trainer, settings = self.trainer, self.trainer.settings
+        schedule, settings = self.trainer.schedule, self.trainer.settings
         planned = self._planned.pop((start, stop), None)
         if planned:
             plan = planned.result()
         else:
-            plan = trainer.interval_plan(start, stop, self.progress.rows)
+            plan = schedule.plan(start, stop, self.progress.rows)
         if stop < settings.epochs:
-            following = (stop, trainer.interval_end(stop))
-            future = self._planner.submit(trainer.interval_plan, *following)
+            following = (stop, schedule.interval_end(stop))
+            future = self._planner.submit(schedule.plan, *following)
             self._planned[following] = future
         return plan
 
     def _keep_best(self, epoch: int) -> None:
         trainer, progress = self.trainer, self.progress
         params = trainer.evaluated_params(self.state)
-        self.valid_loss = trainer.validate(params)
+        self.valid_loss = trainer.evaluator.validate(params)
         if not np.isfinite(self.valid_loss).all():
             raise self._not_finite("validation loss", epoch)
         improved = self.valid_loss < np.asarray(progress.best_loss)
@@ -275,28 +298,6 @@ class Run:
         )
 
 
-class _Clock:
-    """Wall time from now on, and what compilation takes of it."""
-
-    def __init__(self, trainer: Trainer):
-        self._trainer = trainer
-        self._began = time.perf_counter()
-        self._compiled = trainer.compile_seconds
-        self._called = trainer.call_seconds
-
-    def compile_seconds(self) -> float:
-        return self._trainer.compile_seconds - self._compiled
-
-    def running_seconds(self) -> float:
-        """Without compilation."""
-        return time.perf_counter() - self._began - self.compile_seconds()
-
-    def add_to(self, progress: Progress) -> None:
-        progress.seconds += time.perf_counter() - self._began
-        progress.compile_seconds += self.compile_seconds()
-        progress.call_seconds += self._trainer.call_seconds - self._called
-
-
 @jax.jit
 def _select(mask: Array, new: Params, old: Params) -> Params:
     """Per replica, `new` where the mask [R] is True and `old` elsewhere."""
@@ -338,7 +339,7 @@ def _progress(
     try:
         fields = dict(metadata["progress"])
         if "calls" in fields:  # what earlier releases counted
-            fields["rows"] = fields.pop("calls") * trainer.steps_per_call
+            fields["rows"] = fields.pop("calls") * trainer.schedule.steps_per_call
         fields["best_loss"] = [
             math.inf if loss is None else loss for loss in fields["best_loss"]
         ]

@@ -115,7 +115,7 @@ def growth(options: Options) -> Measured:
         batch, task = programs.only_batch(dataset), dataset.task
         model, params = programs.initialised("egnn", batch, task)
         program = programs.predictions(model, params, dataset)
-        num_edges = batch.bucket.max_edges
+        num_edges = batch.graph.bucket.max_edges
         times = programs.take_turns(
             {"egnn": program.run}, options.rounds, f"{num_edges:,} edges"
         )

@@ -67,9 +67,9 @@ def forward(
       batch: every slot holds a graph.
       task: names of the inputs.
     """
-    graph, num_nodes = batch.graph, batch.bucket.max_nodes
+    graph, num_nodes = batch.graph, batch.graph.bucket.max_nodes
     senders, receivers = graph.senders, graph.receivers
-    degree = batch.bucket.max_edges / num_nodes
+    degree = batch.graph.bucket.max_edges / num_nodes
 
     def product(name: str, *given: Rows) -> Rows:
         return tensor_product(params[f"segnn/{name}"], *given)
@@ -97,7 +97,7 @@ def forward(
     edges = e3nn.IrrepsArray(f"{scalars.shape[1]}x0e", scalars)
 
     invariants = inputs.invariants(graph.nodes, task, NODE_INPUTS)
-    centred = geometry.centred_positions(graph, batch.bucket)
+    centred = geometry.centred_positions(graph)
     vectors = jnp.concatenate([centred[:, None], graph.nodes.vectors], axis=1)
     given = e3nn.from_chunks(
         f"{invariants.shape[1]}x0e+{vectors.shape[1]}x1o",

@@ -183,13 +183,13 @@ def initialised(
 ) -> tuple[hk.Transformed, Params]:
     """A model and its parameters."""
     model = models.build(name, task, fields)
-    init = jax.jit(model.init, static_argnums=(2, 3))
-    return model, init(jax.random.key(0), batch.graph, batch.bucket, True)
+    init = jax.jit(model.init, static_argnums=2)
+    return model, init(jax.random.key(0), batch.graph, True)
 
 
 def outputs(model: hk.Transformed, params: Params, batch: Batch) -> Any:
     """What a model makes of a batch, outside of training."""
-    return model.apply(params, None, batch.graph, batch.bucket, False)
+    return model.apply(params, None, batch.graph, False)
 
 
 def predictions(model: hk.Transformed, params: Params, dataset: Dataset) -> Program:
@@ -235,7 +235,7 @@ def training_steps(
     )
     state = loops.init()
     params = jax.tree.map(lambda leaf: np.array(leaf[0]), state.params)
-    rows = loops.placement.rows(loops.interval_plan(0, num_steps))
+    rows = loops.placement.rows(loops.schedule.plan(0, num_steps))
 
     def run() -> dict[str, np.ndarray]:
         nonlocal state

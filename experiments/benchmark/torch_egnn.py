@@ -174,17 +174,16 @@ class Inputs:
     @classmethod
     def of(cls, batch: Batch, task: TaskSpec, names: tuple[str, ...]) -> Inputs:
         """The real part of a batch; nodes start from the invariants `names`."""
-        graph, bucket = batch.graph, batch.bucket
+        graph = batch.graph
         nodes, edges = (
-            np.flatnonzero(mask(graph, bucket))
-            for mask in (graphs.node_mask, graphs.edge_mask)
+            np.flatnonzero(mask(graph)) for mask in (graphs.node_mask, graphs.edge_mask)
         )
         features = np.asarray(inputs.invariants(graph.nodes, task, names))
         velocities = np.zeros((len(nodes), 0))
         if task.vectors:
             velocities = np.asarray(inputs.vector(graph.nodes, task, "velocity"))
-        neighbors = np.asarray(graphs.num_neighbors(graph, bucket))
-        of_node = np.asarray(graphs.graph_of_node(graph, bucket))
+        neighbors = np.asarray(graphs.num_neighbors(graph))
+        of_node = np.asarray(graphs.graph_of_node(graph))
         of_node = of_node[nodes]
         dtype = np.asarray(graph.nodes.positions).dtype
 

@@ -55,7 +55,7 @@ def _evaluate(
     settings = loop.Settings(epochs=1, seeds=seeds)
     devices = jax.local_devices()  # the main process alone evaluates
     trainer = Trainer(model, dataset, settings, optim.Settings(), devices=devices)
-    by_head, _ = trainer.evaluate(params, trainer.dataset.plan("test"))
+    by_head, _ = trainer.evaluator.evaluate(params, trainer.dataset.plan("test"))
     errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
     delta = equivariance.rotation_errors(model, dataset, params)
     return {

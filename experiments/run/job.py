@@ -161,7 +161,7 @@ def train(
         options.make_phases(settings, dataset),
         cache=cache,
     )
-    trainer.telling = (
+    trainer.programs.telling = (
         progress.compiling if processes.is_main() else contextlib.nullcontext
     )
     assignments = job.given.read(options.Choice).set
@@ -175,7 +175,7 @@ def train(
     signals = cli.StopSignal()
     told = f"saved in {folder}; the same command continues"
     with make_writer(job, run, folder, config) as writer, signals.listening():
-        trainer.telling = writer.compiling
+        trainer.programs.telling = writer.compiling
 
         def save_best() -> None:
             if processes.is_main():
@@ -184,7 +184,7 @@ def train(
 
         finished = run.fit(writer.evaluation, save_best, signals)
         if finished:
-            tested = trainer.evaluate(run.best, trainer.dataset.plan("test"))
+            tested = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
             asked = (job, run, model, folder, config)
             told = processes.from_main(lambda: finish(*asked, tested, writer))
     print(told)  # below the progress line
@@ -298,7 +298,7 @@ def finish(
 
     Args:
       job, run, model, folder, config: of the training.
-      tested: what `Trainer.evaluate` says of the test set.
+      tested: what `Evaluator.evaluate` says of the test set.
       writer: of metrics and pictures.
     """
     dataset, trainer = job.dataset, run.trainer
@@ -316,7 +316,7 @@ def finish(
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
     if job.draw is not None:
         plan = trainer.dataset.plan("test")
-        batch, first = trainer.first_batch(plan, predictions)
+        batch, first = trainer.evaluator.first_batch(plan, predictions)
         job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
     losses = {name: record[name] for name in ("test_loss", "valid_loss")}
     writer.finish(losses)

@@ -42,16 +42,16 @@ def load(
     spec = TaskSpec(
         "golden", (head,), tuple(str(row) for row in range(species.shape[1])), **task
     )
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         data["positions"], species, data["senders"], data["receivers"], n_node
     )
     model = models.build(name, spec, {"node_inputs": ("all",), **fields})
-    start = jax.eval_shape(lambda: model.init(jax.random.key(0), graph, bucket, False))
+    start = jax.eval_shape(lambda: model.init(jax.random.key(0), graph, False))
     params = place(start)
     shapes = [jax.tree.map(np.shape, tree) for tree in (start, params)]
     assert shapes[0] == shapes[1]
 
-    output = authors.graph_outputs(model, graph, bucket, head.name, len(n_node))
+    output = authors.graph_outputs(model, graph, head.name, len(n_node))
     expected, gradient = (data[name] for name in names)
     return authors.Loaded(
         params, output, data["positions"], expected.reshape(-1), gradient

@@ -188,7 +188,7 @@ def load(
     if "head_size" in fields:
         fields["head_size"] = config["num_channels"] // config["n_heads"]
     network = models.build(model, TASK, fields)
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         data["positions"],
         data["charges"],
         data["senders"],
@@ -199,11 +199,11 @@ def load(
 
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = authors.with_positions(graph, positions)
-        outputs = network.apply(params, None, moved, bucket, False)
+        outputs = network.apply(params, None, moved, False)
         return outputs["position"][: len(positions), 0]
 
     shapes = jax.eval_shape(
-        lambda key: network.init(key, graph, bucket, False), jax.random.key(0)
+        lambda key: network.init(key, graph, False), jax.random.key(0)
     )
     same = jax.tree.map(
         lambda leaf, ours: leaf.shape == ours.shape, placement.tree, shapes

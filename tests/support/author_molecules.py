@@ -64,7 +64,7 @@ def loaded(
       task: inputs and one head.
       edges: [E, F] edge features.
     """
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         data["positions"],
         (data["atomic_numbers"][:, None] == NUMBERS).astype(np.float64),
         data["senders"],
@@ -74,7 +74,7 @@ def loaded(
     )
     model = models.build(name, task, fields)
     expected = jax.eval_shape(
-        lambda key: model.init(key, graph, bucket, False), jax.random.key(0)
+        lambda key: model.init(key, graph, False), jax.random.key(0)
     )
     scope = next(iter(expected)).split("/")[0]
     params = {
@@ -84,7 +84,7 @@ def loaded(
     assert found == expected
 
     output = authors.graph_outputs(
-        model, graph, bucket, task.heads[0].name, len(data["n_node"])
+        model, graph, task.heads[0].name, len(data["n_node"])
     )
     return authors.Loaded(
         params, output, data["positions"], data["output"], data["gradient"]

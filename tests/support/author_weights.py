@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import graphs
-from demetar.types import Bucket
+from demetar.types import Graph
 
 Params = dict[str, dict[str, jax.Array]]
 
@@ -22,15 +21,12 @@ class Placement:
     def __init__(
         self,
         model: hk.Transformed,
-        graph: graphs.Graph,
-        bucket: Bucket,
+        graph: Graph,
         data: Mapping[str, np.ndarray],
         prefixes: tuple[str, ...] = ("param/",),
     ):
         """Takes the model for its shapes, and the file's arrays of these prefixes."""
-        init = functools.partial(
-            model.init, graph=graph, bucket=bucket, is_training=False
-        )
+        init = functools.partial(model.init, graph=graph, is_training=False)
         template = jax.eval_shape(init, jax.random.key(0))
         self._shapes = {
             (module, leaf): value.shape

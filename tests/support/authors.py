@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import connectivity, graphs
-from demetar.types import Bucket, Nodes
+from demetar import connectivity
+from demetar.types import Bucket, Graph, Nodes
 
 Data = Mapping[str, np.ndarray]
 
@@ -184,7 +184,7 @@ def ragged_graph(
     n_node: np.ndarray,
     edges: np.ndarray | None = None,
     vectors: np.ndarray | None = None,
-) -> tuple[graphs.Graph, Bucket]:
+) -> Graph:
     """Graphs as a ragged batch: edges sorted by receiver, one padding node at the end.
 
     Args:
@@ -205,7 +205,7 @@ def ragged_graph(
     def padded(array: np.ndarray) -> np.ndarray:
         return np.concatenate([array, np.zeros_like(array[:1])])
 
-    graph = graphs.Graph(
+    return Graph(
         nodes=Nodes(padded(positions), padded(scalars), padded(vectors)),
         edges=edges[order],
         senders=np.asarray(senders)[order],
@@ -213,8 +213,8 @@ def ragged_graph(
         n_node=np.array([*n_node, 1]),
         n_edge=np.array([*n_edge, 0]),
         globals=None,
+        bucket=Bucket(num_nodes + 1, len(order), len(n_node) + 1),
     )
-    return graph, Bucket(num_nodes + 1, len(order), len(n_node) + 1)
 
 
 def complete_edges(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -229,22 +229,22 @@ def complete_edges(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def graph_outputs(
-    model: hk.Transformed, graph: graphs.Graph, bucket: Bucket, head: str, count: int
+    model: hk.Transformed, graph: Graph, head: str, count: int
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """`Loaded.output` of a graph scalar: [count], without the padding graph."""
 
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = with_positions(graph, positions)
-        return model.apply(params, None, moved, bucket, False)[head][:count, 0]
+        return model.apply(params, None, moved, False)[head][:count, 0]
 
     return output
 
 
-def with_positions(graph: graphs.Graph, positions: jax.Array) -> graphs.Graph:
+def with_positions(graph: Graph, positions: jax.Array) -> Graph:
     """The graph with other positions [N, 3] of its real nodes, which come first."""
     old = jax.numpy.asarray(graph.nodes.positions)
     moved = old.at[: len(positions)].set(positions)
-    return graph._replace(nodes=graph.nodes._replace(positions=moved))
+    return dataclasses.replace(graph, nodes=graph.nodes._replace(positions=moved))
 
 
 def table(shared_dir: pathlib.Path) -> str:

@@ -63,7 +63,7 @@ def energies(subject, params=None):
     """Of real graphs, with the subject's own parameters unless given."""
     batch = subject.batch(contract.systems())
     params = subject.params if params is None else params
-    return np.asarray(subject.apply(params, batch.graph, batch.bucket)["energy"])[
+    return np.asarray(subject.apply(params, batch.graph)["energy"])[
         : len(contract.SIZES)
     ]
 

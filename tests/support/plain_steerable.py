@@ -127,7 +127,7 @@ def node_features(recorded, name, node):
 
 def neighbors(batch):
     """(sender, edge) of each real edge, by receiver."""
-    mask = np.asarray(graphs.edge_mask(batch.graph, batch.bucket))
+    mask = np.asarray(graphs.edge_mask(batch.graph))
     found: dict = {}
     for edge in np.flatnonzero(mask):
         receiver = int(batch.graph.receivers[edge])
@@ -140,9 +140,7 @@ def forward(subject, batch):
 
     def run(params):
         with capture.recording() as values:
-            outputs = subject.model.apply(
-                params, jax.random.key(0), batch.graph, batch.bucket, False
-            )
+            outputs = subject.model.apply(params, jax.random.key(0), batch.graph, False)
         return outputs, values
 
     return jax.device_get(jax.jit(run)(subject.params))
@@ -215,7 +213,7 @@ def assert_heads(name, fields):
     """Every kind of head at once, then scalars alone; returns the last parameters."""
     batch = contract.make_batch(contract.systems((3, 2)))
     key = jax.random.key(0)
-    rows, num_graphs = batch.bucket.max_nodes, batch.bucket.num_graphs
+    rows, num_graphs = batch.graph.bucket.max_nodes, batch.graph.bucket.num_graphs
     expected = {
         "position": (rows, 1, 3),
         "modes": (rows, 3, 3),
@@ -227,8 +225,8 @@ def assert_heads(name, fields):
         model = models.build(name, task, fields)
 
         def run(model=model):
-            params = model.init(key, batch.graph, batch.bucket, True)
-            return params, model.apply(params, key, batch.graph, batch.bucket, True)
+            params = model.init(key, batch.graph, True)
+            return params, model.apply(params, key, batch.graph, True)
 
         params, outputs = jax.eval_shape(run)
         found = {head: values.shape for head, values in outputs.items()}

@@ -45,7 +45,7 @@ def load(data: authors.Data) -> authors.Loaded:
     """Complete graphs: a scalar of each molecule."""
     config = authors.config(data)
     sizes = np.bincount(data["batch"])
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         data["positions"], scalars(data), *authors.complete_edges(sizes), sizes
     )
     frequencies, powers = config["basis_set"]
@@ -60,10 +60,10 @@ def load(data: authors.Data) -> authors.Loaded:
         "soft_width": config["soft_cut_width"],
     }
     model = models.build("cormorant", TASK, fields)
-    placement = author_weights.Placement(model, graph, bucket, data)
+    placement = author_weights.Placement(model, graph, data)
     Weights(placement, config).place()
 
-    output = authors.graph_outputs(model, graph, bucket, "energy", len(sizes))
+    output = authors.graph_outputs(model, graph, "energy", len(sizes))
     return authors.Loaded(
         placement.finish(),
         output,

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import connectivity, graphs, models
-from demetar.types import Bucket, Head, Nodes, TaskSpec, VectorInput
+from demetar import connectivity, models
+from demetar.types import Bucket, Graph, Head, Nodes, TaskSpec, VectorInput
 from tests.support import author_weights, authors
 
 NUM_LAYERS = 4
@@ -39,17 +39,17 @@ MOLECULE_FIELDS = {
 
 def load_bodies(data: authors.Data, model_name: str) -> authors.Loaded:
     """8 graphs of 5 charged particles: their positions."""
-    graph, bucket = bodies(data)
+    graph = bodies(data)
     model = models.build(model_name, BODIES)
 
     def placed(prefix: str) -> author_weights.Params:
-        placement = author_weights.Placement(model, graph, bucket, data, (prefix,))
+        placement = author_weights.Placement(model, graph, data, (prefix,))
         PLACE[model_name](placement)
         return placement.finish()
 
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = authors.with_positions(graph, positions)
-        shift = model.apply(params, None, moved, bucket, False)["position"][:, 0]
+        shift = model.apply(params, None, moved, False)["position"][:, 0]
         return positions + shift
 
     def loss(output: jax.Array) -> jax.Array:
@@ -71,9 +71,9 @@ def load_bodies(data: authors.Data, model_name: str) -> authors.Loaded:
 
 def load_molecules(data: authors.Data) -> authors.Loaded:
     """8 molecules of QM9: no moving coordinates, attention, a scalar of each."""
-    graph, bucket = molecules(data)
+    graph = molecules(data)
     model = models.build("egnn", MOLECULES, MOLECULE_FIELDS)
-    placement = author_weights.Placement(model, graph, bucket, data)
+    placement = author_weights.Placement(model, graph, data)
     placement.linear("embedding", "embedding")
     for layer in range(NUM_LAYERS):
         theirs = _place_edges(placement, layer)
@@ -82,16 +82,14 @@ def load_molecules(data: authors.Data) -> authors.Loaded:
     _place_mlp(placement, "node_decoder", "node_dec")
     _place_mlp(placement, "decoder_energy", "graph_dec")
 
-    output = authors.graph_outputs(
-        model, graph, bucket, "energy", len(data["prediction"])
-    )
+    output = authors.graph_outputs(model, graph, "energy", len(data["prediction"]))
     real = data["atomic_numbers"] > 0
     return authors.Loaded(
         placement.finish(), output, data["positions"][real], data["prediction"]
     )
 
 
-def bodies(data: authors.Data) -> tuple[graphs.Graph, Bucket]:
+def bodies(data: authors.Data) -> Graph:
     """The file's graphs with edges in the order of a regular bucket."""
     num_graphs, size = 8, 5
     senders, receivers = connectivity.complete_edges(size)
@@ -100,7 +98,7 @@ def bodies(data: authors.Data) -> tuple[graphs.Graph, Bucket]:
     num_nodes, num_edges = num_graphs * size, len(senders)
     products = np.full((num_nodes, num_nodes), np.nan)
     products[data["receivers"], data["senders"]] = data["edge_attr"][:, 0]
-    graph = graphs.Graph(
+    return Graph(
         nodes=Nodes(data["positions"], data["charges"], data["velocities"][:, None]),
         edges=products[receivers, senders][:, None],
         senders=senders,
@@ -108,11 +106,11 @@ def bodies(data: authors.Data) -> tuple[graphs.Graph, Bucket]:
         n_node=np.full(num_graphs, size),
         n_edge=np.full(num_graphs, size * (size - 1)),
         globals=None,
+        bucket=Bucket(num_nodes, num_edges, num_graphs, size),
     )
-    return graph, Bucket(num_nodes, num_edges, num_graphs, size)
 
 
-def molecules(data: authors.Data) -> tuple[graphs.Graph, Bucket]:
+def molecules(data: authors.Data) -> Graph:
     """The file's molecules as complete graphs."""
     real = data["atomic_numbers"] > 0  # [G, M]
     sizes = real.sum(axis=1)

@@ -34,7 +34,7 @@ def load(data: authors.Data, norm: str) -> authors.Loaded:
     senders, receivers = authors.complete_edges(sizes)
     lengths = np.linalg.norm(positions[senders] - positions[receivers], axis=-1)
     near = DISTANCE_SCALE * lengths < radius
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         positions, data["node_features"], senders[near], receivers[near], sizes
     )
     fields = {
@@ -46,9 +46,7 @@ def load(data: authors.Data, norm: str) -> authors.Loaded:
     }
     model = models.build("lieconv", TASK, fields)
     arrays = {key: value for key, value in data.items() if not _is_count(key)}
-    placement = author_weights.Placement(
-        model, graph, bucket, arrays, ("param/", "buffer/")
-    )
+    placement = author_weights.Placement(model, graph, arrays, ("param/", "buffer/"))
     placement.linear("embedding", "net.0.module")
     for layer in layers:
         _place_block(placement, layer, fields["kernel_rank"])
@@ -56,7 +54,7 @@ def load(data: authors.Data, norm: str) -> authors.Loaded:
     _place_norm(placement, "norm", f"net.{last}")
     placement.linear("readout_energy", f"net.{last + 2}.module")
 
-    output = authors.graph_outputs(model, graph, bucket, "energy", len(sizes))
+    output = authors.graph_outputs(model, graph, "energy", len(sizes))
     return authors.Loaded(
         placement.finish(),
         output,

@@ -37,7 +37,7 @@ def load_bodies(data: authors.Data) -> authors.Loaded:
     """Charged particles: the displacement of each."""
     senders, receivers = data["senders"], data["receivers"]
     charges = data["charges"]
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         data["positions"],
         np.zeros((len(charges), 0)),
         senders,
@@ -47,12 +47,12 @@ def load_bodies(data: authors.Data) -> authors.Loaded:
         vectors=data["velocities"][:, None],
     )
     model = models.build("segnn", BODIES, fields(data))
-    placement = author_weights.Placement(model, graph, bucket, data)
+    placement = author_weights.Placement(model, graph, data)
     params = place(placement, data, "position")
 
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = authors.with_positions(graph, positions)
-        displacements = model.apply(params, None, moved, bucket, False)["position"]
+        displacements = model.apply(params, None, moved, False)["position"]
         return displacements[: len(positions), 0]
 
     return authors.Loaded(
@@ -67,7 +67,7 @@ def load_bodies(data: authors.Data) -> authors.Loaded:
 def load_molecules(data: authors.Data, squared_lengths: bool) -> authors.Loaded:
     """Molecules: a scalar of each."""
     species = data["atomic_numbers"][:, None] == np.array(SPECIES)
-    graph, bucket = authors.ragged_graph(
+    graph = authors.ragged_graph(
         data["positions"],
         species.astype(float),
         data["senders"],
@@ -83,12 +83,12 @@ def load_molecules(data: authors.Data, squared_lengths: bool) -> authors.Loaded:
         "squared_lengths": squared_lengths,
     }
     model = models.build("segnn", MOLECULES, own)
-    placement = author_weights.Placement(model, graph, bucket, data)
+    placement = author_weights.Placement(model, graph, data)
     params = place(placement, data, "energy")
 
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = authors.with_positions(graph, positions)
-        energies = model.apply(params, None, moved, bucket, False)["energy"]
+        energies = model.apply(params, None, moved, False)["energy"]
         return energies[: len(data["prediction"])]
 
     return authors.Loaded(

@@ -1,0 +1,145 @@
+"""Errors and predictions of parameters on the splits of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import numpy as np
+
+from demetar import heads
+from demetar.data.dataset import Dataset
+from demetar.data.packing import Plan, in_sample_order, pad_plan
+from demetar.distributed.placement import Placement
+from demetar.train import losses
+from demetar.train.programs import Programs, over_replicas
+from demetar.types import Array, Batch, Params
+
+
+class Evaluation(NamedTuple):
+    """What parameters make of the samples of a plan.
+
+    Attributes:
+      errors: {head: [R, D']} as the heads measure them, in the order of the plan.
+      predictions: {head: [R, B, ...]}, the values themselves and not their residuals,
+        as the batches hold them; the shares of several devices one after the other.
+    """
+
+    errors: dict[str, np.ndarray]
+    predictions: dict[str, np.ndarray]
+
+
+class Evaluator:
+    """Evaluates parameters with one program, whatever the number of batches.
+
+    Args:
+      model, dataset, programs, placement: of the run.
+      arrays: of the packing, where the placement has put them.
+      num_replicas: R.
+    """
+
+    def __init__(
+        self,
+        model: hk.Transformed,
+        dataset: Dataset,
+        programs: Programs,
+        placement: Placement,
+        arrays: Any,
+        num_replicas: int,
+    ):
+        self._model = model
+        self._dataset = dataset
+        self._programs = programs
+        self._placement = placement
+        self._arrays = arrays
+        self._num_replicas = num_replicas
+        self._composition = dataset.composition()  # [D, Z]
+        self._valid_plan = dataset.plan("valid")
+
+    def evaluate(self, params: Params, plan: Plan) -> Evaluation:
+        """Errors of every sample of a plan, and predictions.
+
+        Args:
+          params: [R, ...].
+          plan: of the data set.
+        """
+        params = self._placement.everywhere(params)
+        steps = len(self._valid_plan["weight"])
+        length = math.ceil(len(plan["weight"]) / steps) * steps
+        padded = pad_plan(plan, self._dataset.packing, length)
+        parts = [
+            self._call(
+                params,
+                {name: value[start : start + steps] for name, value in padded.items()},
+            )
+            for start in range(0, length, steps)
+        ]
+        errors, predictions = jax.tree.map(
+            lambda *own: np.concatenate(own, axis=1), *parts
+        )
+        ordered = {
+            name: in_sample_order(value, padded) for name, value in errors.items()
+        }
+        counts = self._composition[padded["sample"]]  # [B, G, Z]
+        task = self._dataset.task
+        return Evaluation(ordered, heads.absolute_all(task, predictions, counts))
+
+    def validate(self, params: Params) -> np.ndarray:
+        """Validation loss of each replica, [R]: mean over heads and samples."""
+        errors, _ = self.evaluate(params, self._valid_plan)
+        means = [value.astype(np.float64).mean(axis=1) for value in errors.values()]
+        return np.mean(means, axis=0)
+
+    def first_batch(
+        self, plan: Plan, predictions: Mapping[str, Array]
+    ) -> tuple[Batch, dict[str, Array]]:
+        """The first batch of a plan with its predictions, of the first replica.
+
+        Its targets are the values themselves, as the predictions are. With several
+        devices, the share of the first one.
+
+        Args:
+          plan, predictions: of `evaluate`.
+        """
+        packing = self._dataset.packing
+        slots = packing.bucket.num_graphs
+        row = {name: value[0, :slots] for name, value in plan.items()}
+        first = {
+            name: value[0, 0, : value.shape[2] // self._placement.num_devices]
+            for name, value in predictions.items()
+        }
+        batch = packing.assemble(packing.arrays(), row)
+        task, counts = self._dataset.task, self._composition[plan["sample"][0]]
+        share = counts[: len(batch.weights)]
+        targets: dict[str, Array] = {**heads.absolute_all(task, batch.targets, share)}
+        return dataclasses.replace(batch, targets=targets), first
+
+    def _call(self, params: Params, rows: Plan) -> tuple[dict[str, Any], ...]:
+        args = (params, self._arrays, self._placement.rows(rows))
+        return jax.device_get(
+            self._programs.call("evaluate", self._program, args, out_axis=2)
+        )
+
+    def _program(
+        self, params: Params, arrays: Any, rows: Mapping[str, Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        task, packing = self._dataset.task, self._dataset.packing
+
+        def one(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+            def step(_: None, row: Mapping[str, Array]) -> Any:
+                batch = packing.assemble(arrays, row)
+                outputs = self._model.apply(params, None, batch.graph, False)
+                predictions = losses.predict(task, outputs, batch.graph.nodes)
+                return None, (
+                    losses.sample_errors(task, predictions, batch),
+                    predictions,
+                )
+
+            return jax.lax.scan(step, None, rows)[1]
+
+        on_cpu = self._placement.on_cpu
+        return over_replicas(one, (0,), self._num_replicas, on_cpu)(params)
