@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectivity": set(),
     "integrators": set(),
     "locks": {"files"},
+    "settings": set(),
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
@@ -35,10 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": _BASE | {"integrators", "nn", "models"},
     "precision": set(),
     "net": {"types", "models"},
-    "data": _BASE | {"files", "archives", "heads", "data", "precision"},
+    "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
-    | {"files", "archives", "heads", "data", "distributed", "nn", "models", "train"},
+    | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
+    | {"models", "train"},
     "testing": _BASE | {"data", "models", "train", "testing"},
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
