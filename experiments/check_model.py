@@ -11,35 +11,46 @@ compile. The exit code is 0 if all are kept, and 1 if not.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-
-from absl import flags
+from collections.abc import Sequence
 
 from demetar import models, testing
 from demetar.errors import UserError
+from demetar.settings import MODEL, setting
 from experiments.run import cli
+from tools.command_line import CommandLine, Given
 
 BROKEN = 1  # exit code
 WIDTH = 26  # of the name of a promise
 
-FLAGS = flags.FLAGS
-flags.DEFINE_multi_string(
-    "set",
-    [],
-    "field=value of the model, e.g. --set hidden_size=32. Repeatable.",
-    allow_override=True,  # the training commands have it too
-)
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The configuration that is tried."""
+
+    set: tuple[str, ...] = setting(
+        (),
+        "field=value of the model, as in --set=hidden_size=32.",
+        MODEL,
+        repeatable=True,
+    )
 
 
-def main(argv: list[str]) -> int:
+LINE = CommandLine(Options, positional="MODEL")
+
+
+def main(given: Given, names: Sequence[str]) -> int:
     """Print a verdict on each promise."""
-    if len(argv) != 2:
+    if len(names) != 1:
         raise UserError(
             f"expected one model, registered or as {models.own.FORM}, found "
-            f"{' '.join(argv[1:]) or 'none'}; see --help"
+            f"{' '.join(names) or 'none'}; see --help"
         )
-    name = argv[1]
-    fields = models.check_fields(name, models.parse_fields(name, FLAGS.set))
+    name = names[0]
+    fields = models.check_fields(
+        name, models.parse_fields(name, given.read(Options).set)
+    )
     cls = models.model_class(name)
     print(f"{name}: {cls.symmetry}, {', '.join(sorted(cls.supports))}", flush=True)
     found: list[testing.Verdict] = []
@@ -77,4 +88,4 @@ def erased() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.run(main, LINE)

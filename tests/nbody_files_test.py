@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from demetar import graphs
 from demetar import testing as contract
@@ -445,9 +444,7 @@ def own_files(tmp_path: pathlib.Path) -> list[str]:
 
 
 def run_import(*arguments: str) -> None:
-    values = flags.FlagValues()
-    import_nbody.define_flags(values)
-    import_nbody.run(values, values(["import_nbody", *arguments])[1:])
+    import_nbody.run(*import_nbody.LINE.parse(arguments))
 
 
 def test_three_files_become_a_folder(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Models of one's own: imported by 'module:Class', with errors in one line."""
 
+import json
 import sys
 import textwrap
 import warnings
@@ -13,6 +14,7 @@ from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import own
 from demetar.train import checkpoint
+from tests.support import nbody_folder
 
 HEAD = """
 import dataclasses
@@ -259,3 +261,70 @@ def test_a_checkpoint_says_where_its_model_would_be(write, tmp_path):
     write(MODEL.replace("width", "size"))
     with pytest.raises(UserError, match="mine:Mine has no field 'width'"):
         loaded.build()
+
+
+# --- The commands -------------------------------------------------------------------
+
+TRAIN = ("--model=mine:Mine", "--dataset=data", "--eval_every=1", "--epochs=2")
+
+
+def test_a_run_knows_its_source_and_is_not_continued_with_another(write, run, tmp_path):
+    nbody_folder.write(tmp_path / "data")
+    write(MODEL)
+    first = run(*TRAIN, "--set=width=5").succeeded()
+    folder = tmp_path / "runs" / "data" / "mine.Mine-epochs=2-eval_every=1-width=5"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["model"] == "mine:Mine" and record["fields"] == {"width": 5}
+    source = record["settings"]["model_source"]
+    assert source == own.source_hash("mine:Mine")
+    trained = checkpoint.load_model(folder / "best.npz")
+    assert (trained.model, trained.source) == ("mine:Mine", source)
+    assert "mine:Mine" in first.output
+
+    write(MODEL + "# changed\n")
+    run(*TRAIN, "--set=width=5").refused(
+        "the source of mine:Mine has changed since the run in", "--workdir"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        ([], "expected one model, registered or as my_package.my_module:MyModel"),
+        (["egnn", "gnn"], "found egnn gnn"),
+        (["mine:Mine"], "no module 'mine'"),
+        (["egnn", "--set=width=3"], "egnn has no field 'width'"),
+    ],
+)
+def test_check_model_refuses_in_one_line(write, run_module, arguments, part):
+    done = run_module("experiments.check_model", *arguments)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and part in line
+    assert done.returncode == 2 and not done.stdout
+
+
+def test_a_model_that_gives_no_outputs_is_told_once_per_trial_with_its_line(write):
+    write(HEAD + CLASS.replace("graph.nodes.vectors", "graph.nodes.no_such"))
+    begun = []
+    found = list(contract.check("mine:Mine", begin=lambda *told: begun.append(told)))
+    assert [verdict.promise for verdict in found] == ["shapes and dtypes"] * 2
+    assert begun == [(verdict.task, verdict.promise) for verdict in found]
+    for verdict in found:
+        assert not verdict.kept
+        assert "'Nodes' object has no attribute 'no_such' (mine.py, l" in verdict.detail
+
+
+@pytest.mark.parametrize(
+    "outputs, broken",
+    [
+        ("graph.nodes.vectors", {"every input matters", "the loss falls"}),
+        ("graph.nodes.vectors + 1.0", {"rotations", "reflections"}),
+    ],
+)
+def test_verdicts_tell_what_is_broken(write, outputs, broken):
+    write(HEAD + CLASS.replace("graph.nodes.vectors", outputs))
+    found = list(contract.check("mine:Mine"))
+    assert broken <= {verdict.promise for verdict in found if not verdict.kept}
+    if "+ 1.0" not in outputs:
+        kept = {verdict.promise for verdict in found if verdict.kept}
+        assert {"rotations", "reflections", "permutations"} <= kept

@@ -29,16 +29,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectivity": set(),
     "integrators": set(),
     "locks": {"files"},
+    "settings": set(),
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "archives", "heads", "data"},
+    "precision": set(),
+    "net": {"types", "models"},
+    "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
-    | {"files", "archives", "heads", "data", "distributed", "nn", "models", "train"},
+    | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
+    | {"models", "train"},
     "testing": _BASE | {"data", "models", "train", "testing"},
+    "pretrained": set(),
+    "predict": {"types", "heads", "data", "precision", "models", "train"},
+    "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
+    "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.

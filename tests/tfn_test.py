@@ -16,7 +16,7 @@ from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
 from demetar.types import Head
-from experiments import protocols
+from experiments.protocols import nbody as protocols
 from tests.models_test import num_params
 from tests.support import plain_kernels, plain_steerable
 

@@ -41,6 +41,7 @@ from demetar.models import (
     tfn,
     torchmd_et,
 )
+from demetar.nn import inputs
 from demetar.types import Array, Bucket, Graph, TaskSpec
 
 REGISTRY: Mapping[str, type[base.Model]] = {
@@ -108,7 +109,7 @@ def fields(name: str) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in known if field.name != "task"}
 
 
-def input_fields(name: str) -> dict[str, tuple[str, ...]]:
+def input_defaults(name: str) -> dict[str, tuple[str, ...]]:
     """The fields that name the scalar inputs of a model, with their defaults.
 
     On other data they are given the names of those.
@@ -149,6 +150,7 @@ def build(
         cutoff = base.shared_cutoff(task, checked.get("cutoff"), name)
         if cutoff is not None:
             checked["cutoff"] = cutoff
+    checked |= _input_fields(name, task, checked)
     missing = [field for field in _required(name) if field not in checked]
     if missing:
         raise UserError(
@@ -207,6 +209,30 @@ def _check_outputs(name: str, task: TaskSpec, bucket: Bucket, outputs: Any) -> N
                 f"{name} returns {list(shape)} for the {head.kind} head {head.name!r}, "
                 f"expected {list(expected)}: {letters.get(head.kind, '[G, T]')}"
             )
+
+
+def _input_fields(
+    name: str, task: TaskSpec, given: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """The fields that name inputs: those that are given, or defaults that fit the task.
+
+    Raises:
+      UserError: one that is given names an input that the task does not have.
+    """
+    found = {}
+    known = inputs.names_of(task)
+    for field, default in input_defaults(name).items():
+        if field not in given:
+            found[field] = inputs.fitted(task, default)
+            continue
+        unknown = [one for one in given[field] if one not in (*known, inputs.ALL)]
+        if unknown:
+            raise UserError(
+                f"the task {task.name!r} has no node input {unknown[0]!r}, which "
+                f"{name}.{field} names; set {field} to some of "
+                f"{', '.join(known) or 'none'}, or to {inputs.ALL}"
+            )
+    return found
 
 
 def check_fields(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

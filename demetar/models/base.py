@@ -31,6 +31,8 @@ class Model(hk.Module):
         particles alone, which all of them have). Tests hold a model to it, and the
         last three to breaking rotations.
       supports: kinds of heads that the model has.
+      needs: vectors without which it has no vector heads: 'velocity', if it moves its
+        particles along them.
       ignores: inputs that the model does not read, by its paper: 'charge', 'velocity',
         'position', 'species' or 'edge feature'. Tests hold it to reading the others.
       small: fields of the configuration that tests use, where it compiles fast.
@@ -39,6 +41,7 @@ class Model(hk.Module):
 
     symmetry: ClassVar[str]
     supports: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]] = frozenset()
     ignores: ClassVar[frozenset[str]] = frozenset()
     small: ClassVar[Mapping[str, Any]] = {}
     small_molecular: ClassVar[Mapping[str, Any]] = {}

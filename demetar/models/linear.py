@@ -30,6 +30,7 @@ class Linear(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
     ignores = frozenset({"charge", "edge feature", "position"})
 
     initial_time: float = 0.7

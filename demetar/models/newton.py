@@ -72,6 +72,7 @@ class Newton(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
     small = {
         "num_substeps": 3,
         "eval_substeps": 5,

@@ -127,7 +127,7 @@ def describe(error: BaseException, name: str) -> str:
 
 
 def _add_current_folder() -> None:
-    if "" not in sys.path:
+    if "" not in sys.path and not sys.flags.safe_path:
         sys.path.insert(0, "")
 
 
@@ -238,7 +238,8 @@ def _source(spec: importlib.machinery.ModuleSpec) -> str:
 
 def _imports(spec: importlib.machinery.ModuleSpec, source: str) -> Iterator[str]:
     """The modules that a source may import, with those that are none."""
-    package = spec.name if spec.submodule_search_locations else spec.parent
+    is_package = spec.submodule_search_locations is not None
+    package = spec.name if is_package else spec.parent
     try:
         tree = ast.parse(source)
     except SyntaxError:  # of a module that is imported only if it can be
@@ -248,7 +249,10 @@ def _imports(spec: importlib.machinery.ModuleSpec, source: str) -> Iterator[str]
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             origin = "." * node.level + (node.module or "")
-            origin = importlib.util.resolve_name(origin, package)
+            try:
+                origin = importlib.util.resolve_name(origin, package)
+            except ImportError:  # from beyond the package
+                continue
             yield origin
             yield from (f"{origin}.{alias.name}" for alias in node.names)
 

@@ -45,7 +45,7 @@ def small_fields(name: str, task: TaskSpec) -> dict[str, Any]:
     cls = models.model_class(name)
     fields = dict(cls.small)
     if not task.vectors:
-        fields |= dict.fromkeys(models.input_fields(name), ("all",))
+        fields |= dict.fromkeys(models.input_defaults(name), ("all",))
         fields |= cls.small_molecular
     return fields
 
