@@ -92,8 +92,8 @@ task = demetar.TaskSpec(
 batch = demetar.make_batch(
     task, positions=shaken, species=kinds, targets={"energy": energies}
 )
-net = demetar.build("schnet", task, num_layers=2, hidden_size=16)
-params = net.init(jax.random.key(0), batch.graph, True)
+net = demetar.build("schnet", task, num_layers=1, hidden_size=16)
+params = jax.jit(net.init, static_argnums=2)(jax.random.key(0), batch.graph, True)
 optimizer = optax.adam(1e-2)
 state = optimizer.init(params)
 
