@@ -133,7 +133,8 @@ def _add_current_folder() -> None:
 
 def _import(module: str, name: str) -> Any:
     _add_current_folder()
-    importlib.invalidate_caches()
+    if module not in sys.modules:
+        importlib.invalidate_caches()  # the file may have been written just now
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
