@@ -133,7 +133,10 @@ def test_flags_become_the_dataclass():
     "argument, message",
     [
         ("--seeds=3", "Unknown command line flag 'seeds'; did you mean --seed?"),
-        ("--inner=3", "Unknown command line flag 'inner'"),
+        ("--size=3", "Unknown command line flag 'size'; did you mean --sizes?"),
+        ("--output=x", "Unknown command line flag 'output'; did you mean --out?"),
+        ("--noquik", "Unknown command line flag 'noquik'; did you mean --quick?"),
+        ("--inner=3", "Unknown command line flag 'inner'; see --help"),
         ("--seed=-1", "expected --seed of at least 0, found -1"),
         ("--rate=0", "expected a --rate above 0, found 0.0"),
         ("--rate=nan", "expected a --rate above 0, found nan"),
