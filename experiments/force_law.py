@@ -190,8 +190,7 @@ def learned_acceleration(
     trained: checkpoint.ModelCheckpoint, distances: np.ndarray, product: float
 ) -> np.ndarray:
     """Of one body at rest away from another one, by every seed: [R, X]."""
-    fields = {**trained.fields, "eval_substeps": 1}
-    model = models.build(trained.model, trained.task, fields)
+    model = trained.build({"eval_substeps": 1})
     graph = pairs(trained.task, distances, product)
 
     def accelerations(params: Any) -> jax.Array:

@@ -142,6 +142,8 @@ def horizon_field(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
     if HORIZON not in known:
         return {}
     default: Any = known[HORIZON].default
+    if not isinstance(default, float):
+        return {}  # a model of one's own, which means something else by it
     found = nbody_data.horizon(folder, settings.reading())
     if found is None or math.isclose(found, default):
         return {}

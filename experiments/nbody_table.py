@@ -24,7 +24,7 @@ from demetar.errors import UserError
 from demetar.settings import MODEL, OUTPUT, setting
 from demetar.train import checkpoint
 from experiments import nbody, report
-from experiments.run import cli
+from experiments.run import cli, workdir
 from tools.command_line import CommandLine, Given
 
 # Flags of experiments.nbody that hold for every row.
@@ -67,14 +67,15 @@ def main(given: Given, _: list[str]) -> int:
         models.model_class(name)
     root = pathlib.Path(options.workdir)
     arguments = [*passed_on(given)]
-    jobs = {name: command(name, root, arguments) for name in names}
-    missing = [name for name in names if not (root / name / "record.json").exists()]
+    folders = {name: root / workdir.model_folder(name) for name in names}
+    jobs = {name: command(name, folders[name], arguments) for name in names}
+    missing = [name for name in names if not (folders[name] / "record.json").exists()]
     if options.list_jobs:
         for name in missing:
             print(shlex.join(["python", *jobs[name]]))
         return 0
     failed = [name for name in missing if not train(name, jobs[name])]
-    finished = [root / name for name in names if name not in failed]
+    finished = [folders[name] for name in names if name not in failed]
     if not finished:
         raise UserError(f"no row is finished; the reasons stand above ({root})")
     write(report.read_runs([str(path) for path in finished]), root)
@@ -96,9 +97,9 @@ def passed_on(given: Given) -> Iterator[str]:
             yield f"--{name}={value}"
 
 
-def command(name: str, root: pathlib.Path, arguments: Sequence[str]) -> list[str]:
+def command(name: str, folder: pathlib.Path, arguments: Sequence[str]) -> list[str]:
     """Arguments of the interpreter that train one row."""
-    own = [f"--model={name}", f"--workdir={root / name}"]
+    own = [f"--model={name}", f"--workdir={folder}"]
     return ["-m", nbody.MODULE, *own, *arguments]
 
 

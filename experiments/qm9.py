@@ -26,8 +26,6 @@ from experiments.run import cli, job, options, repeat
 from tools.command_line import CommandLine, Given
 
 MODULE = "experiments.qm9"
-# Fields of the models that name scalar inputs: here these are the species.
-INPUT_FIELDS = ("node_inputs", "species_inputs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +81,8 @@ def main(given: Given, _: list[str]) -> int:
     )
     dataset = job.load(lambda: load_dataset(known, settings))
     sizes = {f"num_{part}": len(dataset.splits[part]) for part in ("train", "valid")}
-    automatic = {
-        name: dataset.task.scalars
-        for name in INPUT_FIELDS
-        if name in models.fields(settings.model)
-    }
+    names = models.input_defaults(settings.model)  # here these are the species
+    automatic = {name: dataset.task.scalars for name in names}
     settings = settings.changed(sizes)
     settings = settings.with_protocol(fields={**automatic, **settings.fields})
     of_data = {"split": None, "num_train": None, "num_valid": None}

@@ -27,6 +27,7 @@ COMMANDS = {
     "experiments.benchmark": (["figure", "out", "batch_sizes"], "seed"),
     "experiments.learning_curve": (["out"], "format"),
     "experiments.force_law": (["out", "data_dir"], "model"),
+    "experiments.check_model": (["set"], "model"),
     "tools.generate_nbody": (["preset", "out", "verify", "num_steps", "dt"], "model"),
     "tools.import_nbody": (["out", "fractions"], "preset"),
     "tools.prepare_qm9": (["source", "out", "download"], "target"),

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
 from demetar.errors import UserError
@@ -20,7 +21,6 @@ from demetar.train import loop, optim
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec, TrainState
-from tests import contract
 
 NUM_TRAIN, NUM_VALID, NUM_TEST, BATCH_SIZE = 11, 5, 13, 4
 SIZES = {"regular": (5,), "mixed": (3, 7, 2, 5, 1)}

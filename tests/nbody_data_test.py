@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data import nbody as nbody_folders
 from demetar.data import nbody_files
 from demetar.data.dataset import Dataset
@@ -20,7 +21,6 @@ from experiments.protocols import nbody as protocols
 from experiments.protocols.nbody import Data
 from experiments.protocols.settings import Protocol, Settings, describe
 from experiments.run import nbody_data
-from tests import contract
 from tests.support import nbody_folder
 from tools import generate_nbody, simulation
 
@@ -309,8 +309,7 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
         vectors=tuple(VectorInput(vector) for vector in vectors),
         scalars=("mass",) if dataset == "gravity" else ("charge",),
     )
-    own = models.fields(name)
-    small = {field: value for field, value in contract.SMALL.items() if field in own}
+    small = contract.small_fields(name, task)
     fields = {**small, **protocols.input_fields(name, dataset, cues)}
     model = models.build(name, task, fields)
     batch = contract.make_batch(contract.systems())
@@ -320,6 +319,17 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
     jax.eval_shape(lambda key: model.init(key, graph, True), jax.random.key(0))
 
 
+NEED_VELOCITY = [
+    name for name in models.REGISTRY if "velocity" in models.model_class(name).needs
+]
+
+
+def test_models_that_move_along_the_velocities_say_so():
+    known = {"linear", "egnn", "radial_field", "newton", "newton_octahedral"}
+    assert known <= {*NEED_VELOCITY}
+    assert not {"segnn", "gnn", "tfn"} & {*NEED_VELOCITY}
+
+
 @pytest.mark.parametrize("name", models.with_head("node_vector"))
 def test_every_model_reads_every_choice_of_cues_or_refuses_it(name):
     for dataset, cues in (
@@ -327,7 +337,7 @@ def test_every_model_reads_every_choice_of_cues_or_refuses_it(name):
         ("nbody_small", "force"),
         ("gravity", "velocity"),
     ):
-        if cues == "positions" and name in protocols.NEED_VELOCITY:
+        if cues == "positions" and name in NEED_VELOCITY:
             message = f"{name} moves along the velocities, which --cues=positions"
             with pytest.raises(UserError, match=message):
                 protocols.input_fields(name, dataset, cues)

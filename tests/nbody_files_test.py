@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -18,7 +19,6 @@ from demetar.errors import UserError
 from demetar.models import base as model_base
 from demetar.train import equivariance
 from demetar.types import Batch
-from tests import contract
 from tests.support import nbody_folder
 from tools import folders, generate_nbody, import_nbody, simulation
 

@@ -34,11 +34,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "archives", "heads", "settings", "data"},
+    "precision": set(),
+    "net": {"types", "models"},
+    "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
     | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
     | {"models", "train"},
+    "testing": _BASE | {"data", "models", "train", "testing"},
+    "pretrained": set(),
+    "predict": {"types", "heads", "data", "precision", "models", "train"},
+    "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
+    "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.
@@ -46,7 +53,10 @@ _SIDE_EFFECTS = {"absl", "io", "json", "logging", "os", "pathlib", "time", "tqdm
 
 # What nothing in a package may import.
 NEVER_IMPORTS = {
-    "demetar": {"experiments", "tools", "tests", "absl.flags", "absl.app", "torch"},
+    "demetar": {
+        *("experiments", "tools", "tests", "pytest"),
+        *("absl.flags", "absl.app", "torch"),
+    },
     "experiments": {"tests", "jraph", "torch"},
     "tools": {"experiments", "tests", "jraph", "torch"},
     "demetar.nn": _SIDE_EFFECTS,

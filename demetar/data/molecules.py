@@ -231,6 +231,19 @@ def _with_bonds(
     return dataclasses.replace(known, n_bonds=n_bonds, bonds=rows, notes=notes)
 
 
+def bond_matrix(known: Molecules, rows: np.ndarray, size: int) -> np.ndarray:
+    """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n].
+
+    Args:
+      known: molecules with their bonds.
+      rows: [D] of the molecules.
+      size: number of atoms of each.
+    """
+    if known.n_bonds is None or known.bonds is None:
+        raise ValueError("expected molecules that were read with their bonds")
+    return bonds.matrix(known.n_bonds, known.bonds, rows, size)
+
+
 # --- The file -----------------------------------------------------------------------
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import connectivity
-from demetar.data import nbody_files
+from demetar.data import edges, nbody_files
 from demetar.data.dataset import Dataset, identify
 from demetar.data.nbody_files import SPLITS
 from demetar.data.packing import make_packing
@@ -275,28 +274,11 @@ def _edges(
     positions: np.ndarray, n_node: np.ndarray, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Senders and receivers of all graphs [sum of n_edge], and n_edge [D]."""
-    senders: dict[int, np.ndarray] = {}
-    receivers: dict[int, np.ndarray] = {}
-    first = np.cumsum(n_node) - n_node
-    for size in np.unique(n_node).tolist():
-        rows = np.flatnonzero(n_node == size)
-        if settings.connectivity == "knn":
-            degree = settings.num_neighbors or 0
-            ends = np.repeat(np.arange(size, dtype=np.int32), degree)
-            own = positions[first[rows][:, None] + np.arange(size)]  # [.., size, 3]
-            nearest = connectivity.nearest_neighbors(own, degree)
-            starts = nearest.reshape(len(rows), -1)
-        else:
-            same, ends = connectivity.complete_edges(size)
-            starts = np.broadcast_to(same, (len(rows), len(same)))
-        senders.update(zip(rows, starts, strict=True))
-        receivers.update(dict.fromkeys(rows, ends))
-    order = range(len(n_node))
-    return (
-        np.concatenate([senders[row] for row in order]),
-        np.concatenate([receivers[row] for row in order]),
-        np.array([len(senders[row]) for row in order], np.int32),
-    )
+    if settings.connectivity == "knn":
+        found = edges.nearest(positions, n_node, settings.num_neighbors or 0)
+    else:
+        found = edges.complete(n_node)
+    return *found.ends(n_node), found.n_edge.astype(np.int32)
 
 
 def _heads(
@@ -328,12 +310,12 @@ def _task(
     """The task of samples in double precision; its averages are of the training set."""
     kind = nbody_files.sources(metadata)
     scalar = "charge" if kind == "charges" else "mass"
-    edges = int(samples.n_edge[:num_train].sum())
+    num_edges = int(samples.n_edge[:num_train].sum())
     nodes = int(samples.n_node[:num_train].sum())
-    receivers, senders = _global_edges(samples, edges)
+    receivers, senders = _global_edges(samples, num_edges)
     positions = samples.nodes.positions
     distances = np.linalg.norm(positions[receivers] - positions[senders], axis=-1)
-    extent = np.percentile(distances, RADIAL_PERCENTILE) if edges else 1.0
+    extent = np.percentile(distances, RADIAL_PERCENTILE) if num_edges else 1.0
     return TaskSpec(
         name=f"{metadata['settings']['system']}, frame {settings.start_frame} -> "
         f"{settings.target_frame}",
@@ -346,7 +328,7 @@ def _task(
         num_neighbors=settings.num_neighbors,
         # Bodies without any neighbour, or all at one place, are divided by no zero.
         radial_extent=float(np.float32(extent)) or 1.0,
-        average_neighbors=edges / nodes or 1.0,
+        average_neighbors=num_edges / nodes or 1.0,
     )
 
 

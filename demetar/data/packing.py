@@ -355,6 +355,14 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     return RaggedPacking(samples, bucket, node_targets)
 
 
+def only_batch(packing: Packing) -> Batch:
+    """The batch of all samples, in their order, of a packing that has room for them."""
+    plan = packing.plan(np.arange(len(packing.samples.n_node)))
+    row = {name: value[0] for name, value in plan.items()}
+    # With NumPy's arrays nothing is compiled to assemble them.
+    return packing.assemble(packing.arrays(), row)
+
+
 def pad_plan(plan: Plan, packing: Packing, num_batches: int) -> Plan:
     """The plan with empty batches at its end, so that it has `num_batches`."""
     missing = num_batches - len(plan["weight"])

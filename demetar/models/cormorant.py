@@ -70,6 +70,18 @@ class Cormorant(base.Model):
 
     symmetry: ClassVar[str] = "SE(3)"
     supports: ClassVar[frozenset[str]] = readout.SCALAR_KINDS
+    small = {
+        "hidden_size": 11,
+        "lmax": 1,
+        "num_layers": 2,
+        "num_frequencies": 2,
+        "num_powers": 2,
+        "hard_cutoff": 3.0,
+        "soft_cutoff": 3.0,
+        "soft_width": 1.0,
+        "decoder_size": 13,
+        "summed_size": 7,
+    }
 
     hidden_size: int = 16
     lmax: int = 3

@@ -45,6 +45,9 @@ class EGNN(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    needs = frozenset({"velocity"})
+    small = {"hidden_size": 11, "num_layers": 2}
+    small_molecular = {"attention": True, "node_attributes": True}
 
     hidden_size: int = 64
     num_layers: int = 4

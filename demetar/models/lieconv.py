@@ -64,6 +64,12 @@ class Lieconv(base.Model):
 
     symmetry: ClassVar[str] = "T(3)"
     supports: ClassVar[frozenset[str]] = readout.SCALAR_KINDS
+    small = {
+        "hidden_size": 11,
+        "num_layers": 2,
+        "kernel_sizes": (7,),
+        "kernel_rank": 5,
+    }
 
     hidden_size: int = 256
     num_layers: int = 6

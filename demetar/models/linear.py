@@ -30,6 +30,8 @@ class Linear(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
+    ignores = frozenset({"charge", "edge feature", "position"})
 
     initial_time: float = 0.7
 
@@ -53,6 +55,7 @@ class LinearMap(base.Model):
 
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    ignores = frozenset({"charge", "edge feature"})
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         coordinates = base.raw_coordinates(graph)  # [N, 3 + 3V]

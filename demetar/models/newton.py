@@ -72,6 +72,13 @@ class Newton(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
+    small = {
+        "num_substeps": 3,
+        "eval_substeps": 5,
+        "hidden_size": 11,
+        "num_layers": 2,
+    }
 
     horizon: float = 1.0
     num_substeps: int = 80

@@ -232,8 +232,6 @@ BLOG_PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     }
 }
 
-# Models that move along the velocities, and so cannot do without.
-NEED_VELOCITY = ("linear", "egnn", "radial_field", "newton", "newton_octahedral")
 # Directions alone: forces have heavy tails, and as features they would drown the rest.
 _MORE_CUES: Mapping[str, Any] = {
     "node_vectors": ("velocity",),
@@ -271,7 +269,7 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     Raises:
       UserError: the model cannot do without the velocities that the cues leave out.
     """
-    if cues == "positions" and model in NEED_VELOCITY:
+    if cues == "positions" and "velocity" in models.model_class(model).needs:
         raise UserError(
             f"{model} moves along the velocities, which --cues=positions leaves out; "
             "give --cues=velocity, or another model such as segnn"
@@ -281,8 +279,7 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     renamed = {"charge": "mass"} if dataset == "gravity" else {}
     absent = {"|velocity|"} if cues == "positions" else set()
     changed = {}
-    for field in {"node_inputs", "species_inputs"} & models.fields(model).keys():
-        default: Any = models.fields(model)[field].default
+    for field, default in models.input_defaults(model).items():
         names = tuple(renamed.get(name, name) for name in default if name not in absent)
         if names != default:
             changed[field] = names

@@ -90,8 +90,11 @@ def prepare(given: Given) -> None:
         do not come.
     """
     if not given.get("model"):
-        raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
-    models.model_class(given["model"])
+        raise UserError(
+            f"expected --model, one of {', '.join(models.REGISTRY)}, or your own as "
+            f"{models.own.FORM}"
+        )
+    models.check_name(given["model"])
     jax.config.update("jax_enable_x64", given.read(Replicas).dtype == "float64")
     # By default GPUs and TPUs round the factors of float32 products to some 10 bits:
     # symmetries would then hold to 1e-3.
@@ -100,6 +103,8 @@ def prepare(given: Given) -> None:
     if told.coordinator is None or told.cpu_devices is not None:
         launch.use_cores(told.cpu_devices)
     launch.start(told.coordinator, told.num_processes, told.process_id)
+    # A module of one's own may compute when it is imported, so the above comes first.
+    models.model_class(given["model"])
 
 
 def load(read: Callable[[], T]) -> T:
@@ -268,8 +273,8 @@ def write_best(
     folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: Dataset
 ) -> None:
     """The model at the lowest validation loss, as a checkpoint that needs no flags."""
-    of_data = ("fingerprint", workdir.IDENTITY)
-    settings = {name: value for name, value in config.items() if name not in of_data}
+    apart = ("fingerprint", workdir.IDENTITY, workdir.SOURCE)
+    settings = {name: value for name, value in config.items() if name not in apart}
     best = checkpoint.ModelCheckpoint(
         model=settings["model"],
         fields=settings["fields"],
@@ -281,6 +286,7 @@ def write_best(
             "settings": settings,
             run_files.RUN_ID: run.run_id,
         },
+        source=config.get(workdir.SOURCE, ""),
     )
     checkpoint.save_model(folder / workdir.BEST, best)
 

@@ -13,7 +13,7 @@ from demetar.distributed import launch
 from demetar.settings import COUNT, MODEL, OUTPUT, PROCESSES, setting, values_of
 from demetar.train import loop, optim
 from experiments.protocols.settings import Protocol, Replicas, Settings, parse_phase
-from experiments.run import sizes
+from experiments.run import sizes, workdir
 from tools.command_line import Given
 
 
@@ -22,7 +22,10 @@ class Choice:
     """The model, and whose settings it is trained with."""
 
     model: str | None = setting(
-        None, f"Model to train: {', '.join(models.REGISTRY)}. Required.", MODEL
+        None,
+        f"Model to train: {', '.join(models.REGISTRY)}, or a class of your own as "
+        f"{models.own.FORM}. Required.",
+        MODEL,
     )
     protocol: str = setting(
         "default",
@@ -170,7 +173,7 @@ def changes(
 
 def default_workdir(settings: Settings, changed: Mapping[str, Any]) -> pathlib.Path:
     """A folder of its own for every choice of settings, named by what was changed."""
-    parts = [settings.model]
+    parts = [workdir.model_folder(settings.model)]
     if settings.protocol.name not in ("paper", "default"):
         parts.append(settings.protocol.name)
     for name, value in sorted(changed.items()):
