@@ -1,4 +1,6 @@
-"""Check that a model keeps the promises on which every number here relies.
+"""Check that a model keeps the promises of all models.
+
+Every number here relies on them.
 
     python -m experiments.check_model my_package.my_module:MyModel
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "experiments.nbody_table": (["models", "epochs", "workdir", "list_jobs"], "out"),
     "experiments.report": (["format", "out"], "output"),
     "experiments.benchmark": (["figure", "out", "batch_sizes"], "seed"),
+    "experiments.predict": (["checkpoint", "input", "out", "rollout_steps"], "epochs"),
     "experiments.learning_curve": (["out"], "format"),
     "experiments.force_law": (["out", "data_dir"], "model"),
     "experiments.check_model": (["set"], "model"),
