@@ -1,6 +1,6 @@
 r"""Predict with a trained model from files.
 
-    python -m experiments.predict --checkpoint=RUN --input=FILE_OR_DIR --out=FILE
+    python -m experiments.predict --checkpoint=RUN --input=PATH --out=FILE
 
 The checkpoint is the work directory of a run, its best.npz, or pretrained:NAME. What is
 read depends on the model: states of N bodies as .npz with the arrays that it names
@@ -87,9 +87,9 @@ def main(_: list[str]) -> None:
     if not _CHECKPOINT.value:
         raise UserError("expected --checkpoint=RUN, the model to predict with")
     if not (_EXPORT.value or (_INPUT.value and FLAGS.out)):
-        raise UserError("expected --input=FILE_OR_DIR and --out=FILE, or --export=FILE")
+        raise UserError("expected --input=PATH and --out=FILE, or --export=FILE")
     if bool(FLAGS.out) > bool(_INPUT.value):
-        raise UserError("expected --input=FILE_OR_DIR, what to predict from")
+        raise UserError("expected --input=PATH, what to predict from")
     model = demetar.load(_CHECKPOINT.value, _seed(FLAGS.seed))
     print(f"model     {model!r}")
     if _EXPORT.value:
