@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def save_bodies(path, sizes, frames=None, seed=0):
     """States in the arrays of a data set, as lists of systems too."""
     inputs = trained.bodies(sizes, seed)
     most = max(sizes)
-    saved = {
+    saved: dict[str, Any] = {
         name: np.stack(
             [
                 np.pad(own, [(0, most - len(own))] + [(0, 0)] * (own.ndim - 1))

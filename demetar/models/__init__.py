@@ -84,7 +84,7 @@ def model_class(name: str) -> type[base.Model]:
     return REGISTRY[name]
 
 
-def fields(name: str) -> dict[str, dataclasses.Field]:
+def fields(name: str) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a model that can be set, by name."""
     own = dataclasses.fields(model_class(name))
     return {field.name: field for field in own if field.name != "task"}
