@@ -1,6 +1,7 @@
 """Trained models as functions of arrays: `demetar.load` and `Predictor`."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,8 @@ def molecular():
 
 def by_hand(model, inputs):
     """Values of each system alone, by the functions of the training."""
-    task, found = model.task, {head.name: [] for head in model.task.heads}
+    task = model.task
+    found: dict[str, list] = {head.name: [] for head in task.heads}
     apply = jax.jit(lambda params, graph: model.net.apply(params, None, graph, False))
     for index in range(len(inputs["positions"])):
         own = {name: values[index] for name, values in inputs.items()}
@@ -162,7 +164,8 @@ def test_other_sizes_compile_seldom():
     for count in (1, 2, 3, 5, 30):
         model(**trained.bodies(tuple(range(1, count + 1))))
     assert model.num_shapes <= shapes + 6
-    assert model._program._cache_size() == model.num_shapes
+    program: Any = model._program
+    assert program._cache_size() == model.num_shapes
 
 
 def test_many_systems_are_taken_in_parts(monkeypatch):
@@ -283,7 +286,7 @@ def test_graphs_that_positions_do_not_tell_are_refused():
 
 # --- Bad input ----------------------------------------------------------------------
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "missing": (
         {"charges": None},
         r"reads positions \[n, 3\], velocities \[n, 3\], charges \[n\]; missing: "
