@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import demetar
-from demetar.data import molecule_files
+from demetar.data import molecule_files, molecules, splits
 from experiments.run import prediction_inputs, prediction_outputs, rollout
+from tests import qm9_test
 from tests.support import trained
 
 FREE = dataclasses.replace(trained.BODIES, edge_features=())
@@ -413,3 +414,36 @@ def test_a_trained_run_gets_the_loss_of_its_record(run_module, tmp_path, target)
             if name in found
         ]
     assert np.mean(losses) == pytest.approx(record["test_loss"][1], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "args",
+    [
+        [
+            "--model=schnet",
+            "--connectivity=radius",
+            "--cutoff=3",
+            "--target_kind=extensive",
+        ],
+        ["--model=demetar", "--set=hidden_size=8", "--set=num_heads=2"],
+    ],
+)
+def test_trained_molecules_get_the_loss_of_their_record(run_module, tmp_path, args):
+    known = qm9_test.make_molecules(40)
+    molecules.write(tmp_path / "molecules.npz", known)
+    args = [*args, "--target=gap", "--split=random", "--epochs=2", "--workdir=run"]
+    for module, own in (
+        ("experiments.qm9", [*args, "--data_dir=molecules.npz", "--batch_size=8"]),
+        (
+            "experiments.predict",
+            ["--checkpoint=run", "--input=molecules.npz", "--out=out.npz"],
+        ),
+    ):
+        done = run_module(module, *own)
+        assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    rows = splits.split_rows("random", 40)["test"]
+    with np.load(tmp_path / "out.npz") as found:
+        errors = abs(found["gap"] - known.column("gap"))[rows]
+    assert errors.mean() == pytest.approx(record["test_loss"][0], rel=1e-5)
