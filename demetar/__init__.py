@@ -45,7 +45,7 @@ __all__ = [
     "make_batch",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each name of the public face is.
 _HOMES = {
