@@ -35,7 +35,8 @@ import numpy as np
 from jax import export as jax_export
 
 from demetar import connectivity, elements, heads
-from demetar.data import systems
+from demetar.data import system_graphs, systems
+from demetar.data.species import species_of
 from demetar.errors import UserError
 from demetar.precision import precision
 from demetar.predict import Predictor, residuals
@@ -92,7 +93,7 @@ def export(
             {"name": head.name, "shape": list(aval.shape), "unit": head.unit}
             for head, aval in zip(task.heads, program.out_avals, strict=True)
         ],
-        "species": list(systems.species_of(task)),
+        "species": list(species_of(task)),
         "platforms": list(platforms),
         "jax": jax.__version__,
     }
@@ -112,8 +113,8 @@ def _serialize(program: jax_export.Exported) -> bytes:
 
 
 def _check(task: TaskSpec, num_nodes: int, num_systems: int) -> None:
-    systems.check_connectivity(task)
-    if task.connectivity == "bonds" or systems.has_bonds(task):
+    system_graphs.check_connectivity(task)
+    if task.connectivity == "bonds" or system_graphs.has_bonds(task):
         raise UserError(
             f"the graphs of the task {task.name!r} are made of bonds, which a program "
             "of fixed shapes does not find; export a model of complete graphs, nearest "
@@ -178,7 +179,7 @@ def _columns(
     """Scalars by name [D, n], and whether all species of a system are known [D]."""
     columns = dict(inputs)
     is_known = jnp.ones(len(inputs[systems.POSITIONS]), bool)
-    known = systems.species_of(task)
+    known = species_of(task)
     if known:
         given = inputs[systems.SPECIES]
         numbers = np.array([elements.NUMBERS[name] for name in known])
@@ -231,10 +232,12 @@ def _edges(
         ends = jnp.repeat(jnp.arange(size, dtype=jnp.int32), degree)
         receivers = jnp.broadcast_to(ends, senders.shape)
     rows = jnp.arange(count)[:, None]
-    factors = [task.scalars.index(systems.factor(task, f)) for f in task.edge_features]
+    factors = [
+        task.scalars.index(system_graphs.factor(task, f)) for f in task.edge_features
+    ]
     scalars = nodes.scalars[..., jnp.array(factors, int)]  # [D, n, F]
     features = scalars[rows, senders] * scalars[rows, receivers]
-    cutoff = systems.cutoff(task)
+    cutoff = system_graphs.cutoff(task)
     if cutoff is not None:
         kept = jnp.sqrt(squares)[rows, receivers, senders] < cutoff
         senders, receivers = (
@@ -283,7 +286,7 @@ def _core(
             for leaf in (positions, scalars, vectors)
         )
     )
-    make = _ragged if systems.cutoff(task) is not None else _regular
+    make = _ragged if system_graphs.cutoff(task) is not None else _regular
     batch = make(task, flat, centers, edges, (senders, receivers), starts)
     found = [residuals(model.net, task, own, batch) for own in model.replicas]
     outputs = []

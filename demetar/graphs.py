@@ -312,7 +312,8 @@ def single_graphs(batch: Batch) -> Batch:
     graph = dataclasses.replace(
         split.graph, senders=senders, receivers=receivers, bucket=own
     )
-    return dataclasses.replace(split, graph=graph)
+    found: Batch = dataclasses.replace(split, graph=graph)
+    return found
 
 
 def softmax_to_receivers(logits: Array, graph: Graph) -> jax.Array:

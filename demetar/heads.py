@@ -37,7 +37,8 @@ def composition(task: TaskSpec, scalars: Array, n_node: Array) -> np.ndarray:
     sums = np.zeros((len(scalars) + 1, len(columns)))
     np.cumsum(np.asarray(scalars)[:, columns], axis=0, dtype=np.float64, out=sums[1:])
     stops = np.cumsum(n_node)
-    return sums[stops] - sums[stops - np.asarray(n_node)]
+    found: np.ndarray = sums[stops] - sums[stops - np.asarray(n_node)]
+    return found
 
 
 def known_values(head: Head, counts: Array) -> Array:
@@ -58,12 +59,18 @@ def known_values(head: Head, counts: Array) -> Array:
 
 def residual(head: Head, values: Array, counts: np.ndarray) -> np.ndarray:
     """Values [G, T] less what is known of them, in float64."""
-    return np.asarray(values, np.float64) - np.asarray(known_values(head, counts))
+    found: np.ndarray = np.asarray(values, np.float64) - np.asarray(
+        known_values(head, counts)
+    )
+    return found
 
 
 def absolute(head: Head, residuals: Array, counts: np.ndarray) -> np.ndarray:
     """Values of residuals [..., G, T], in float64."""
-    return np.asarray(residuals, np.float64) + np.asarray(known_values(head, counts))
+    found: np.ndarray = np.asarray(residuals, np.float64) + np.asarray(
+        known_values(head, counts)
+    )
+    return found
 
 
 def knows(head: Head) -> bool:
@@ -167,4 +174,5 @@ def _joined(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _least_squares(design: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The solution of the smallest norm, corrected once for its own rounding."""
     found = np.linalg.lstsq(design, values)[0]
-    return found + np.linalg.lstsq(design, values - design @ found)[0]
+    result: np.ndarray = found + np.linalg.lstsq(design, values - design @ found)[0]
+    return result

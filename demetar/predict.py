@@ -12,10 +12,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.resources
-import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import haiku as hk
@@ -24,26 +23,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import heads
+from demetar.data import system_graphs
 from demetar.data import systems as named
-from demetar.data.packing import Packing, RaggedPacking, RegularPacking, only_batch
+from demetar.data.capacity import Shapes, chunks
+from demetar.data.packing import only_batch
 from demetar.data.samples import Samples, to_dtype
+from demetar.data.species import species_of
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.precision import DTYPES, precision
 from demetar.train import checkpoint, losses
 from demetar.train.checkpoint import ModelCheckpoint
-from demetar.types import Array, Batch, Bucket, Head, Params, TaskSpec
+from demetar.types import Array, Batch, Head, Params, TaskSpec
 
 BEST = "best.npz"
 PRETRAINED = "pretrained:"
 MEAN = "mean"
 
-MOST_GRAPHS = 256  # of one call of a program
-MOST_EDGES = 2**18
-GROWTH = 1.4  # from one capacity to the next
-PARTS = 4  # of a batch of the largest graphs, in which its rooms are counted
-ROOM = 2.0  # a program takes what fills it at least by one part in so many
-REGULAR_SIZES = 4  # sizes of systems that have a program of their own
+REGULAR = ("complete", "knn")  # connectivities
 
 # Values of heads: {head: [A, K, 3] | [A, T] | [D, T]} of D systems with A nodes.
 Values = dict[str, np.ndarray]
@@ -152,8 +149,7 @@ class Predictor:
         self.seed = self.seeds[0] if seed is None else seed
         self.replicas = self._choose(trained.params)
         self.net = trained.build()
-        self._shapes: dict[Bucket, None] = {}
-        self._sizes: dict[int, None] = {}
+        self._shapes = Shapes(trained.task.connectivity in REGULAR)
         self._program = jax.jit(functools.partial(residuals, self.net, self.task))
 
     def __repr__(self) -> str:
@@ -211,7 +207,7 @@ class Predictor:
 
     def values(self, found: Systems) -> Values:
         """The values of every head, one system after the other, in double precision."""
-        samples = named.to_samples(self.task, found)
+        samples = system_graphs.to_samples(self.task, found)
         known = heads.composition(_marked(self.task), found.scalars, found.n_node)
         values = heads.absolute_all(
             self.task, self._residuals(to_dtype(samples, self.dtype)), known
@@ -226,8 +222,8 @@ class Predictor:
 
     def _residuals(self, samples: Samples) -> Values:
         parts: dict[str, list[np.ndarray]] = {head.name: [] for head in self.task.heads}
-        for part in _chunks(samples):
-            packing = self._packing(part)
+        for part in chunks(samples):
+            packing = self._shapes.packing(part)
             num_nodes, num_graphs = int(part.n_node.sum()), len(part.n_node)
             found = self._run(only_batch(packing))
             for head in self.task.heads:
@@ -268,93 +264,6 @@ class Predictor:
                 for row in rows
             ]
 
-    def _packing(self, samples: Samples) -> Packing:
-        """The packing of a program that takes the samples, an earlier one if any."""
-        size, count = samples.common_size(), len(samples.n_node)
-        degree = None
-        if size is None and samples.common_degree() is not None:
-            size, degree = int(samples.n_node[0]), samples.common_degree()
-        known = self._sizes
-        if size is not None and (size in known or len(known) < REGULAR_SIZES):
-            known[size] = None
-            slots = _capacity(count, MOST_GRAPHS)
-            packing = RegularPacking(samples, slots, size, degree)
-            self._shapes[packing.bucket] = None
-            return packing
-        return RaggedPacking(samples, self._ragged_bucket(samples), ())
-
-    def _ragged_bucket(self, samples: Samples) -> Bucket:
-        """The smallest bucket of an earlier call that suits, or a new one."""
-        needed = (
-            int(samples.n_node.sum()) + 1,
-            int(samples.n_edge.sum()),
-            len(samples.n_node) + 1,
-            int(samples.n_node.max()),
-            int(samples.n_edge.max()),
-        )
-        suiting = [
-            bucket
-            for bucket in self._shapes
-            if bucket.nodes_per_graph is None
-            and all(
-                need <= room <= max(ROOM * need, _LEAST_ROOM)
-                for need, room in zip(needed, _rooms(bucket), strict=True)
-            )
-        ]
-        if suiting:
-            return min(suiting, key=_rooms)
-        bucket = _new_bucket(*needed)
-        self._shapes[bucket] = None
-        return bucket
-
-
-_LEAST_ROOM = 64  # so much of anything costs nothing
-
-
-def _rooms(bucket: Bucket) -> tuple[int, ...]:
-    return (
-        bucket.max_nodes,
-        bucket.max_edges,
-        bucket.num_graphs,
-        bucket.max_nodes_per_graph or 0,
-        bucket.max_edges_per_graph or 0,
-    )
-
-
-def _new_bucket(
-    nodes: int, edges: int, slots: int, most_nodes: int, most_edges: int
-) -> Bucket:
-    """The bucket of the next capacities.
-
-    Sizes of single graphs grow geometrically, those of the batch are parts of as many
-    graphs of that size: so one system after the other takes few shapes.
-    """
-    size, count = _capacity(most_nodes), _capacity(slots - 1)
-    is_complete = most_edges == most_nodes * (most_nodes - 1)
-    degree = size * (size - 1) if is_complete else _capacity(most_edges)
-    parts = min(count, PARTS)
-    return Bucket(
-        _part_of(count * size, parts, nodes - 1) + 1,
-        _part_of(count * degree, parts, edges),
-        count + 1,
-        max_nodes_per_graph=size,
-        max_edges_per_graph=degree,
-    )
-
-
-def _part_of(whole: int, parts: int, count: int) -> int:
-    """As many of the equal parts of the whole as hold the count."""
-    part = -(-whole // parts)
-    return -(-count // max(part, 1)) * part
-
-
-def _capacity(count: int, most: int | None = None) -> int:
-    """The next of the numbers 0, 1, 2, 3, 4, 6, 9, ... that grow by `GROWTH`."""
-    room = 0
-    while room < count:
-        room = max(room + 1, math.ceil(room * GROWTH))
-    return room if most is None else min(room, most)
-
 
 def residuals(
     net: hk.Transformed, task: TaskSpec, params: Params, batch: Batch
@@ -364,43 +273,11 @@ def residuals(
     return losses.predict(task, outputs, batch.graph.nodes)
 
 
-def _chunks(samples: Samples) -> Iterator[Samples]:
-    """The samples in parts that one call of a program takes."""
-    start, edges = 0, 0
-    for stop, count in enumerate(samples.n_edge.tolist()):
-        if stop > start and (stop - start == MOST_GRAPHS or edges + count > MOST_EDGES):
-            yield _part(samples, start, stop)
-            start, edges = stop, 0
-        edges += count
-    yield _part(samples, start, len(samples.n_edge))
-
-
-def _part(samples: Samples, start: int, stop: int) -> Samples:
-    """The samples `start` to `stop - 1`."""
-    if (start, stop) == (0, len(samples.n_node)):
-        return samples
-    nodes, edges = (
-        slice(int(counts[:start].sum()), int(counts[:stop].sum()))
-        for counts in (samples.n_node, samples.n_edge)
-    )
-    ends = samples.ends
-    return dataclasses.replace(
-        samples,
-        nodes=jax.tree.map(lambda leaf: leaf[nodes], samples.nodes),
-        edges=samples.edges[edges],
-        senders=None if ends is None else ends[0][edges],
-        receivers=None if ends is None else ends[1][edges],
-        n_node=samples.n_node[start:stop],
-        n_edge=samples.n_edge[start:stop],
-        centers=None if samples.centers is None else samples.centers[start:stop],
-    )
-
-
 def _marked(task: TaskSpec) -> TaskSpec:
     """The task with the species that an earlier release did not mark."""
     if any(head.offsets for head in task.heads):
         return task
-    return dataclasses.replace(task, species=named.species_of(task))
+    return dataclasses.replace(task, species=species_of(task))
 
 
 def _dtype_of(params: Params) -> str:

@@ -125,7 +125,7 @@ def setting(
     return dataclasses.field(default=default, metadata={_KEY: told})
 
 
-def fields_of(owner: Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
+def fields_of(owner: Any) -> Iterator[tuple[dataclasses.Field[Any], Setting]]:
     """The settings among the fields of a dataclass, or of an instance of one.
 
     Those of dataclasses within an instance follow at their place.

@@ -117,7 +117,8 @@ def _cast(tree: Any, dtype: str) -> Any:
     def cast(leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
         is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return leaf.astype(dtype) if is_real else leaf
+        found: jax.Array = leaf.astype(dtype) if is_real else leaf
+        return found
 
     return jax.tree.map(cast, tree)
 

@@ -1,12 +1,13 @@
-"""Check that a model keeps the promises on which every number here relies.
+"""Check that a model keeps its promises.
 
     python -m experiments.check_model my_package.my_module:MyModel
 
 MODEL is a registered one, or a class of your own; a module in the current folder will
-do. It is tried in its small configuration, on a few charged bodies or molecules:
-symmetries as it states them, padding, permutations, gradients where points coincide,
-one compilation per size, float64, and more. Each promise takes seconds, mostly to
-compile. The exit code is 0 if all are kept, and 1 if not.
+do. Every number of this project relies on these promises: symmetries as the model
+states them, padding, permutations, gradients where points coincide, one compilation per
+size, float64, and more. The model is tried in its small configuration, on a few charged
+bodies or molecules; each promise takes seconds, mostly to compile. The exit code is 0
+if all are kept, and 1 if not.
 """
 
 from __future__ import annotations

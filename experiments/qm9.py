@@ -51,7 +51,12 @@ class Choice:
         return "qm9" if self.place is None else self.place.stem
 
 
-LINE = CommandLine(Choice, (qm9.Settings, ""), *options.SHARED)
+_OF_PROTOCOL = ("connectivity", "cutoff", "node_features", "bond_features", "offsets")
+LINE = CommandLine(
+    Choice,
+    (qm9.Settings, dict.fromkeys(_OF_PROTOCOL, options.OPEN)),
+    *options.SHARED,
+)
 
 
 def main(given: Given, _: list[str]) -> int:

@@ -134,6 +134,7 @@ def test_a_batch_has_the_systems_and_what_remains_of_their_targets():
         np.testing.assert_allclose(
             nodes.vectors[own, 0], inputs["velocities"][row], atol=1e-6
         )
+    assert batch.graph.globals is not None
     np.testing.assert_allclose(batch.graph.globals.centers[:2], centers, atol=1e-6)
     assert batch.weights.tolist()[:2] == [1, 1]
     with pytest.raises(UserError, match="has no head 'force'; it has position"):

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": _BASE
     | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
     | {"models", "train"},
-    "testing": _BASE | {"data", "models", "train", "testing"},
+    "testing": _BASE | {"data", "precision", "models", "train", "testing"},
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},

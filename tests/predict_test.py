@@ -1,6 +1,7 @@
 """Trained models as functions of arrays: `demetar.load` and `Predictor`."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import demetar
 from demetar import connectivity as joined
 from demetar import heads
-from demetar.data import molecules, nbody, qm9, systems
+from demetar.data import molecules, nbody, qm9, system_graphs, systems
 from demetar.data.samples import to_dtype
 from demetar.errors import UserError
 from demetar.predict import Predictor
@@ -31,7 +32,8 @@ def molecular():
 
 def by_hand(model, inputs):
     """Values of each system alone, by the functions of the training."""
-    task, found = model.task, {head.name: [] for head in model.task.heads}
+    task = model.task
+    found: dict[str, list] = {head.name: [] for head in task.heads}
     apply = jax.jit(lambda params, graph: model.net.apply(params, None, graph, False))
     for index in range(len(inputs["positions"])):
         own = {name: values[index] for name, values in inputs.items()}
@@ -162,7 +164,16 @@ def test_other_sizes_compile_seldom():
     for count in (1, 2, 3, 5, 30):
         model(**trained.bodies(tuple(range(1, count + 1))))
     assert model.num_shapes <= shapes + 6
-    assert model._program._cache_size() == model.num_shapes
+    program: Any = model._program
+    assert program._cache_size() == model.num_shapes
+
+
+def test_graphs_of_a_cutoff_share_few_shapes():
+    task = dataclasses.replace(trained.BODIES, connectivity="radius 3", cutoff=3.0)
+    model = Predictor(trained.make("linear", task))
+    for seed in range(30):
+        model(**trained.bodies((4,), seed))
+    assert model.num_shapes <= 3
 
 
 def test_many_systems_are_taken_in_parts(monkeypatch):
@@ -170,8 +181,8 @@ def test_many_systems_are_taken_in_parts(monkeypatch):
     sizes = tuple(1 + index % 6 for index in range(50))
     inputs = trained.bodies(sizes)
     expected = model(**inputs)["position"]
-    monkeypatch.setattr("demetar.predict.MOST_GRAPHS", 8)
-    monkeypatch.setattr("demetar.predict.MOST_EDGES", 40)
+    monkeypatch.setattr("demetar.data.capacity.MOST_GRAPHS", 8)
+    monkeypatch.setattr("demetar.data.capacity.MOST_EDGES", 40)
     for own, other in zip(model(**inputs)["position"], expected, strict=True):
         np.testing.assert_allclose(own, other, atol=1e-6)
 
@@ -196,7 +207,7 @@ def test_graphs_of_bodies_are_those_of_the_training(tmp_path, sizes, settings):
         ],
         "charges": [own[:n] for own, n in zip(arrays["charges"], bodies, strict=True)],
     }
-    found = systems.to_samples(dataset.task, systems.parse(dataset.task, inputs))
+    found = system_graphs.to_samples(dataset.task, systems.parse(dataset.task, inputs))
     found = to_dtype(found, "float32")
     assert_last_samples(found, expected, len(bodies))
 
@@ -229,7 +240,7 @@ def test_graphs_of_molecules_are_those_of_the_training(connectivity, features):
         [qm9.split_rows("random", 20)[part] for part in ("train", "valid", "test")]
     )
     inputs = {name: [own[row] for row in rows] for name, own in given.items()}
-    found = systems.to_samples(dataset.task, systems.parse(dataset.task, inputs))
+    found = system_graphs.to_samples(dataset.task, systems.parse(dataset.task, inputs))
     found = to_dtype(found, "float32")
     assert_last_samples(found, dataset.packing.samples, 20)
 
@@ -278,12 +289,12 @@ def test_graphs_that_positions_do_not_tell_are_refused():
         ),
     ):
         with pytest.raises(UserError, match=message):
-            systems.to_samples(other, systems.parse(other, inputs))
+            system_graphs.to_samples(other, systems.parse(other, inputs))
 
 
 # --- Bad input ----------------------------------------------------------------------
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "missing": (
         {"charges": None},
         r"reads positions \[n, 3\], velocities \[n, 3\], charges \[n\]; missing: "

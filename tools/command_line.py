@@ -7,6 +7,7 @@ unknown to it.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,17 +75,19 @@ class Flag:
         return value
 
 
-def flags_of(owner: Any, default: str = "") -> Iterator[Flag]:
+def flags_of(owner: type, defaults: str | Mapping[str, str] = "") -> Iterator[Flag]:
     """The flags of the settings of a dataclass.
 
     Args:
-      owner: the dataclass, or an instance, whose values are then the defaults.
-      default: words for the default of all of them, in place of their values.
+      owner: the dataclass.
+      defaults: words for the defaults, in place of their values: for all of them, or by
+        the name of the field.
     """
-    hints = typing.get_type_hints(owner if isinstance(owner, type) else type(owner))
+    hints = typing.get_type_hints(owner)
     for field, told in settings.fields_of(owner):
         kind, item = _kind(hints[field.name])
-        words = default or told.default or _default(field.default)
+        given = defaults if isinstance(defaults, str) else defaults.get(field.name)
+        words = given or told.default or _default(field.default)
         yield Flag(field.name, kind, item, told, words)
 
 
@@ -155,8 +158,8 @@ class CommandLine:
     """The flags of a command.
 
     Args:
-      *owners: dataclasses with settings, or pairs of one and words for its defaults,
-        or flags of another command.
+      *owners: dataclasses with settings, or pairs of one and words for its defaults
+        as `flags_of` takes them, or flags of another command.
       positional: what the arguments that are no flags are, as 'DIR...'; '' if the
         command takes none.
     """
@@ -182,8 +185,11 @@ class CommandLine:
         self._refuse_hidden(arguments)
         try:
             _, *others = values(["", *arguments])
+        except flags.UnrecognizedFlagError as error:
+            raise self._unknown(error.flagname) from None
         except flags.Error as error:
-            raise UserError(f"{_mended(error)}; see --help") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"{reason}; see --help") from None
         if others and not self.positional:
             raise UserError(
                 f"expected flags as --name=value, found {others[0]!r}; see --help"
@@ -203,17 +209,14 @@ class CommandLine:
             if argument == "--":
                 return
             if argument.startswith("-") and name in _HIDDEN:
-                raise UserError(f"Unknown command line flag {name!r}; see --help")
+                raise self._unknown(name)
 
-
-def _mended(error: flags.Error) -> str:
-    """What is wrong with the flags, in one line."""
-    reason = " ".join(str(error).split())
-    head, found, guess = reason.partition(" Did you mean: ")
-    if not found:
-        return reason
-    names = " or ".join(f"--{name.strip()}" for name in guess.strip(" ?").split(" or "))
-    return f"{head.rstrip('.')}; did you mean {names}?"
+    def _unknown(self, name: str) -> UserError:
+        """The error about a flag that there is not, with the one that is meant."""
+        near = difflib.get_close_matches(name, self.flags, 1, 0.7)
+        near += [other for other in self.flags if other in name or name in other]
+        guess = f"; did you mean --{near[0]}?" if near and name else ""
+        return UserError(f"Unknown command line flag {name!r}{guess}; see --help")
 
 
 def positive_integers(flag: str, items: Sequence[Any]) -> tuple[int, ...]:

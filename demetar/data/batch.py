@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import heads
-from demetar.data import pyg, systems
+from demetar.data import pyg, system_graphs, systems
 from demetar.data.packing import make_packing, only_batch
 from demetar.data.samples import Samples, centred, to_dtype
 from demetar.errors import UserError
@@ -71,7 +71,7 @@ def make_batch(
         samples = _of_graphs(task, graphs)
     else:
         found = systems.parse(task, {systems.POSITIONS: positions, **inputs})
-        samples = systems.to_samples(task, found)
+        samples = system_graphs.to_samples(task, found)
         samples = _with_targets(task, samples, targets or {})
     samples = to_dtype(samples, dtype)
     packing = make_packing(samples, task, len(samples.n_node))

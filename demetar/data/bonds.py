@@ -49,7 +49,10 @@ def features(found: Edges, asked: bool = True) -> np.ndarray:
     """What the edges know of their bonds: [E, bond types] one-hot, or [E, 0]."""
     if not asked:
         return np.zeros((int(found.n_edge.sum()), 0), np.uint8)
-    return (found.types[:, None] == 1 + np.arange(len(TYPES))).astype(np.uint8)
+    result: np.ndarray = (found.types[:, None] == 1 + np.arange(len(TYPES))).astype(
+        np.uint8
+    )
+    return result
 
 
 def matrix(

@@ -136,4 +136,7 @@ def of_equal_size(n_node: np.ndarray) -> Iterator[np.ndarray]:
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """start, start + 1, ... for each start, one after the other."""
     firsts = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+    found: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(
+        starts - firsts, lengths
+    )
+    return found

@@ -289,7 +289,8 @@ def _filled(xp: Any, real: Array, counts: Array, total: int) -> Array:
     """Counts [G] of a batch, the last one so that their sum is `total`."""
     counts = xp.where(real, counts, 0)
     rest = total - counts[:-1].sum()
-    return xp.concatenate([counts[:-1], rest[None]]).astype(np.int32)
+    found: Array = xp.concatenate([counts[:-1], rest[None]]).astype(np.int32)
+    return found
 
 
 def _places(xp: Any, counts: Array, total: int) -> tuple[Array, Array]:
@@ -304,7 +305,8 @@ def _places(xp: Any, counts: Array, total: int) -> tuple[Array, Array]:
 def _rows(xp: Any, slot: Array, column: Array, starts: Array, rows: Array) -> Array:
     """Rows of the data set, those of the last slot the zero row at its end."""
     inner = slot < len(starts) - 1
-    return xp.where(inner, starts[slot] + column, len(rows) - 1)
+    found: Array = xp.where(inner, starts[slot] + column, len(rows) - 1)
+    return found
 
 
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:

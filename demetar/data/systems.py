@@ -2,33 +2,26 @@
 
 A task says which inputs there are: `positions` always; `species` if its scalars are
 one-hot species; every other scalar and vector by its name in the plural (`charges`,
-`velocities`). The graphs are built as those of the training: by the same code, from
-numbers in double precision.
+`velocities`). `demetar.data.system_graphs` joins them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import elements
-from demetar.data import bonds, edges
-from demetar.data.atom_features import node_features
-from demetar.data.samples import Samples, centred
+from demetar.data.species import columns_of, numbers_of_nodes, place, species_of
 from demetar.errors import UserError
-from demetar.types import Nodes, TaskSpec
+from demetar.types import TaskSpec
 
 # How many systems were given: one, several of one size in an array, or a list of them.
 ONE, STACKED, LIST = "one", "stacked", "list"
 
 POSITIONS, SPECIES, SMILES = "positions", "species", "smiles"
 _ALIASES = {"position": POSITIONS, "atomic_numbers": SPECIES, "numbers": SPECIES}
-_RADIUS = "radius"
-_PRODUCT = "_product"
 
 
 class Input(NamedTuple):
@@ -80,14 +73,6 @@ def plural(name: str) -> str:
     return f"{name}es" if name.endswith(("s", "x", "z", "ch", "sh")) else f"{name}s"
 
 
-def species_of(task: TaskSpec) -> tuple[str, ...]:
-    """The species of a task; earlier releases did not mark them among the scalars."""
-    bases = [name.partition("*")[0] for name in task.scalars]
-    if task.species or not all(name in elements.NUMBERS for name in bases):
-        return task.species
-    return tuple(dict.fromkeys(bases))
-
-
 def inputs_of(task: TaskSpec) -> tuple[Input, ...]:
     """The inputs that a task asks for, positions first."""
     known = species_of(task)
@@ -127,10 +112,12 @@ def parse(task: TaskSpec, given: Mapping[str, Any]) -> Systems:
     columns: dict[str, np.ndarray] = {}
     for item in wanted[1:]:
         values = _values(item, found[item.name], n_node, layout)
+        if values.dtype.kind not in "US" or item.name != SPECIES:
+            values = _finite(values, item.keyword, n_node)
         if item.name == SPECIES:
-            columns |= _species_columns(known, values, n_node)
+            columns |= columns_of(known, values, n_node)
         else:
-            columns[item.name] = _finite(values, item.keyword, n_node)
+            columns[item.name] = values
     total = int(n_node.sum())
     vectors = [columns[vector.name] for vector in task.vectors]
     scalars = [columns[name] for name in task.scalars]
@@ -139,7 +126,7 @@ def parse(task: TaskSpec, given: Mapping[str, Any]) -> Systems:
         positions=_finite(np.concatenate(parts), POSITIONS, n_node),
         scalars=np.stack(scalars, axis=1) if scalars else np.zeros((total, 0)),
         vectors=np.stack(vectors, axis=1) if vectors else np.zeros((total, 0, 3)),
-        numbers=_atomic_numbers(known, columns),
+        numbers=numbers_of_nodes(known, columns),
         smiles=_smiles(found.get(SMILES), len(parts)),
         layout=layout,
     )
@@ -283,88 +270,11 @@ def _finite(values: np.ndarray, keyword: str, n_node: np.ndarray) -> np.ndarray:
     bad = ~np.isfinite(values)
     if bad.any():
         index = np.argwhere(bad)[0]
-        system, node = _place(int(index[0]), n_node)
         raise UserError(
             f"expected finite numbers in {keyword}, found {values[tuple(index)]} in "
-            f"system {system}, node {node} (from 0), {int(bad.sum())} in all"
+            f"{place(int(index[0]), n_node)}, {int(bad.sum())} in all"
         )
     return values
-
-
-def _place(row: int, n_node: np.ndarray) -> tuple[int, int]:
-    """System and node of a row of all nodes."""
-    stops = np.cumsum(n_node)
-    system = int(np.searchsorted(stops, row, side="right"))
-    return system, row - int(stops[system] - n_node[system])
-
-
-# --- Species ------------------------------------------------------------------------
-
-
-def _species_columns(
-    known: Sequence[str], values: np.ndarray, n_node: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The scalars that species make: {name: [A]}, one-hot and its multiples.
-
-    Raises:
-      UserError: a node is of another species.
-    """
-    numbers = _numbers(known)
-    if values.dtype.kind in "iuf":
-        values = _finite(values, SPECIES, n_node)
-    rows = np.zeros(len(values), int)
-    for value in np.unique(values).tolist():
-        found = _row(known, numbers, value)
-        if found is None:
-            row = int(np.flatnonzero(values == value)[0])
-            system, node = _place(row, n_node)
-            raise UserError(
-                f"expected the species {', '.join(known)} that the model knows, found "
-                f"{_named(value)} in system {system}, node {node} (from 0)"
-            )
-        rows[values == value] = found
-    columns = {name: (rows == row).astype(float) for row, name in enumerate(known)}
-    if numbers:
-        for kind in ("species", "egnn"):
-            features, names = node_features(np.array(numbers)[rows], kind, numbers)
-            columns |= dict(zip(names, features.T, strict=True))
-    return columns
-
-
-def _row(known: Sequence[str], numbers: Sequence[int], value: Any) -> int | None:
-    """The number of a species among those of the task; None if it is none of them."""
-    if not numbers:
-        return known.index(value) if value in known else None
-    text = value if isinstance(value, str) else f"{value:g}"
-    try:
-        number = elements.number_of(text)
-    except ValueError:
-        return None
-    return numbers.index(number) if number in numbers else None
-
-
-def _named(value: Any) -> str:
-    if isinstance(value, str):
-        return repr(value[:40])
-    return elements.name(int(value)) if value == int(value) else f"{value:g}"
-
-
-def _numbers(known: Sequence[str]) -> tuple[int, ...]:
-    """Atomic numbers of species; none if they are not elements."""
-    if not all(name in elements.NUMBERS for name in known):
-        return ()
-    return tuple(elements.NUMBERS[name] for name in known)
-
-
-def _atomic_numbers(
-    known: Sequence[str], columns: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
-    numbers = _numbers(known)
-    if not numbers:
-        return None
-    one_hot = np.stack([columns[name] for name in known])  # [species, A]
-    found: np.ndarray = np.array(numbers, np.uint8)[one_hot.argmax(axis=0)]
-    return found
 
 
 def _smiles(given: Any, count: int) -> tuple[str, ...]:
@@ -374,137 +284,3 @@ def _smiles(given: Any, count: int) -> tuple[str, ...]:
     if len(texts) != count:
         raise UserError(f"expected smiles of {count} systems, found {len(texts)}")
     return texts
-
-
-# --- Graphs -------------------------------------------------------------------------
-
-
-def to_samples(task: TaskSpec, systems: Systems) -> Samples:
-    """The graphs of systems, joined as the task says, in double precision.
-
-    They have no targets.
-
-    Args:
-      task: connectivity, cutoff and edge features.
-      systems: of `parse`.
-
-    Raises:
-      UserError: there is no such connectivity or edge feature, or a system is too small
-        for the number of neighbours.
-    """
-    n_node = systems.n_node
-    samples = Samples(
-        nodes=Nodes(systems.positions, systems.scalars, systems.vectors),
-        edges=np.zeros((0, 0)),
-        senders=None,
-        receivers=None,
-        n_node=n_node,
-        n_edge=n_node,
-        targets={},
-    )
-    samples = centred(samples, ())
-    found = _join(task, systems, np.asarray(samples.nodes.positions))
-    return dataclasses.replace(
-        samples,
-        edges=_edge_features(task, systems, found),
-        senders=found.senders,
-        receivers=found.receivers,
-        n_edge=found.n_edge.astype(np.int32),
-    )
-
-
-def check_connectivity(task: TaskSpec) -> None:
-    """Make sure that graphs of the task can be built from named inputs.
-
-    Raises:
-      UserError: they cannot, which says why.
-    """
-    kind = task.connectivity.partition(" ")[0]
-    if kind not in ("complete", "knn", _RADIUS, "bonds"):
-        raise UserError(
-            f"graphs of connectivity {task.connectivity!r} cannot be built from "
-            "positions; give make_batch graphs with their edges"
-        )
-    if (kind == "bonds" or has_bonds(task)) and not _numbers(species_of(task)):
-        raise UserError(
-            f"the task {task.name!r} asks for bonds, which are found between elements "
-            "alone; give make_batch graphs with their edges"
-        )
-    if not has_bonds(task):
-        for name in task.edge_features:
-            factor(task, name)
-
-
-def has_bonds(task: TaskSpec) -> bool:
-    """Whether the edges of a task know their bonds."""
-    return task.edge_features == bonds.TYPES
-
-
-def factor(task: TaskSpec, feature: str) -> str:
-    """The scalar whose product an edge feature is.
-
-    Raises:
-      UserError: it is another feature.
-    """
-    name = feature.removesuffix(_PRODUCT)
-    if name == feature or name not in task.scalars:
-        raise UserError(
-            f"the task {task.name!r} has the edge feature {feature!r}, which is no "
-            f"product of a scalar (as 'charge{_PRODUCT}'); give make_batch graphs with "
-            "their edges"
-        )
-    return name
-
-
-def _join(task: TaskSpec, systems: Systems, centred: np.ndarray) -> edges.Edges:
-    """The edges of all systems; their nearest ones by centred positions [A, 3]."""
-    check_connectivity(task)
-    n_node = systems.n_node
-    if task.connectivity == "knn":
-        degree, smallest = task.num_neighbors or 0, int(n_node.min())
-        if smallest <= degree:
-            raise UserError(
-                f"expected more than {degree} nodes, the neighbours of each, found "
-                f"{smallest} in system {int(n_node.argmin())} (from 0)"
-            )
-        return edges.nearest(centred, n_node, degree)
-    bonded = task.connectivity == "bonds"
-    radius = cutoff(task)
-    types = _bond_types(systems) if bonded or has_bonds(task) else None
-    if radius is None and types is None:
-        return edges.complete(n_node)
-    return edges.chosen(systems.positions, n_node, radius, types, bonded)
-
-
-def cutoff(task: TaskSpec) -> float | None:
-    """Of radius graphs; earlier releases wrote it in the connectivity alone."""
-    kind, _, radius = task.connectivity.partition(" ")
-    if kind != _RADIUS:
-        return None
-    return float(radius) if task.cutoff is None else task.cutoff
-
-
-def _bond_types(systems: Systems) -> edges.BondTypes:
-    assert systems.numbers is not None
-    n_bonds, rows, _ = bonds.find(
-        systems.n_node, systems.numbers, systems.positions, systems.smiles
-    )
-    return functools.partial(bonds.matrix, n_bonds, rows)
-
-
-def _edge_features(task: TaskSpec, systems: Systems, found: edges.Edges) -> np.ndarray:
-    """[E, F] in the order of the task."""
-    if has_bonds(task):
-        return bonds.features(found)
-    if not task.edge_features:
-        return np.zeros((int(found.n_edge.sum()), 0))
-    senders, receivers = found.ends(systems.n_node)
-    starts = np.repeat(np.cumsum(systems.n_node) - systems.n_node, found.n_edge)
-    columns = [
-        systems.scalars[starts + senders, column]
-        * systems.scalars[starts + receivers, column]
-        for column in (
-            task.scalars.index(factor(task, name)) for name in task.edge_features
-        )
-    ]
-    return np.stack(columns, axis=1)

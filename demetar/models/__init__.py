@@ -103,7 +103,7 @@ def model_class(name: str) -> type[base.Model]:
     return own.find(name) if own.is_own(name) else REGISTRY[name]
 
 
-def fields(name: str) -> dict[str, dataclasses.Field]:
+def fields(name: str) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a model that can be set, by name."""
     known = dataclasses.fields(model_class(name))
     return {field.name: field for field in known if field.name != "task"}

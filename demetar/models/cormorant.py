@@ -294,7 +294,8 @@ def is_new_square(path: Path) -> bool:
     a sign at most; of one degree, couplings to odd degrees are antisymmetric.
     """
     first, second, out = path
-    return first.l < second.l or (first == second and out.l % 2 == 0)
+    found: bool = first.l < second.l or (first == second and out.l % 2 == 0)
+    return found
 
 
 def couple_channels(first: jax.Array, second: jax.Array, irreps: Path) -> jax.Array:

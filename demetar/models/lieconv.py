@@ -150,7 +150,8 @@ def affine(values: Array, name: str) -> jax.Array:
         scale = hk.get_parameter("scale", shape, dtype, jnp.ones)
         return values * scale + hk.get_parameter("offset", shape, dtype, jnp.zeros)
 
-    return hk.to_module(layer)(name)(jnp.asarray(values))
+    found: jax.Array = hk.to_module(layer)(name)(jnp.asarray(values))
+    return found
 
 
 NORMS = {"layer": attention.layer_norm, "affine": affine}

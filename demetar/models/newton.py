@@ -139,14 +139,18 @@ class Newton(base.Model):
             frames = rotation @ axes  # [N, 3, 3] an axis of the frame per row
             nodes = geometry.transform_nodes(centred, frames)
             motion = self._moved(dataclasses.replace(graph, nodes=nodes), is_training)
-            return jax.tree.map(
+            found: integrators.Motion = jax.tree.map(
                 lambda vectors: jnp.einsum("nf,nfc->nc", vectors, frames), motion
             )
+            return found
 
         rotations = _fixed_rotations(self.num_frames // len(_SIGNS))
         fixed = (rotations[:, None] * _SIGNS[:, None, :]).reshape(-1, 3, 3)
         motions = hk.vmap(in_frame, split_rng=False)(jnp.asarray(fixed, axes.dtype))
-        return jax.tree.map(lambda vectors: vectors.mean(axis=0), motions)
+        found: integrators.Motion = jax.tree.map(
+            lambda vectors: vectors.mean(axis=0), motions
+        )
+        return found
 
     def _check(self) -> None:
         for name, known in (

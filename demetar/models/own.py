@@ -18,7 +18,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from demetar.errors import UserError
 from demetar.models import base
@@ -80,7 +80,7 @@ def find(name: str) -> type[base.Model]:
             f"{_file(module)} has no {attribute!r}, expected the class of --model="
             f"{name}; its models: {', '.join(known) or 'none'}"
         )
-    found = getattr(module, attribute)
+    found: Any = getattr(module, attribute)
     if not _is_model(found):
         is_class = isinstance(found, type)
         what = "another class" if is_class else f"of type {type(found).__name__}"
@@ -133,7 +133,8 @@ def _add_current_folder() -> None:
 
 def _import(module: str, name: str) -> Any:
     _add_current_folder()
-    importlib.invalidate_caches()
+    if module not in sys.modules:
+        importlib.invalidate_caches()  # the file may have been written just now
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
@@ -149,12 +150,13 @@ def _import(module: str, name: str) -> Any:
         ) from None
 
 
-def _is_model(found: Any) -> bool:
+def _is_model(found: Any) -> TypeGuard[type[base.Model]]:
     return isinstance(found, type) and issubclass(found, base.Model)
 
 
 def _file(module: Any) -> str:
-    return (getattr(module, "__file__", None) or module.__name__).rpartition("/")[2]
+    path = getattr(module, "__file__", None) or module.__name__
+    return str(path).rpartition("/")[2]
 
 
 def _check_class(name: str, cls: type[base.Model]) -> None:

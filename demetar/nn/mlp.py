@@ -164,4 +164,5 @@ class MLP(hk.Module):
             values = layer(values)
             if index < last or self.activate_last:
                 values = self.activation(values)
-        return values
+        found: jax.Array = values
+        return found

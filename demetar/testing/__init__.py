@@ -53,7 +53,6 @@ from demetar.testing.promises import (
 )
 from demetar.testing.subject import (
     Subject,
-    enable_x64,
     home_task,
     home_tasks,
     initializers,
@@ -92,7 +91,6 @@ __all__ = [
     "assert_shapes",
     "assert_symmetry",
     "check",
-    "enable_x64",
     "float64_batch",
     "home_task",
     "home_tasks",

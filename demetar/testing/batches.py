@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar import connectivity
-from demetar.data.packing import Packing, RaggedPacking, RegularPacking
+from demetar.data.packing import Packing, RaggedPacking, RegularPacking, only_batch
 from demetar.data.samples import Samples, to_dtype
 from demetar.types import Batch, Bucket, Head, Nodes, TaskSpec, VectorInput
 
@@ -64,7 +64,8 @@ class System:
     @property
     def species(self) -> np.ndarray:
         """The same system as a molecule: one of five species by charge, [n, 5]."""
-        return np.eye(5)[np.digitize(self.charges, (-1.0, 0.0, 0.8, 1.2))]
+        found: np.ndarray = np.eye(5)[np.digitize(self.charges, (-1.0, 0.0, 0.8, 1.2))]
+        return found
 
 
 def random_system(size: int, seed: int) -> System:
@@ -124,7 +125,8 @@ def make_samples(
 def _from_center(positions: np.ndarray) -> np.ndarray:
     """Distances of particles [n, 3] from their centre, [n, 1]."""
     centred = positions - positions.mean(axis=0)
-    return np.linalg.norm(centred, axis=-1, keepdims=True)
+    distances: np.ndarray = np.linalg.norm(centred, axis=-1, keepdims=True)
+    return distances
 
 
 def make_batch(
@@ -145,7 +147,7 @@ def make_batch(
         len(members) + 1 + extra,
     )
     node_targets = [head.name for head in task.heads if head.kind != "graph_scalar"]
-    return _only_batch(RaggedPacking(samples, bucket, node_targets), len(members))
+    return _on_device(RaggedPacking(samples, bucket, node_targets))
 
 
 def regular_batch(
@@ -155,7 +157,7 @@ def regular_batch(
     samples = make_samples(members, dtype, task)
     size = samples.common_size()
     assert size is not None
-    return _only_batch(RegularPacking(samples, len(members), size), len(members))
+    return _on_device(RegularPacking(samples, len(members), size))
 
 
 def float64_batch(regular: bool) -> Batch:
@@ -165,12 +167,10 @@ def float64_batch(regular: bool) -> Batch:
     return make_batch(systems((5, 3, 2)), "float64")
 
 
-def _only_batch(packing: Packing, count: int) -> Batch:
-    plan = packing.plan(np.arange(count))
-    assert len(plan["weight"]) == 1
-    row = {name: value[0] for name, value in plan.items()}
-    # With NumPy's arrays nothing is compiled to assemble them.
-    return jax.tree.map(jnp.asarray, packing.assemble(packing.arrays(), row))
+def _on_device(packing: Packing) -> Batch:
+    """The one batch of all samples."""
+    batch: Batch = jax.tree.map(jnp.asarray, only_batch(packing))
+    return batch
 
 
 def moved(
@@ -191,7 +191,9 @@ def rotation() -> np.ndarray:
     """A rotation that mixes all axes: by 1.9 about a skew one."""
     x, y, z = np.array([2.0, -1.0, 2.0]) / 3
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(1.9) * cross + (1 - np.cos(1.9)) * cross @ cross
+    turn: np.ndarray = np.eye(3) + np.sin(1.9) * cross
+    turn = turn + (1 - np.cos(1.9)) * cross @ cross
+    return turn
 
 
 def octahedral_group() -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 
 import haiku as hk
 import jax
-import jax.experimental
 import jax.flatten_util
 import numpy as np
 
@@ -50,15 +48,6 @@ def small_fields(name: str, task: TaskSpec) -> dict[str, Any]:
     return fields
 
 
-def enable_x64(enabled: bool) -> contextlib.AbstractContextManager:
-    """Compute in float64 within the context, if enabled."""
-    if not enabled:
-        return contextlib.nullcontext()
-    # Releases of jax before 0.8 have it elsewhere.
-    place: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-    return place.enable_x64(True)
-
-
 def quick_params(model: hk.Transformed, batch: Batch) -> Any:
     """Parameters of a model, drawn with NumPy and far from any special value.
 
@@ -78,7 +67,7 @@ def quick_params(model: hk.Transformed, batch: Batch) -> Any:
             values = 1 + 0.1 * values
         else:
             values *= 0.2
-        return values.astype(leaf.dtype)
+        return np.asarray(values, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -147,7 +136,8 @@ class Subject:
         return losses.mean_loss(errors, batch.weights)
 
     def outputs(self, batch: Batch) -> dict[str, jax.Array]:
-        return self.apply(self.params, batch.graph)
+        found: dict[str, jax.Array] = self.apply(self.params, batch.graph)
+        return found
 
     def displacements(self, batch: Batch) -> np.ndarray:
         """Outputs of the first head at the real nodes, [n, K, 3] or [n, T].

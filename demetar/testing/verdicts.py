@@ -9,10 +9,11 @@ from typing import Any
 
 from demetar import models
 from demetar.errors import UserError
+from demetar.precision import precision
 from demetar.testing import promises, symmetry
 from demetar.testing.batches import ATOMS, MOLECULES, TASK
 from demetar.testing.measure import BrokenPromise
-from demetar.testing.subject import Subject, enable_x64, home_tasks
+from demetar.testing.subject import Subject, home_tasks
 from demetar.testing.symmetry import Promise
 from demetar.types import TaskSpec
 
@@ -122,7 +123,7 @@ def trials(name: str) -> list[Trial]:
 def _try(subject: Subject, trial: Trial, text: str, promise: Promise) -> Verdict:
     start = time.perf_counter()
     try:
-        with enable_x64(trial.dtype == "float64"):
+        with precision(trial.dtype):
             kept, detail = True, promise(subject)
     except (BrokenPromise, UserError) as error:
         kept, detail = False, str(error)

@@ -310,7 +310,7 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 def _is_key(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _plain_array(leaf: Any) -> tuple[np.ndarray, str]:

@@ -48,9 +48,11 @@ def rotation_errors(
                 return None, _batch_errors(model, task, params, key, batch)
 
             keys = jax.random.split(jax.random.key(0), len(plan["weight"]))
-            return jax.lax.scan(step, None, (keys, plan))[1]
+            found: dict[str, jax.Array] = jax.lax.scan(step, None, (keys, plan))[1]
+            return found
 
-        return jax.lax.map(one, params)
+        found: dict[str, jax.Array] = jax.lax.map(one, params)
+        return found
 
     errors = all_errors(params, jax.tree.map(jnp.asarray, packing.arrays()))
     return {

@@ -235,6 +235,7 @@ def over_shares(gradient_fn: GradientFn) -> GradientFn:
         own = jnp.sum(batch.weights)
         share = own / jnp.maximum(jax.lax.psum(own, AXIS), 1)
         flat, restore = flatten_util.ravel_pytree(means)
-        return restore(jax.lax.psum(share * flat, AXIS))
+        found: tuple[jax.Array, Params] = restore(jax.lax.psum(share * flat, AXIS))
+        return found
 
     return shared

@@ -95,7 +95,8 @@ class Trainer:
                 list(keys.devices()),
                 lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile(),
             )
-        return self.placement.everywhere(start(keys))
+        found: TrainState = self.placement.everywhere(start(keys))
+        return found
 
     def first_params(self, key: Array | None = None) -> Params:
         """The parameters of a replica before the first update.

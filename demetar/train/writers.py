@@ -113,7 +113,7 @@ class RunWriter:
         with _reporting(self._path):
             os.fsync(self._file.fileno())
 
-    def compiling(self) -> AbstractContextManager:
+    def compiling(self) -> AbstractContextManager[Any]:
         """A context in which a person is told of a compilation."""
         return self._progress.compiling()
 
@@ -169,7 +169,7 @@ class NoWriter:
     def sync(self) -> None:
         """Nothing."""
 
-    def compiling(self) -> AbstractContextManager:
+    def compiling(self) -> AbstractContextManager[Any]:
         """Nothing."""
         return contextlib.nullcontext()
 

@@ -29,8 +29,8 @@ class Choice:
     )
     protocol: str = setting(
         "default",
-        "Named settings of the model: paper, tuned or preset, if it has them. default: "
-        "the paper's if there is one for these data, else the project's.",
+        "Named settings of the model: paper, tuned or preset, if it has them; default "
+        "stands for the paper's if there is one for these data, else the project's.",
         MODEL,
     )
     set: tuple[str, ...] = setting(
@@ -89,10 +89,10 @@ class Processes:
     )
 
 
-_OPEN = "the protocol's"
+OPEN = "the protocol's"  # default of what a protocol says
 SHARED = (
     Choice,
-    *((loop.Settings, _OPEN), (Protocol, _OPEN), (optim.Settings, _OPEN)),
+    *((loop.Settings, OPEN), (Protocol, OPEN), (optim.Settings, OPEN)),
     *(Replicas, Output, Processes),
 )
 

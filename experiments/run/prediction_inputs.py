@@ -13,6 +13,7 @@ import numpy as np
 from demetar import archives
 from demetar.data import molecule_files, nbody_files, systems
 from demetar.data.molecules import Record
+from demetar.data.species import species_of
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.types import TaskSpec
@@ -40,7 +41,7 @@ def find(place: pathlib.Path, task: TaskSpec) -> list[pathlib.Path]:
     Raises:
       UserError: there are none.
     """
-    suffixes = MOLECULES if systems.species_of(task) else STATES
+    suffixes = MOLECULES if species_of(task) else STATES
     if not place.is_dir():
         if not place.is_file():
             raise UserError(f"expected a file or folder to read, found none at {place}")
@@ -78,7 +79,7 @@ def read(
     for number, path in enumerate(paths):
         chunks = (
             _molecules(path, size)
-            if systems.species_of(task)
+            if species_of(task)
             else _states(path, task, size, frame)
         )
         for start, inputs in chunks:

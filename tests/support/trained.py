@@ -49,7 +49,7 @@ MOLECULES = TaskSpec(
 )
 
 
-def bodies(sizes: tuple[int, ...], seed: int = 0) -> dict[str, list[np.ndarray]]:
+def bodies(sizes: tuple[int, ...], seed: int = 0) -> dict[str, Any]:
     """Inputs of `BODIES`, a list of systems each."""
     generator = np.random.default_rng(seed)
     return {
@@ -59,7 +59,7 @@ def bodies(sizes: tuple[int, ...], seed: int = 0) -> dict[str, list[np.ndarray]]
     }
 
 
-def molecules(sizes: tuple[int, ...], seed: int = 0) -> dict[str, list[np.ndarray]]:
+def molecules(sizes: tuple[int, ...], seed: int = 0) -> dict[str, Any]:
     """Inputs of `MOLECULES`: chains whose neighbours are about bonded."""
     generator = np.random.default_rng(seed)
     steps = [generator.normal(size=(size, 3)) for size in sizes]
