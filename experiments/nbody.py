@@ -159,7 +159,7 @@ def draw_motion(
 ) -> None:
     """A picture of the first systems of a test batch.
 
-    Only where later positions are predicted: no other vector is the end of a motion.
+    Only if later positions are predicted: no other vector is the end of a motion.
     """
     heads = [head for head in task.heads if head.base == "positions"]
     if not heads:

@@ -210,7 +210,7 @@ def markdown(runs: Sequence[Run]) -> str:
 def _markdown_row(
     label: str, record: dict[str, Any], sources: list[str]
 ) -> dict[str, str]:
-    """One line; a source that it cites is appended to `sources` where it is new."""
+    """One line; a source that it cites is appended to `sources` if it is new."""
     mean, std = record["test_loss_mean"], record["test_loss_std"]
     several = len(record["seeds"]) > 1 and std is not None
     found = published(record)

@@ -177,7 +177,7 @@ class CommandLine:
 
         Raises:
           UserError: an unknown flag, a value that is none, or an argument that is no
-            flag where the command takes none.
+            flag if the command takes none.
         """
         values = flags.FlagValues()
         for flag in self.flags.values():

@@ -4,9 +4,9 @@
     python -m tools.generate_nbody --verify=DIR
 
 A folder holds `train.npz`, `valid.npz`, `test.npz` (a split of no simulations has no
-file) and `metadata.json`. Arrays: `positions`, `velocities` and, where asked for,
+file) and `metadata.json`. Arrays: `positions`, `velocities` and, if asked for,
 `forces` (S, F, n, 3); `charges` or `masses` (S, n); `steps` (F,) the number of each
-saved step; `num_bodies` (S,) where systems differ in size, the rest of a row being 0.
+saved step; `num_bodies` (S,) if systems differ in size, the rest of a row being 0.
 S counts simulations, F saved frames, n bodies; units are dimensionless.
 
 Presets are the published sets: nbody_small and nbody of Satorras et al. 2021 (arXiv

@@ -333,7 +333,7 @@ def _task(
 
 
 def _root_mean_square(values: np.ndarray) -> float:
-    """Of all components; 1 where they are 0."""
+    """Of all components; 1 if they are 0."""
     return float(np.float32(np.sqrt(np.mean(np.square(values))))) or 1.0
 
 

@@ -177,7 +177,7 @@ def cached(
 
     Args:
       place: of `molecule_files.find`; None for the wheel.
-      folder: where the cache is kept; made where there is none.
+      folder: where the cache is kept; made if there is none.
       progress: tells a person of the first use.
       with_bonds: whether the bonds are needed (`needs_bonds`); else they are searched
         on the first use that needs them.

@@ -35,7 +35,7 @@ class Model(hk.Module):
         particles along them.
       ignores: inputs that the model does not read, by its paper: 'charge', 'velocity',
         'position', 'species' or 'edge feature'. Tests hold it to reading the others.
-      small: fields of the configuration that tests use, where it compiles fast.
+      small: fields of the configuration that tests use, which compiles fast.
       small_molecular: further ones, on molecules.
     """
 
@@ -149,7 +149,7 @@ def moved_heads(
     """Vector heads of models that move their particles in steps.
 
     Args:
-      task: heads, of one vector each where they are vectors.
+      task: heads, of one vector each if they are vectors.
       model: named in the error.
       shift: [N, 3] sum of all steps, for a head based on positions.
       moves: [N, 3] the last step, for any other head.

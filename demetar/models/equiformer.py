@@ -303,7 +303,7 @@ class LayerNorm(hk.Module):
 
 
 def _add(first: Features, second: Features) -> Features:
-    """The sum, where the second may lack irreps of the first."""
+    """The sum; the second may lack irreps of the first."""
     return {
         irrep: values + second[irrep] if irrep in second else values
         for irrep, values in first.items()

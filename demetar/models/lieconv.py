@@ -22,7 +22,7 @@ as they train on QM9, it stays at 6.2 +- 0.04 Angstrom, which leaves out the far
 radius is the cutoff of the paper's protocol.
 
 Theirs average all graph scalars; here an extensive target is summed, unless `pooling`
-is mean. Edge features, where a task has them, stand beside the displacement, and are
+is mean. Edge features, if a task has them, stand beside the displacement, and are
 zero between a point and itself.
 """
 

@@ -22,7 +22,7 @@ from demetar.types import Array, Graph
 @dataclasses.dataclass
 class Linear(base.Model):
     """A learned multiple of each vector input is added: x + a v on N-body, and
-    x + a v + b F where the force is an input.
+    x + a v + b F if the force is an input.
 
     Attributes:
       initial_time: initial a, in the time unit of the data.

@@ -90,7 +90,7 @@ def assert_finite(subject: Subject) -> str:
         for leaf in jax.tree.leaves(part):
             require(
                 np.isfinite(leaf).all(),
-                f"gradients by the {what} are not finite where two points coincide, a "
+                f"gradients by the {what} are not finite if two points coincide, a "
                 "particle rests or is alone; geometry.safe_norm has finite ones",
             )
     return "also where points coincide"

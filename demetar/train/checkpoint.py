@@ -368,7 +368,7 @@ def _read(path: PathLike) -> _Content:
             content.arrays[name] = content.arrays[name].view(np.dtype(dtype))
         return content
     except Exception as error:
-        # A header may hold anything where the file is of another program.
+        # A header may hold anything if the file is of another program.
         raise _damaged(path, error) from error
 
 

@@ -51,7 +51,7 @@ LINE = CommandLine(Choice, figures.Options)
 
 
 def main(given: Given, _: list[str]) -> int:
-    """Measure, print the table, and write it where --out says."""
+    """Measure, print the table, and write it if --out is given."""
     choice, options = given.read(Choice), given.read(figures.Options)
     launch.use_cores(None)
     measured = MEASUREMENTS[choice.figure](options)

@@ -66,7 +66,7 @@ DATASETS: Mapping[str, Data] = {
     ),
 }
 
-# Simulations that are generated of a large data set where not all are asked for.
+# Simulations that are generated of a large data set if not all are asked for.
 QUICK: Mapping[str, Mapping[str, int]] = {
     "gravity": {"num_train": 400, "num_valid": 50, "num_test": 50},
 }
@@ -260,7 +260,7 @@ def find(model: str, name: str, dataset: str = "nbody_small") -> Protocol:
 
 
 def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
-    """Fields by which a model reads its inputs, where the defaults do not fit.
+    """Fields by which a model reads its inputs, if the defaults do not fit.
 
     Its scalar inputs are named after the data set's, and invariants of vectors that the
     cues leave out are left out. SEGNN reads all cues: harmonics of relative velocities
@@ -287,6 +287,6 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
 
 
 def folder_data(frames: Sequence[int]) -> Data:
-    """30 -> 40 where a folder has these frames, else its first and its last."""
+    """30 -> 40 if a folder has these frames, else its first and its last."""
     ends = (30, 40) if {30, 40} <= set(frames) else (frames[0], frames[-1])
     return Data(*ends)

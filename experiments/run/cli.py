@@ -200,7 +200,7 @@ class StopSignal:
 
 
 def progress(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
-    """The items, with a progress bar on stderr, or without one where nobody looks."""
+    """The items, with a progress bar on stderr, or without one if nobody looks."""
     hidden = not sys.stderr.isatty()
     if hidden:
         print(f"{description} ...", file=sys.stderr)

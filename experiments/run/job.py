@@ -108,7 +108,7 @@ def prepare(given: Given) -> None:
 
 
 def load(read: Callable[[], T]) -> T:
-    """What `read` reads; where there are several processes, the main one goes first.
+    """What `read` reads; if there are several processes, the main one goes first.
 
     So files that are made on first use are made once.
     """

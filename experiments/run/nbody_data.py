@@ -31,7 +31,7 @@ _VARIANT = re.compile(r"(\w+?)(?:-(\d+)bodies)?(?:-frames(\d+)-(\d+))?")
 
 
 def settle(name: str, given: Mapping[str, Any]) -> Data:
-    """What is read of a data set, where a person leaves open what that settles.
+    """What is read of a data set, if a person leaves open what that settles.
 
     Args:
       name: of the data set, or a folder.

@@ -108,7 +108,7 @@ def _describe_target(head: Head, task: TaskSpec) -> str:
 
 
 def error_unit(head: Head) -> str:
-    """The unit of a head's errors; '' where the head has none."""
+    """The unit of a head's errors; '' if the head has none."""
     if head.error == "absolute" or not head.unit:
         return head.unit
     return f"{head.unit}^2" if _ONE_UNIT.match(head.unit) else f"({head.unit})^2"
