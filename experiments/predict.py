@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,8 @@ def export_model(model: Predictor, path: pathlib.Path) -> None:
     if num_nodes is None:
         if not _INPUT.value:
             raise UserError("expected --num_nodes with --export, or --input to read it")
-        first = next(_chunks(model, pathlib.Path(_INPUT.value), 1), None)
+        paths = prediction_inputs.find(pathlib.Path(_INPUT.value), model.task)
+        first = next(_chunks(model, paths, 1), None)
         if first is None:
             raise UserError(
                 f"expected at least one system in {_INPUT.value}, found none"
@@ -128,7 +129,7 @@ def predict_files(model: Predictor, place: pathlib.Path, out: pathlib.Path) -> N
     steps = _STEPS.value
     if steps > 1:
         rollout.check(model.task)
-    paths = prediction_inputs.find(place, model.task)
+    paths = prediction_inputs.find(place, model.task, out)
     about = {
         "model": model.model,
         "task": model.task.name,
@@ -149,7 +150,7 @@ def predict_files(model: Predictor, place: pathlib.Path, out: pathlib.Path) -> N
             disable=not sys.stderr.isatty(),
         ) as bar,
     ):
-        for chunk in _chunks(model, place, FLAGS.batch_size):
+        for chunk in _chunks(model, paths, FLAGS.batch_size):
             values = _values(model, chunk, paths[chunk.file], steps)
             for name in values.keys() - model.units.keys():
                 drifts.setdefault(name, []).append(values[name])
@@ -168,12 +169,13 @@ def _joined(parts: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(own) for name, own in sorted(parts.items())}
 
 
-def _chunks(model: Predictor, place: pathlib.Path, size: int) -> Iterator[Chunk]:
+def _chunks(
+    model: Predictor, paths: Sequence[pathlib.Path], size: int
+) -> Iterator[Chunk]:
     frame = _FRAME.value
     settings = model.metadata.get("settings")
     if frame is None and isinstance(settings, dict):
         frame = settings.get("start_frame")
-    paths = prediction_inputs.find(place, model.task)
     return prediction_inputs.read(paths, model.task, size, frame)
 
 
