@@ -45,7 +45,7 @@ __all__ = [
     "make_batch",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each name of the public face is.
 _HOMES = {
@@ -89,7 +89,7 @@ def check_jax(version: str) -> None:
 def _jax_versions() -> set[str]:
     """The version by the metadata and by jax itself, which is imported only if needed.
 
-    They differ where a copy of jax without metadata hides an installed one.
+    They differ if a copy of jax without metadata hides an installed one.
     """
     versions = set()
     try:

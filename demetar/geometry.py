@@ -55,7 +55,7 @@ def centred_positions(graph: Graph, masses: Array | None = None) -> jax.Array:
 
     Args:
       graph: the batch.
-      masses: [N, 1]; where given, the positions are relative to the centre of mass.
+      masses: [N, 1]; if given, the positions are relative to the centre of mass.
     """
     positions = jnp.asarray(graph.nodes.positions)
     centroids = graphs.pool_mean(positions, graph)  # [G, 3]

@@ -49,7 +49,7 @@ def known_values(head: Head, counts: Array) -> Array:
       counts: [G, Z] of `composition`.
 
     Returns:
-      [G, 1], or [1, 1] without offsets, where it is the same for all; float64 for
+      [G, 1], or [1, 1] without offsets, if it is the same for all; float64 for
       counts that are NumPy's.
     """
     if not head.offsets:
@@ -117,7 +117,7 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     """The graph scalar with what is known of it, and its scale, by training values.
 
     With 'species', an extensive head gets the offsets of least squares, those of the
-    smallest norm where the compositions do not determine them, and as its scale the
+    smallest norm if the compositions do not determine them, and as its scale the
     mean of |residual| per node: what one node of a sum is to account for. A mean joins
     the offsets only if totals were shifted (`_joined`), so that a shift makes no
     difference. Otherwise the head gets the mean of the values, and as

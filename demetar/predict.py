@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import heads, models
+from demetar import heads
 from demetar.data import system_graphs
 from demetar.data import systems as named
 from demetar.data.capacity import Shapes, chunks
@@ -148,7 +148,7 @@ class Predictor:
         self.seeds = _seeds(trained)
         self.seed = self.seeds[0] if seed is None else seed
         self.replicas = self._choose(trained.params)
-        self.net = models.build(trained.model, trained.task, trained.fields)
+        self.net = trained.build()
         self._shapes = Shapes(trained.task.connectivity in REGULAR)
         self._program = jax.jit(functools.partial(residuals, self.net, self.task))
 

@@ -13,6 +13,7 @@ as a file that runs with nothing but jax.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,113 +21,117 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import flags
 
 import demetar
 from demetar import export
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.predict import MEAN, Predictor
+from demetar.settings import COUNT, DATA, MODEL, OUTPUT, setting
 from experiments.run import cli, prediction_inputs, prediction_outputs, rollout
 from experiments.run.prediction_inputs import Chunk
-
-FLAGS = flags.FLAGS
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Work directory of a run, a checkpoint, or pretrained:NAME."
-)
-_INPUT = flags.DEFINE_string(
-    "input", None, "File to predict from, or a folder of them."
-)
-flags.DEFINE_string(
-    "out",
-    None,
-    "File to write: .npz, or .xyz for molecules.",
-    allow_override=True,  # other commands have flags of these names
-)
-flags.DEFINE_string(
-    "seed",
-    None,
-    "Of a run of several seeds, the one to use, or mean. Default: the first.",
-    allow_override=True,
-)
-flags.DEFINE_integer(
-    "batch_size",
-    256,
-    "Systems that are read and predicted at once.",
-    lower_bound=1,
-    allow_override=True,
-)
-_FRAME = flags.DEFINE_integer(
-    "frame",
-    None,
-    "Of states with several frames, the one to predict from. Default: the frame that "
-    "the model was trained on.",
-)
-_STEPS = flags.DEFINE_integer(
-    "rollout_steps",
-    1,
-    "Feed predictions back: so often is the model applied.",
-    lower_bound=1,
-)
-_EXPORT = flags.DEFINE_string(
-    "export", None, "Write the model to this file, for one shape of its inputs."
-)
-_NODES = flags.DEFINE_integer(
-    "num_nodes",
-    None,
-    "Nodes per system of the exported model. Default: those of the first system read.",
-    lower_bound=1,
-)
-_SYSTEMS = flags.DEFINE_integer(
-    "num_systems", 1, "Systems of the exported model.", lower_bound=1
-)
+from tools.command_line import MOST_DIGITS, CommandLine, Given
 
 
-def main(_: list[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The model, what it predicts from, and what is written."""
+
+    checkpoint: str | None = setting(
+        None,
+        "Work directory of a run, a checkpoint, or pretrained:NAME. Required.",
+        MODEL,
+    )
+    seed: str | None = setting(
+        None,
+        f"Of a run of several seeds, the one to use, or {MEAN}.",
+        MODEL,
+        default_words="the first",
+    )
+    input: str | None = setting(
+        None, "File to predict from, or a folder of them.", DATA
+    )
+    frame: int | None = setting(
+        None,
+        "Of states with several frames, the one to predict from.",
+        DATA,
+        default_words="the frame that the model was trained on",
+    )
+    batch_size: int = setting(
+        256, "Systems that are read and predicted at once.", DATA, COUNT
+    )
+    out: str | None = setting(
+        None, "File to write: .npz, or .xyz for molecules.", OUTPUT
+    )
+    rollout_steps: int = setting(
+        1, "Feed predictions back: so often is the model applied.", OUTPUT, COUNT
+    )
+    export: str | None = setting(
+        None, "Write the model to this file, for one shape of its inputs.", OUTPUT
+    )
+    num_nodes: int | None = setting(
+        None,
+        "Nodes per system of the exported model.",
+        OUTPUT,
+        COUNT,
+        default_words="those of the first system read",
+    )
+    num_systems: int = setting(1, "Systems of the exported model.", OUTPUT, COUNT)
+
+
+LINE = CommandLine(Options)
+
+
+def main(given: Given, _: list[str]) -> None:
     """Predict, export, or both."""
-    if not _CHECKPOINT.value:
+    options = given.read(Options)
+    if not options.checkpoint:
         raise UserError("expected --checkpoint=RUN, the model to predict with")
-    if not (_EXPORT.value or (_INPUT.value and FLAGS.out)):
+    if not (options.export or (options.input and options.out)):
         raise UserError("expected --input=PATH and --out=FILE, or --export=FILE")
-    if bool(FLAGS.out) > bool(_INPUT.value):
+    if options.out and not options.input:
         raise UserError("expected --input=PATH, what to predict from")
-    model = demetar.load(_CHECKPOINT.value, _seed(FLAGS.seed))
+    model = demetar.load(options.checkpoint, _seed(options.seed))
     print(f"model     {model!r}")
-    if _EXPORT.value:
-        export_model(model, pathlib.Path(_EXPORT.value))
-    if _INPUT.value and FLAGS.out:
-        predict_files(model, pathlib.Path(_INPUT.value), pathlib.Path(FLAGS.out))
+    if options.export:
+        export_model(model, options, pathlib.Path(options.export))
+    if options.input and options.out:
+        predict_files(
+            model, options, pathlib.Path(options.input), pathlib.Path(options.out)
+        )
 
 
 def _seed(text: str | None) -> int | str | None:
     if text is None or text == MEAN:
         return text
-    if not text.isdecimal() or len(text) > cli.MOST_DIGITS:
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
         raise UserError(f"expected --seed of a whole number or {MEAN}, found {text!r}")
     return int(text)
 
 
-def export_model(model: Predictor, path: pathlib.Path) -> None:
+def export_model(model: Predictor, options: Options, path: pathlib.Path) -> None:
     """Write the exported model, and say what it takes."""
-    num_nodes = _NODES.value
+    num_nodes = options.num_nodes
     if num_nodes is None:
-        if not _INPUT.value:
+        if not options.input:
             raise UserError("expected --num_nodes with --export, or --input to read it")
-        paths = prediction_inputs.find(pathlib.Path(_INPUT.value), model.task)
-        first = next(_chunks(model, paths, 1), None)
+        paths = prediction_inputs.find(pathlib.Path(options.input), model.task)
+        first = next(_chunks(model, paths, 1, options.frame), None)
         if first is None:
             raise UserError(
-                f"expected at least one system in {_INPUT.value}, found none"
+                f"expected at least one system in {options.input}, found none"
             )
         num_nodes = int(first.systems.n_node[0])
-    header = export.export(model, path, num_nodes, _SYSTEMS.value)
+    header = export.export(model, path, num_nodes, options.num_systems)
     shapes = ", ".join(f"{own['name']} {own['shape']}" for own in header["inputs"])
     print(f"exported  {path}, for {shapes}")
 
 
-def predict_files(model: Predictor, place: pathlib.Path, out: pathlib.Path) -> None:
+def predict_files(
+    model: Predictor, options: Options, place: pathlib.Path, out: pathlib.Path
+) -> None:
     """Predict for every system of a file or folder, and write what comes."""
-    steps = _STEPS.value
+    steps = options.rollout_steps
     if steps > 1:
         rollout.check(model.task)
     paths = prediction_inputs.find(place, model.task, out)
@@ -150,7 +155,7 @@ def predict_files(model: Predictor, place: pathlib.Path, out: pathlib.Path) -> N
             disable=not sys.stderr.isatty(),
         ) as bar,
     ):
-        for chunk in _chunks(model, paths, FLAGS.batch_size):
+        for chunk in _chunks(model, paths, options.batch_size, options.frame):
             values = _values(model, chunk, paths[chunk.file], steps)
             for name in values.keys() - model.units.keys():
                 drifts.setdefault(name, []).append(values[name])
@@ -170,9 +175,8 @@ def _joined(parts: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _chunks(
-    model: Predictor, paths: Sequence[pathlib.Path], size: int
+    model: Predictor, paths: Sequence[pathlib.Path], size: int, frame: int | None
 ) -> Iterator[Chunk]:
-    frame = _FRAME.value
     settings = model.metadata.get("settings")
     if frame is None and isinstance(settings, dict):
         frame = settings.get("start_frame")
@@ -200,4 +204,4 @@ def _softening(path: pathlib.Path) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, LINE)

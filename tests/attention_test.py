@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.nn import attention, capture
-from tests import contract
 from tests.support import plain
 
 NUM_HEADS, CHANNELS = 3, 7  # 7 channels make heads of 3: rounded up

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from demetar import connectivity, graphs
+from demetar import testing as contract
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import (
@@ -20,7 +21,6 @@ from demetar.data.packing import (
 )
 from demetar.errors import UserError
 from demetar.types import Bucket
-from tests import contract
 from tests.support import nbody_folder
 from tools import generate_nbody, simulation
 

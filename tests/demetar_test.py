@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demetar import connectivity, graphs, models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import attention, capture, radial
 from demetar.types import Head, VectorInput
-from tests import contract
 from tests.support import plain
 
 TINY = {"hidden_size": 7, "num_heads": 3, "num_basis": 4, "joint_layers": 1}

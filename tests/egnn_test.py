@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from demetar import testing as contract
 from demetar.models import base
 from demetar.nn import capture, inputs
 from demetar.types import Head
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain_molecules, plain_steerable
 

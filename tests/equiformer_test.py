@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import equiformer
 from demetar.nn import depthwise, radial, steerable
-from experiments import molecule_protocols
-from tests import contract
+from experiments.protocols import molecules as molecule_protocols
 from tests.models_test import num_params
 from tests.support import plain, plain_steerable
 

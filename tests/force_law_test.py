@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data import nbody
 from demetar.train import checkpoint
 from experiments import force_law
-from tests import contract, newton_test
+from tests import newton_test
 from tests.support import nbody_folder
 
 SIMULATED = {"system": "charged", "softening": 0.0}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from demetar import geometry, graphs
+from demetar import testing as contract
 from demetar.types import Nodes
-from tests import contract
 
 
 def vectors(count=7, seed=0):

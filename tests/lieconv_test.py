@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from demetar import geometry
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import lieconv
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_molecules
 

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
 from demetar.errors import UserError
@@ -20,7 +21,6 @@ from demetar.train import loop, optim
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec, TrainState
-from tests import contract
 
 NUM_TRAIN, NUM_VALID, NUM_TEST, BATCH_SIZE = 11, 5, 13, 4
 SIZES = {"regular": (5,), "mixed": (3, 7, 2, 5, 1)}
@@ -365,7 +365,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
 def test_schedules():
     settings = optim.Settings(learning_rate=0.5, schedule="constant")
     assert [float(optim.learning_rate(settings, 10)(k)) for k in (0, 9)] == [0.5, 0.5]
-    settings = optim.Settings(learning_rate=0.5, schedule="cosine", warmup_steps=4)
+    settings = optim.Settings(learning_rate=0.5, schedule="cosine", warmup_epochs=4)
     rate = optim.learning_rate(settings, 20)
     for step in (0, 1, 3, 4, 11, 19, 20):
         cosine = 0.25 * (1 + math.cos(math.pi * (step - 4) / 16))
@@ -374,7 +374,7 @@ def test_schedules():
 
 
 def test_the_schedule_of_steps():
-    settings = optim.Settings(learning_rate=0.5, schedule="steps", warmup_steps=10)
+    settings = optim.Settings(learning_rate=0.5, schedule="steps", warmup_epochs=10)
     rate = optim.learning_rate(settings, 100)
     found = [float(rate(step)) for step in (5, 10, 79, 81, 89, 91)]
     np.testing.assert_allclose(found, [0.25, 0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-5)

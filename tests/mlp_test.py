@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.nn import mlp
-from tests import contract
 
 TOLERANCE = 1e-10
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from demetar import geometry, graphs, models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import base, segnn
 from demetar.types import Head, TaskSpec, VectorInput
-from tests import contract
 
 
 def num_params(name, task=contract.TASK, **fields):

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -19,7 +19,6 @@ from demetar.errors import UserError
 from demetar.models import base as model_base
 from demetar.train import equivariance
 from demetar.types import Batch
-from tests import contract
 from tests.support import nbody_folder
 from tools import folders, generate_nbody, import_nbody, simulation
 
@@ -445,9 +444,7 @@ def own_files(tmp_path: pathlib.Path) -> list[str]:
 
 
 def run_import(*arguments: str) -> None:
-    values = flags.FlagValues()
-    import_nbody.define_flags(values)
-    import_nbody.run(values, values(["import_nbody", *arguments])[1:])
+    import_nbody.run(*import_nbody.LINE.parse(arguments))
 
 
 def test_three_files_become_a_folder(tmp_path, capsys):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import nequip
 from demetar.nn import depthwise, radial, steerable
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain_steerable
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from demetar import graphs, integrators, models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import newton
 from demetar.types import Head
-from tests import contract
 
 FIELDS: dict[str, Any] = {
     "hidden_size": 5,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import nmp
 from demetar.nn import attention, capture, mlp
-from tests import contract
 from tests.models_test import num_params
 from tests.support import author_molecules, authors, plain, plain_molecules
 from tests.support.author_cases import nmp as author_cases

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from demetar import connectivity, data
+from demetar import testing as contract
 from demetar.data.packing import RaggedPacking, make_packing
 from demetar.data.samples import to_dtype
 from demetar.errors import UserError
-from tests import contract
 
 SIZES = (5, 3, 7, 2)
 

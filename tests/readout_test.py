@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from demetar import elements, geometry, heads
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import inputs, readout
 from demetar.types import Head
-from tests import contract
 
 HEAD = Head("property", "graph_scalar", size=2, mean=3.0, scale=2.0)
 SIZES = (3, 2)

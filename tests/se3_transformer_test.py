@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
-from experiments import protocols
-from tests import contract
+from experiments.protocols import nbody as protocols
 from tests.models_test import num_params
 from tests.support import plain, plain_kernels, plain_steerable
 from tests.tfn_test import (

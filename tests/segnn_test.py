@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.models import segnn
 from demetar.nn import steerable
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_molecules, plain_steerable
 

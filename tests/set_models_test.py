@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import attention, capture
 from demetar.types import Head
-from tests import contract
 from tests.support import plain
 
 SIZES = (4, 1, 3)

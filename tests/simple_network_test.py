@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import depthwise, steerable
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_steerable
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from demetar import graphs
+from demetar import testing as contract
 from demetar.nn import steerable
 from experiments.benchmark import generic_segnn
-from tests import contract
 
 TOLERANCE = 1e-10
 ROWS = 7

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from demetar import geometry, models
+from demetar import testing as contract
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
 from demetar.types import Head
-from experiments import protocols
-from tests import contract
+from experiments.protocols import nbody as protocols
 from tests.models_test import num_params
 from tests.support import plain_kernels, plain_steerable
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.types import Batch
-from tests import contract
 from tests.support import authors
 from tests.support.author_cases import egnn
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from demetar import models
+from demetar import testing as contract
 from demetar.models import torchmd_et
 from demetar.nn import mlp, radial
 from demetar.types import Head
-from tests import contract
 from tests.models_test import num_params
 from tests.support import plain, plain_steerable
 from tests.tfn_test import HEADS, displacements, output_shapes, recompiled, without

@@ -48,7 +48,7 @@ def make_batch(
       task: inputs and connectivity.
       positions: [n, 3], [systems, n, 3] or a list of arrays [n_i, 3].
       graphs: instead of positions and inputs, objects as PyTorch Geometric has them:
-        `pos`, `edge_index`, and where the task has such inputs `x` (its scalars),
+        `pos`, `edge_index`, and if the task has such inputs `x` (its scalars),
         `edge_attr` (its edge features) and each vector by its name. See
         `demetar.data.pyg.from_pyg`.
       targets: {head: values} in the unit of the head, of the nodes as positions are

@@ -58,7 +58,7 @@ def features(found: Edges, asked: bool = True) -> np.ndarray:
 def matrix(
     n_bonds: np.ndarray, bonds: np.ndarray, members: np.ndarray, size: int
 ) -> np.ndarray:
-    """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n].
+    """Types of the bonds of molecules of one size, 0 if there is none: [D, n, n].
 
     Args:
       n_bonds, bonds: of `find`.
@@ -134,7 +134,7 @@ def connections(numbers: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
     offsets = positions[:, :, None] - positions[:, None]
     distances = np.sqrt(np.einsum("dijk,dijk->dij", offsets, offsets)).astype("f4")
     distances[:, np.arange(size), np.arange(size)] = np.inf
-    # A hydrogen has one bond, to the nearest heavy atom where there is any.
+    # A hydrogen has one bond, to the nearest heavy atom if there is any.
     hydrogen = numbers == 1
     either = hydrogen[:, :, None] | hydrogen[:, None]
     stretch = np.where(either, HYDROGEN_STRETCH, STRETCH)
@@ -206,7 +206,7 @@ def _with_valences(
     orders: dict[Pair, int],
     charges: Sequence[int],
 ) -> dict[Pair, int] | None:
-    """The orders, where they give every atom its valence."""
+    """The orders, if they give every atom its valence."""
     missing = _missing(numbers, degrees, charges)
     aromatic = [pair for pair, code in orders.items() if code == AROMATIC]
     for pair, code in orders.items():

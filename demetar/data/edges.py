@@ -27,7 +27,7 @@ class Edges(NamedTuple):
       n_edge: [D].
       senders, receivers: [E], or None if all graphs are complete, in the order of
         `connectivity.complete_edges`.
-      types: [E] uint8 codes of the bonds along the edges, 0 where there is none; empty
+      types: [E] uint8 codes of the bonds along the edges, 0 if there is none; empty
         if none were asked for.
     """
 

@@ -21,6 +21,7 @@ from demetar.data.nbody_files import SPLITS
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, centred, to_dtype
 from demetar.errors import UserError
+from demetar.settings import COUNT, DATA, MISSING, NOT_NEGATIVE, setting
 from demetar.types import Head, Nodes, TaskSpec, VectorInput
 
 TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -37,6 +38,7 @@ CUES: Mapping[str, tuple[str, ...]] = {
 CONNECTIVITIES = ("complete", "knn")
 _STORED = {"position": "positions", "velocity": "velocities", "force": "forces"}
 RADIAL_PERCENTILE = 99.9
+OF_THE_DATA = "the data set's own"  # default of what a data set settles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +46,50 @@ class Settings:
     """What is read of a folder.
 
     Attributes:
-      start_frame, target_frame: frame numbers of input and target.
-      target: a key of `TARGETS`, which names the heads.
-      cues: a key of `CUES`, which names the vector inputs.
-      connectivity: one of `CONNECTIVITIES`.
-      num_neighbors: senders per body of 'knn': the nearest bodies at the start frame.
-      num_train: training samples, the first of the folder's; None for all.
       batch_size: graphs per batch.
       dtype: 'float32' or 'float64', of everything that the model sees.
     """
 
-    start_frame: int
-    target_frame: int
-    target: str = "position"
-    cues: str = "velocity"
-    connectivity: str = "complete"
-    num_neighbors: int | None = None
-    num_train: int | None = None
+    start_frame: int = setting(
+        MISSING, "Frame that the model sees.", DATA, NOT_NEGATIVE, (), OF_THE_DATA
+    )
+    target_frame: int = setting(
+        MISSING, "Frame that it predicts.", DATA, NOT_NEGATIVE, (), OF_THE_DATA
+    )
+    target: str = setting(
+        "position",
+        "What is predicted. The loss of both is the mean of the two.",
+        DATA,
+        choices=tuple(TARGETS),
+    )
+    cues: str = setting(
+        "velocity",
+        "Vector inputs: positions alone, the velocity too, or the velocity and the "
+        "force.",
+        DATA,
+        choices=tuple(CUES),
+    )
+    connectivity: str = setting(
+        "complete",
+        "Edges of the graphs: between all bodies, or from the nearest neighbours.",
+        DATA,
+        choices=CONNECTIVITIES,
+        default_words=OF_THE_DATA,
+    )
+    num_neighbors: int | None = setting(
+        None,
+        "Bodies from which each one hears with --connectivity=knn: the nearest at the "
+        "start frame.",
+        DATA,
+        COUNT,
+        default_words=OF_THE_DATA,
+    )
+    num_train: int | None = setting(
+        None,
+        "Training samples: the first of the whole set.",
+        DATA,
+        default_words=OF_THE_DATA,
+    )
     batch_size: int = 100
     dtype: str = "float32"
 
@@ -304,7 +333,7 @@ def _task(
 
 
 def _root_mean_square(values: np.ndarray) -> float:
-    """Of all components; 1 where they are 0."""
+    """Of all components; 1 if they are 0."""
     return float(np.float32(np.sqrt(np.mean(np.square(values))))) or 1.0
 
 

@@ -21,7 +21,7 @@ def from_pyg(
     """Samples of a list of graphs, or of a loader whose batches hold several.
 
     Read of each object are `pos` [N, 3] and `edge_index` [2, E] (from sender to
-    receiver), and where there are any `x` [N, S], `edge_attr` [E, F], `y` and, of a
+    receiver), and if there are any `x` [N, S], `edge_attr` [E, F], `y` and, of a
     batch, the graph number `batch` [N] of each node. `y` is [G, T], or one number per
     graph; its first axis may be missing for a single graph. Edges are sorted by
     receiver. `base.make_packing` makes batches of the samples.
@@ -170,7 +170,7 @@ def _array(item: Any, name: str, number: int) -> np.ndarray | None:
 
 
 def _matrix(item: Any, name: str, number: int, length: int) -> np.ndarray:
-    """Features [length, F] in floating point, of no columns where there are none."""
+    """Features [length, F] in floating point, of no columns if there are none."""
     array = _array(item, name, number)
     if array is None:
         return np.zeros((length, 0))

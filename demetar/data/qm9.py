@@ -30,8 +30,9 @@ from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
 from demetar.data.readers import text
 from demetar.data.samples import Samples, centred, to_dtype
-from demetar.data.splits import PARTS, split_rows
+from demetar.data.splits import PARTS, SPLITS, split_rows
 from demetar.errors import UserError
+from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
 
 MEV_PER_HARTREE = 27_211.386
@@ -51,6 +52,7 @@ EXTENSIVE_NAMES = frozenset(
         *("zpve", "alpha", "cv", "r2"),
     }
 )
+ALL = "all"  # default of numbers of molecules
 TARGET_KINDS = ("auto", "extensive", "intensive")
 
 
@@ -99,33 +101,68 @@ class Settings:
     """What is read of the molecules.
 
     Attributes:
-      target: a key of `TARGETS`, or a property of own molecules.
-      target_kind: 'extensive' for a sum over atoms, 'intensive' for a mean over them,
-        'auto' for the former where the target is known to be extensive, or is named as
-        such a one.
-      offsets: of an extensive target, a member of `heads.OFFSETS`.
-      split: a member of `splits.SPLITS`, or the path of a file of row numbers.
-      num_train, num_valid: the first so many of the split's; None for all.
-      connectivity: 'complete', 'radius' or 'bonds'.
-      cutoff: in Å, of radius graphs, envelopes and bases; None for `CUTOFF`. Other
-        graphs have none.
-      node_features: 'species' (one-hot), or 'egnn' (each times 1, Z/9 and (Z/9)^2).
-      bond_features: whether edges know their bond: one-hot of `bonds.TYPES`, zero
-        where there is none.
+      cutoff: None for `CUTOFF` with radius graphs; other graphs have none.
+      num_train, num_valid: None for all of the split's.
       batch_size: molecules per batch, on average.
       dtype: 'float32' or 'float64', of everything that the model sees.
     """
 
-    target: str = "homo"
-    target_kind: str = "auto"
-    offsets: str = "species"
-    split: str = "egnn"
-    num_train: int | None = None
-    num_valid: int | None = None
-    connectivity: str = "complete"
-    cutoff: float | None = None
-    node_features: str = "species"
-    bond_features: bool = False
+    target: str = setting(
+        "homo",
+        f"What is predicted: {', '.join(TARGETS)}, or a property of own molecules.",
+        DATA,
+    )
+    target_kind: str = setting(
+        "auto",
+        "Whether the target is a sum over atoms (extensive) or a mean (intensive). "
+        "auto: known of QM9's targets; by its name (energy, U0, alpha, ...) of own "
+        "molecules'.",
+        DATA,
+        choices=TARGET_KINDS,
+    )
+    offsets: str = setting(
+        "species",
+        "What is subtracted of an extensive target beforehand: a number per species, "
+        "or the mean, either by the training molecules.",
+        DATA,
+        choices=heads.OFFSETS,
+    )
+    split: str = setting(
+        "egnn",
+        f"{', '.join(SPLITS)}, or a .npz of the row numbers train, valid and test.",
+        DATA,
+        default_words="egnn for QM9, random for own molecules",
+    )
+    num_train: int | None = setting(
+        None, "Training molecules: the first of the split's.", DATA, default_words=ALL
+    )
+    num_valid: int | None = setting(
+        None, "Validation molecules: the first of the split's.", DATA, default_words=ALL
+    )
+    connectivity: str = setting(
+        "complete",
+        "Edges of the graphs: between all atoms, all within the cutoff, or the bonds.",
+        DATA,
+        choices=CONNECTIVITY,
+    )
+    cutoff: float | None = setting(
+        None,
+        "In Å, of radius graphs, envelopes and bases alike. It makes radius graphs of "
+        "complete ones.",
+        DATA,
+    )
+    node_features: str = setting(
+        "species",
+        "Features of the atoms: one-hot species, or these times 1, Z/9 and (Z/9)^2 as "
+        "egnn's paper has them.",
+        DATA,
+        choices=NODE_FEATURES,
+    )
+    bond_features: bool = setting(
+        False,
+        "Whether edges know their bond: one-hot of its type, zero if there is none.",
+        DATA,
+    )
     batch_size: int = 96
     dtype: str = "float32"
 
@@ -140,7 +177,7 @@ def cached(
 
     Args:
       place: of `molecule_files.find`; None for the wheel.
-      folder: where the cache is kept; made where there is none.
+      folder: where the cache is kept; made if there is none.
       progress: tells a person of the first use.
       with_bonds: whether the bonds are needed (`needs_bonds`); else they are searched
         on the first use that needs them.

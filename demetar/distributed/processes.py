@@ -25,7 +25,7 @@ _PART_BYTES = 2**16
 
 
 def num_processes() -> int:
-    """Processes of this run. Asks for no device where there is but one."""
+    """Processes of this run. Asks for no device if there is but one."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 

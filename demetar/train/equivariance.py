@@ -92,7 +92,7 @@ def random_rotations(
     Args:
       key: random.
       batch: whose graphs are to be turned.
-      slots: where the batch is a share of a larger one, the slots [G] of its graphs
+      slots: if the batch is a share of a larger one, the slots [G] of its graphs
         there, and their number there: each gets the rotation that it gets there.
     """
     num_graphs = batch.graph.bucket.num_graphs if slots is None else slots[1]

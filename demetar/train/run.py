@@ -147,7 +147,7 @@ class Run:
             enough.
 
         Returns:
-          True where the run is finished.
+          True if the run is finished.
 
         Raises:
           UserError: the loss is not finite, or the disk is full.

@@ -65,7 +65,7 @@ def roll(
     Returns:
       {head: [systems x steps x nodes, K, 3]}, one system after the other, and
       `energy_drift` and `momentum_drift` [systems], relative as in the files of the
-      generator, where they can be computed.
+      generator, if they can be computed.
 
     Raises:
       UserError: the motion left what numbers can hold.
@@ -126,7 +126,7 @@ def drifts(
 
 
 def _relative(change: np.ndarray, scale: Any) -> np.ndarray:
-    """0 where nothing moves."""
+    """0 if nothing moves."""
     return np.asarray(change / np.where(scale > 0, scale, 1))
 
 

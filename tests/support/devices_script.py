@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from demetar import models
+from demetar import testing as contract
 from demetar.data import molecules, qm9
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -25,7 +26,7 @@ from demetar.distributed import processes
 from demetar.train import loop, optim
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
-from tests import contract, qm9_test
+from tests import qm9_test
 
 ADAM = optim.Settings(learning_rate=3e-3, clip_norm=1.0)
 FIELDS = {"hidden_size": 6, "num_layers": 1}

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from demetar import testing as contract
 from demetar.types import Head
-from tests import contract
 from tests.support import plain_steerable
 
 TOLERANCE = 1e-10

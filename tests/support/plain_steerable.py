@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from demetar import graphs, models
+from demetar import testing as contract
 from demetar.nn import capture, depthwise
 from demetar.types import Head
-from tests import contract
 
 SCALAR, PSEUDOSCALAR = e3nn.Irrep("0e"), e3nn.Irrep("0o")
 
