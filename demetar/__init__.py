@@ -1,18 +1,62 @@
 """Equivariant networks on point clouds with physics in them, in JAX and Haiku.
 
-Importing the package stops with one line under the releases of jax in `FAULTY_JAX`.
+    import demetar
+
+    model = demetar.load("runs/nbody_small/segnn")
+    model(positions=x, velocities=v, charges=q)["position"]
+
+The names in `__all__` are the public face; each is imported on first use. Importing the
+package stops with one line under the releases of jax in `FAULTY_JAX`.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 from types import CodeType, ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from demetar.data.batch import make_batch
+    from demetar.errors import UserError
+    from demetar.models import REGISTRY
+    from demetar.net import Net, build
+    from demetar.predict import Predictor, load
+    from demetar.symmetry import check_symmetry
+    from demetar.types import Batch, Graph, Head, TaskSpec, VectorInput
+
+__all__ = [
+    "REGISTRY",
+    "Batch",
+    "Graph",
+    "Head",
+    "Net",
+    "Predictor",
+    "TaskSpec",
+    "UserError",
+    "VectorInput",
+    "build",
+    "check_symmetry",
+    "load",
+    "make_batch",
+]
+
+__version__ = "0.2.0"
+
+# Where each name of the public face is.
+_HOMES = {
+    "demetar.data.batch": ("make_batch",),
+    "demetar.errors": ("UserError",),
+    "demetar.models": ("REGISTRY",),
+    "demetar.net": ("Net", "build"),
+    "demetar.predict": ("Predictor", "load"),
+    "demetar.symmetry": ("check_symmetry",),
+    "demetar.types": ("Batch", "Graph", "Head", "TaskSpec", "VectorInput"),
+}
 
 # Releases that give wrong numbers or that no run can be timed on. setup.cfg excludes
 # them too; an environment that was put together by hand still gets here.
@@ -45,7 +89,7 @@ def check_jax(version: str) -> None:
 def _jax_versions() -> set[str]:
     """The version by the metadata and by jax itself, which is imported only if needed.
 
-    They differ where a copy of jax without metadata hides an installed one.
+    They differ if a copy of jax without metadata hides an installed one.
     """
     versions = set()
     try:
@@ -106,3 +150,17 @@ try:
 except UnsupportedJaxError:
     _print_without_traceback()
     raise
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the public face, imported on first use."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

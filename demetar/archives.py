@@ -66,6 +66,27 @@ def read_npz(
         raise files.unreadable(path, reason, hint) from None
 
 
+def read_shapes(path: files.PathLike, hint: str = "") -> dict[str, tuple[int, ...]]:
+    """The shapes of all arrays of a `.npz` file, whose content is not read.
+
+    Raises:
+      UserError: the file is missing, cannot be read or is no `.npz`.
+    """
+    found = {}
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as stream:
+                    found[name] = _header(stream, name)[1]
+    except OSError as error:
+        raise files.unopened(path, error, hint) from None
+    except Exception as error:
+        reason = f": it is damaged or no .npz ({files.one_line(error)})"
+        raise files.unreadable(path, reason, hint) from None
+    return found
+
+
 def parse_npz(
     content: bytes, path: files.PathLike, hint: str = ""
 ) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ def centred_positions(graph: Graph, masses: Array | None = None) -> jax.Array:
 
     Args:
       graph: the batch.
-      masses: [N, 1]; where given, the positions are relative to the centre of mass.
+      masses: [N, 1]; if given, the positions are relative to the centre of mass.
     """
     positions = jnp.asarray(graph.nodes.positions)
     centroids = graphs.pool_mean(positions, graph)  # [G, 3]
@@ -101,7 +101,8 @@ def spherical_harmonics(
 
 def random_rotations(key: Array, shape: tuple[int, ...] = ()) -> jax.Array:
     """Rotation matrices uniform in SO(3): [*shape, 3, 3], in the default dtype."""
-    return e3nn.rand_matrix(key, shape, jnp.zeros(()).dtype)
+    found: jax.Array = e3nn.rand_matrix(key, shape, jnp.zeros(()).dtype)
+    return found
 
 
 def transform_nodes(nodes: Nodes, matrices: Array) -> Nodes:

@@ -209,7 +209,7 @@ def pair_differences(values: Array, graph: Graph) -> jax.Array:
 def pair_features(edges: Array, graph: Graph) -> Array:
     """Edge features [E, F] of the pairs of `pair_differences`: [P, F].
 
-    They are those of the edge from j to i, so both paths agree where features are the
+    They are those of the edge from j to i, so both paths agree if features are the
     same in both directions, as products of charges are.
     """
     bucket = graph.bucket
@@ -243,7 +243,7 @@ def sum_pairs(values: Array, graph: Graph) -> jax.Array:
 def least_of_pairs(values: Array, graph: Graph) -> jax.Array:
     """Least value [P] among the pairs of each graph, at its nodes: [N, 1].
 
-    Infinity where a graph has no pair.
+    Infinity if a graph has no pair.
     """
     bucket = graph.bucket
     size = bucket.nodes_per_graph
@@ -371,7 +371,8 @@ def single_graphs(batch: Batch) -> Batch:
     graph = dataclasses.replace(
         split.graph, senders=senders, receivers=receivers, bucket=own
     )
-    return dataclasses.replace(split, graph=graph)
+    found: Batch = dataclasses.replace(split, graph=graph)
+    return found
 
 
 def softmax_to_receivers(logits: Array, graph: Graph) -> jax.Array:
@@ -402,14 +403,14 @@ def ragged_to_dense(
     """Values of nodes, edges or bonds with an axis of graphs, padded to the largest.
 
     Args:
-      values: [N, C], or [E, C] where `rows` is 'edges', or [P, C] where it is 'bonds'.
+      values: [N, C], or [E, C] if `rows` is 'edges', or [P, C] if it is 'bonds'.
       graph: the batch. M is `max_nodes_per_graph` or `max_edges_per_graph` of
         a ragged bucket (half of it for bonds), or without these the rows of the whole
         batch.
       rows: 'nodes', 'edges' or 'bonds'.
 
     Returns:
-      [G, M, C], zero where there is no value, and [G, M] True where there is one. The
+      [G, M, C], zero if there is no value, and [G, M] True where there is one. The
       padding graph has none.
     """
     counts, total, size = _rows(graph, rows)

@@ -37,7 +37,8 @@ def composition(task: TaskSpec, scalars: Array, n_node: Array) -> np.ndarray:
     sums = np.zeros((len(scalars) + 1, len(columns)))
     np.cumsum(np.asarray(scalars)[:, columns], axis=0, dtype=np.float64, out=sums[1:])
     stops = np.cumsum(n_node)
-    return sums[stops] - sums[stops - np.asarray(n_node)]
+    found: np.ndarray = sums[stops] - sums[stops - np.asarray(n_node)]
+    return found
 
 
 def known_values(head: Head, counts: Array) -> Array:
@@ -48,7 +49,7 @@ def known_values(head: Head, counts: Array) -> Array:
       counts: [G, Z] of `composition`.
 
     Returns:
-      [G, 1], or [1, 1] without offsets, where it is the same for all; float64 for
+      [G, 1], or [1, 1] without offsets, if it is the same for all; float64 for
       counts that are NumPy's.
     """
     if not head.offsets:
@@ -58,12 +59,18 @@ def known_values(head: Head, counts: Array) -> Array:
 
 def residual(head: Head, values: Array, counts: np.ndarray) -> np.ndarray:
     """Values [G, T] less what is known of them, in float64."""
-    return np.asarray(values, np.float64) - np.asarray(known_values(head, counts))
+    found: np.ndarray = np.asarray(values, np.float64) - np.asarray(
+        known_values(head, counts)
+    )
+    return found
 
 
 def absolute(head: Head, residuals: Array, counts: np.ndarray) -> np.ndarray:
     """Values of residuals [..., G, T], in float64."""
-    return np.asarray(residuals, np.float64) + np.asarray(known_values(head, counts))
+    found: np.ndarray = np.asarray(residuals, np.float64) + np.asarray(
+        known_values(head, counts)
+    )
+    return found
 
 
 def knows(head: Head) -> bool:
@@ -110,7 +117,7 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     """The graph scalar with what is known of it, and its scale, by training values.
 
     With 'species', an extensive head gets the offsets of least squares, those of the
-    smallest norm where the compositions do not determine them, and as its scale the
+    smallest norm if the compositions do not determine them, and as its scale the
     mean of |residual| per node: what one node of a sum is to account for. A mean joins
     the offsets only if totals were shifted (`_joined`), so that a shift makes no
     difference. Otherwise the head gets the mean of the values, and as
@@ -167,4 +174,5 @@ def _joined(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _least_squares(design: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The solution of the smallest norm, corrected once for its own rounding."""
     found = np.linalg.lstsq(design, values)[0]
-    return found + np.linalg.lstsq(design, values - design @ found)[0]
+    result: np.ndarray = found + np.linalg.lstsq(design, values - design @ found)[0]
+    return result

@@ -53,14 +53,14 @@ class Bucket:
       max_edges: edges of the batch, padding included.
       num_graphs: graph slots of the batch. In a ragged bucket the last slot is the
         padding graph that owns every padding node and edge.
-      nodes_per_graph: where set, every slot is a graph of that many nodes and the
+      nodes_per_graph: if set, every slot is a graph of that many nodes and the
         bucket is regular: no padding, every node has the same number of senders, sums
         are reshapes. The graphs are complete, with their edges in the cyclic order of
         `connectivity.complete_edges`, so that every gather is a broadcast; or
-      neighbors_per_node: where set, every node of a regular bucket has that many
+      neighbors_per_node: if set, every node of a regular bucket has that many
         senders, whichever they are, with the edges sorted by receiver.
       max_nodes_per_graph, max_edges_per_graph: bounds for one graph of a ragged batch,
-        where known; attention within graphs pads to them, else to the whole batch.
+        if known; attention within graphs pads to them, else to the whole batch.
       mutual: whether every edge of a ragged batch is there in both directions as often,
         and none but padding joins a node to itself.
     """
@@ -312,4 +312,4 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: Array  # updates made
     key: Array  # the replica's root key; step i uses fold_in(key, i)
-    average: Params  # moving average of `params`; empty where it is not asked for
+    average: Params  # moving average of `params`; empty if it is not asked for

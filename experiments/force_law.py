@@ -1,4 +1,4 @@
-"""Draw the law of force that a trained Newton has learned, beside the true one.
+"""Draw the law of force that a trained Newton has learned.
 
     python -m experiments.force_law WORKDIR... --out=DIR
 
@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,27 +30,36 @@ from demetar.data import nbody_files
 from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.nn import capture
+from demetar.settings import DATA, OUTPUT, fields_of, setting
 from demetar.train import checkpoint
 from demetar.types import Bucket, Graph, Nodes, TaskSpec
+from experiments.protocols.nbody import Data
 from experiments.run import cli, nbody_data
+from tools.command_line import CommandLine, Given
 
 NUM_DISTANCES = 200
 SHORTEST = 0.05  # of the distances drawn, in the unit of the data set
 TABLED = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # distances that are printed
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "out",
-    "force_law",
-    "Folder for force_law.png and force_law.csv; created if missing.",
-    allow_override=True,  # other commands have flags of these names
-)
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Where generated data is kept. Default: the user's cache.",
-    allow_override=True,
-)
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is written, and where the data are."""
+
+    out: str = setting(
+        "force_law",
+        "Folder for force_law.png and force_law.csv; created if missing.",
+        OUTPUT,
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where generated data are kept.",
+        DATA,
+        default_words="~/.cache/demetar/data",
+    )
+
+
+LINE = CommandLine(Options, positional="WORKDIR...")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,24 +84,25 @@ class Law:
         return self.learned / self.true - 1
 
 
-def main(argv: Sequence[str]) -> None:
+def main(given: Given, folders: Sequence[str]) -> None:
     """Draw the models in the folders that are named on the command line."""
-    if len(argv) < 2:
+    options = given.read(Options)
+    if not folders:
         raise UserError(
             "expected the work directory of at least one run of newton, found none; "
             "give it as in: python -m experiments.force_law runs/nbody_small/newton"
         )
     laws: list[Law] = []
     training: dict[str, np.ndarray] = {}
-    for folder in map(pathlib.Path, argv[1:]):
+    for folder in map(pathlib.Path, folders):
         trained = checkpoint.load_model(folder / "best.npz")
         settings = _settings(folder, trained)
-        dataset, metadata = _training_data(settings)
+        dataset, metadata = _training_data(settings, options.data_dir)
         name = settings["dataset"]
         training[name] = pair_distances(dataset)
         laws += learned_laws(folder.name, trained, metadata, training[name])
     print(table(laws))
-    write(laws, training, pathlib.Path(FLAGS.out))
+    write(laws, training, pathlib.Path(options.out))
 
 
 def _settings(
@@ -106,7 +115,7 @@ def _settings(
             "of force; give the work directory of newton or newton_octahedral"
         )
     settings = trained.metadata.get("settings")
-    expected = {"dataset", *nbody_data.READ}
+    expected = {"dataset", *(field.name for field, _ in fields_of(Data))}
     if not isinstance(settings, dict) or expected - settings.keys():
         raise UserError(
             f"{folder / 'best.npz'} does not say on which data it was trained; give "
@@ -116,11 +125,13 @@ def _settings(
 
 
 def _training_data(
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any], data_dir: str | None
 ) -> tuple[Dataset, dict[str, Any]]:
     """What the model was trained on, and how it was simulated."""
-    root = pathlib.Path(FLAGS.data_dir or cli.cache_dir() / "data")
-    dataset, folder = nbody_data.load(dict(settings), root)
+    root = pathlib.Path(data_dir or cli.cache_dir() / "data")
+    names = [field.name for field in dataclasses.fields(Data)]
+    data = Data(**{name: settings[name] for name in names if name in settings})
+    dataset, folder = nbody_data.load(settings["dataset"], data, root)
     return dataset, nbody_files.read_metadata(folder)["settings"]
 
 
@@ -179,8 +190,7 @@ def learned_acceleration(
     trained: checkpoint.ModelCheckpoint, distances: np.ndarray, product: float
 ) -> np.ndarray:
     """Of one body at rest away from another one, by every seed: [R, X]."""
-    fields = {**trained.fields, "eval_substeps": 1}
-    model = models.build(trained.model, trained.task, fields)
+    model = trained.build({"eval_substeps": 1})
     graph = pairs(trained.task, distances, product)
 
     def accelerations(params: Any) -> jax.Array:
@@ -294,4 +304,4 @@ def _band(
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.run(main, LINE)

@@ -1,4 +1,4 @@
-"""Draw the test error of models over the number of training samples.
+"""Draw the test error over the number of training samples.
 
     python -m experiments.learning_curve DIR... --out=FILE.png
 
@@ -8,34 +8,41 @@ Every record.json in the folders is one point, and every model one line; bars ar
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
 from demetar.errors import UserError
+from demetar.settings import OUTPUT, setting
 from experiments import report
 from experiments.run import cli
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "out", "learning_curve.png", "File of the picture.", allow_override=True
-)
+from tools.command_line import CommandLine, Given
 
 
-def main(argv: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is written."""
+
+    out: str = setting("learning_curve.png", "File of the picture, .png.", OUTPUT)
+
+
+LINE = CommandLine(Options, positional="DIR...")
+
+
+def main(given: Given, folders: Sequence[str]) -> None:
     """Draw the runs in the folders that are named on the command line."""
-    if len(argv) < 2:
+    if not folders:
         raise UserError(
             "expected the work directory of at least one run, found none; "
             "give it as in: python -m experiments.learning_curve runs"
         )
-    path = pathlib.Path(FLAGS.out)
+    path = pathlib.Path(given.read(Options).out)
     if path.suffix != ".png":
-        raise UserError(f"expected --out=FILE.png, found {FLAGS.out!r}")
-    cli.save_figure(path, draw(report.read_runs(argv[1:])))
+        raise UserError(f"expected --out=FILE.png, found {str(path)!r}")
+    cli.save_figure(path, draw(report.read_runs(folders)))
     print(path)
 
 
@@ -90,4 +97,4 @@ def draw(runs: Sequence[report.Run]) -> Figure:
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.run(main, LINE)

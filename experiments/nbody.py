@@ -17,129 +17,137 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from demetar import graphs, models
-from demetar.data import nbody
 from demetar.data.dataset import Dataset
+from demetar.errors import UserError
+from demetar.settings import DATA, defaults_of, setting
 from demetar.train import pictures, writers
 from demetar.types import Array, Batch, TaskSpec
-from experiments import protocols
-from experiments.run import cli, job, nbody_data, options
+from experiments.protocols import nbody as protocols
+from experiments.protocols.settings import Protocol, Settings
+from experiments.run import cli, job, nbody_data, options, repeat
+from tools.command_line import CommandLine, Given
 
+MODULE = "experiments.nbody"
 NUM_PICTURED = 4  # systems in the picture of predicted motion
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "dataset",
-    "nbody_small",
-    f"{', '.join(protocols.DATASETS)}, or a folder that tools.generate_nbody wrote.",
-)
-flags.DEFINE_integer(
-    "data_seed", None, "Seed of a fresh data set of the same kind; default: published."
-)
-flags.DEFINE_integer(
-    "num_bodies", None, "Bodies per system of a generated set. Default: the published."
-)
-flags.DEFINE_bool(
-    "full_data", False, "Generate all of gravity, not only what a quick start needs."
-)
-flags.DEFINE_multi_string(
-    "eval_dataset",
-    [],
-    "Another data set that the trained model is evaluated on too, as --dataset, of "
-    "another size as nbody_small-20bodies, or other frames as nbody_small-frames20-30. "
-    "Repeatable; also after the training.",
-)
-flags.DEFINE_integer(
-    "start_frame", None, "Frame that the model sees. Default: the data set's protocol."
-)
-flags.DEFINE_integer("target_frame", None, "Frame that it predicts. Default: likewise.")
-flags.DEFINE_enum(
-    "target",
-    "position",
-    list(nbody.TARGETS),
-    "Predicted; the loss of both: the mean.",
-    allow_override=True,  # another command has a flag of that name
-)
-flags.DEFINE_enum(
-    "cues",
-    "velocity",
-    list(nbody.CUES),
-    "Vector inputs: none, the velocity, or the velocity and the force.",
-)
-flags.DEFINE_enum(
-    "connectivity",
-    None,
-    nbody.CONNECTIVITIES,
-    "Of the graphs: complete or nearest neighbours. Default: the data set's protocol.",
-    allow_override=True,
-)
-flags.DEFINE_integer(
-    "num_neighbors", None, "Senders per body of knn. Default: the data set's protocol."
-)
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Where generated data is kept. Default: the user's cache.",
-    allow_override=True,
-)
-
-OWN_FLAGS = (
-    *("data_seed", "num_bodies", "full_data", "start_frame", "target_frame"),
-    *("cues", "connectivity", "num_neighbors", "num_train"),
-)
+HORIZON = "horizon"  # field of models that integrate
 
 
-def main(_: list[str]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The data set."""
+
+    dataset: str = setting(
+        "nbody_small",
+        f"{', '.join(protocols.DATASETS)}, or a folder that tools.generate_nbody or "
+        "tools.import_nbody wrote.",
+        DATA,
+    )
+    eval_dataset: tuple[str, ...] = setting(
+        (),
+        "Another data set that the trained model is evaluated on too, as --dataset, of "
+        "another size as nbody_small-20bodies, or other frames as "
+        "nbody_small-frames20-30. Also after the training.",
+        DATA,
+        repeatable=True,
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where generated data are kept.",
+        DATA,
+        default_words="~/.cache/demetar/data",
+    )
+
+    @property
+    def root(self) -> pathlib.Path:
+        """Where generated data sets are kept."""
+        return pathlib.Path(self.data_dir or cli.cache_dir() / "data")
+
+
+LINE = CommandLine(Choice, protocols.Data, *options.SHARED)
+
+
+def main(given: Given, _: list[str]) -> int:
     """Train, or continue, or tell that the run is finished."""
-    job.prepare()
-    protocol = protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.dataset)
-    inputs = protocols.input_fields(FLAGS.model, FLAGS.dataset, FLAGS.cues)
-    protocol = dataclasses.replace(protocol, fields={**protocol.fields, **inputs})
-    settings, changed = options.resolve(protocol, OWN_FLAGS)
-    settings["dataset"] = FLAGS.dataset
-    given = dict(settings)
-    dataset, folder = job.load(lambda: load_dataset(settings))
-    set_horizon(settings, folder)
+    given = repeat.merged(given, LINE, MODULE)
+    job.prepare(given)
+    choice = given.read(Choice)
+    protocol = find_protocol(given, choice.dataset)
+    settings = options.resolve(given, protocol, choice.dataset)
+    given = without_settled(given, choice)
+    data = nbody_data.settle(choice.dataset, given.only(protocols.Data))
+    settings = settings.with_protocol(data=data)
+    dataset, folder = job.load(lambda: load_dataset(settings, choice.root))
+    settings = settings.changed({"num_train": len(dataset.splits["train"])})
+    automatic = horizon_field(settings, folder)
+    settings = settings.with_protocol(fields={**automatic, **settings.fields})
     trained_on = (dataset.task, folder)
 
     def load_others() -> dict[str, Dataset]:
+        chosen, own = given.only(protocols.Data), settings.reading()
         return {
-            name: nbody_data.load_other(name, given, settings, trained_on, data_root())
-            for name in FLAGS.eval_dataset
+            name: nbody_data.load_other(name, chosen, own, trained_on, choice.root)
+            for name in choice.eval_dataset
         }
 
-    others = job.load(load_others)
-    described = protocols.describe(protocol, changed)
+    of_data = {**defaults_of(protocols.Data), "connectivity": None}
+    changed = options.changes(given, protocol, of_data, automatic)
     return job.run(
         job.Job(
-            "experiments.nbody",
-            *(settings, changed, described, dataset, folder, draw_motion, others),
+            *(MODULE, given, settings, changed, dataset, folder, draw_motion),
+            job.load(load_others),
         )
     )
 
 
-def data_root() -> pathlib.Path:
-    """Where generated data sets are kept."""
-    return pathlib.Path(FLAGS.data_dir or cli.cache_dir() / "data")
+def find_protocol(given: Given, dataset: str) -> Protocol:
+    """The protocol of the model, with the fields by which it reads the data."""
+    data = {**defaults_of(protocols.Data), **given}
+    model, name = given["model"], given.read(options.Choice).protocol
+    protocol = protocols.find(model, name, dataset)
+    inputs = protocols.input_fields(model, dataset, data["cues"])
+    return dataclasses.replace(protocol, fields={**protocol.fields, **inputs})
 
 
-def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
-    """The data set and its folder; what the settings leave open is filled in."""
-    return nbody_data.load(settings, data_root())
+def without_settled(given: Given, choice: Choice) -> Given:
+    """The flags without those of --config that the data set settles so by itself."""
+    for name in protocols.SETTLED:
+        if name not in given.repeated:
+            continue
+        others = given.without(name)
+        try:
+            data = nbody_data.settle(choice.dataset, others.only(protocols.Data))
+        except UserError:
+            continue  # the data set could not be read without it
+        own = getattr(data, name)
+        if name == "num_train" and own is None:
+            whole, _ = nbody_data.load(choice.dataset, data, choice.root)
+            own = len(whole.splits["train"])
+        if own == given[name]:
+            given = others
+    return given
 
 
-def set_horizon(settings: dict[str, Any], folder: pathlib.Path) -> None:
-    """Tell a model that integrates how far ahead the target is, where nobody did."""
-    name = "horizon"
-    known = models.fields(settings["model"])
-    if name not in known or name in settings["fields"]:
-        return
-    default: Any = known[name].default
-    found = nbody_data.horizon(folder, settings)
-    if found is not None and not math.isclose(found, default):
-        settings["fields"][name] = found
+def load_dataset(
+    settings: Settings, root: pathlib.Path
+) -> tuple[Dataset, pathlib.Path]:
+    """The data set and its folder."""
+    return nbody_data.load(settings.dataset, settings.reading(), root)
+
+
+def horizon_field(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
+    """How far ahead the target is, for a model that integrates, if not its default."""
+    known = models.fields(settings.model)
+    if HORIZON not in known:
+        return {}
+    default: Any = known[HORIZON].default
+    if not isinstance(default, float):
+        return {}  # a model of one's own, which means something else by it
+    found = nbody_data.horizon(folder, settings.reading())
+    if found is None or math.isclose(found, default):
+        return {}
+    return {HORIZON: found}
 
 
 def draw_motion(
@@ -151,7 +159,7 @@ def draw_motion(
 ) -> None:
     """A picture of the first systems of a test batch.
 
-    Only where later positions are predicted: no other vector is the end of a motion.
+    Only if later positions are predicted: no other vector is the end of a motion.
     """
     heads = [head for head in task.heads if head.base == "positions"]
     if not heads:
@@ -174,4 +182,4 @@ def draw_motion(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, LINE)

@@ -1,4 +1,4 @@
-"""Train every model on one N-body data set and put the records in one table.
+"""Train every model on one N-body data set, for one table.
 
     python -m experiments.nbody_table --epochs=100 --schedule=cosine
 
@@ -9,74 +9,73 @@ row that fails does not stop the others. Writes table.md, table.csv and table.pn
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from absl import flags
 from matplotlib.figure import Figure
 
 from demetar import models
 from demetar.errors import UserError
+from demetar.settings import MODEL, OUTPUT, setting
 from demetar.train import checkpoint
-from experiments import report
-from experiments.run import cli
+from experiments import nbody, report
+from experiments.run import cli, workdir
+from tools.command_line import CommandLine, Given
 
-FLAGS = flags.FLAGS
-flags.DEFINE_list(
-    "models",
-    models.with_head("node_vector"),
-    "Rows of the table, separated by commas. Default: all that predict vectors.",
+# Flags of experiments.nbody that hold for every row.
+PASSED_ON = (
+    *("dataset", "data_dir", "data_seed", "num_bodies", "full_data", "cues"),
+    *("connectivity", "num_neighbors", "target", "num_train", "epochs", "batch_size"),
+    *("schedule", "average_decay", "eval_every", "seed", "num_seeds"),
+    "compile_cache",
 )
-flags.DEFINE_string("workdir", "runs/nbody_table", "Folder of the rows and the table.")
-flags.DEFINE_bool(
-    "list_jobs", False, "Print one command per missing row, for any scheduler, and end."
-)
-# Settings of every row, passed on where they are given.
-PASSED_ON = {
-    "dataset": "Data set of every row.",
-    "data_dir": "Where generated data is kept.",
-    "data_seed": "Seed of a fresh data set.",
-    "num_bodies": "Bodies per system of a generated set.",
-    "full_data": "Whether all of gravity is generated.",
-    "cues": "Vector inputs.",
-    "connectivity": "Of the graphs.",
-    "num_neighbors": "Senders per body of knn.",
-    "target": "What is predicted.",
-    "num_train": "Training samples.",
-    "epochs": "Passes over the data, for every row.",
-    "batch_size": "Graphs per batch.",
-    "schedule": "Of the learning rate.",
-    "average_decay": "Of the moving average of the parameters.",
-    "eval_every": "Epochs between evaluations.",
-    "seed": "First seed.",
-    "num_seeds": "Seeds of every row, in one program.",
-}
-for _name, _text in PASSED_ON.items():
-    flags.DEFINE_string(
-        _name, None, f"{_text} Default: that of experiments.nbody for each model."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The rows and their place."""
+
+    models: tuple[str, ...] = setting(
+        tuple(models.with_head("node_vector")),
+        "Rows of the table, separated by commas.",
+        MODEL,
+        default_words="all that predict vectors",
     )
-flags.DEFINE_bool(
-    "compile_cache", False, "Keep compiled programs in ~/.cache/demetar/programs."
-)
+    workdir: str = setting(
+        "runs/nbody_table", "Folder of the rows and the table.", OUTPUT
+    )
+    list_jobs: bool = setting(
+        False,
+        "Print one command per missing row, for any scheduler, and end.",
+        OUTPUT,
+    )
 
 
-def main(_: list[str]) -> int:
+LINE = CommandLine(Options, *(nbody.LINE.flags[name] for name in PASSED_ON))
+
+
+def main(given: Given, _: list[str]) -> int:
     """Train what is missing, then write the table."""
-    names = list(FLAGS.models)
+    options = given.read(Options)
+    names = options.models
     for name in names:
         models.model_class(name)
-    root = pathlib.Path(FLAGS.workdir)
-    missing = [name for name in names if not (root / name / "record.json").exists()]
-    if FLAGS.list_jobs:
+    root = pathlib.Path(options.workdir)
+    arguments = [*passed_on(given)]
+    folders = {name: root / workdir.model_folder(name) for name in names}
+    jobs = {name: command(name, folders[name], arguments) for name in names}
+    missing = [name for name in names if not (folders[name] / "record.json").exists()]
+    if options.list_jobs:
         for name in missing:
-            print(shlex.join(["python", *command(name, root)]))
+            print(shlex.join(["python", *jobs[name]]))
         return 0
-    failed = [name for name in missing if not train(name, root)]
-    finished = [root / name for name in names if name not in failed]
+    failed = [name for name in missing if not train(name, jobs[name])]
+    finished = [folders[name] for name in names if name not in failed]
     if not finished:
         raise UserError(f"no row is finished; the reasons stand above ({root})")
     write(report.read_runs([str(path) for path in finished]), root)
@@ -88,27 +87,34 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def command(name: str, root: pathlib.Path) -> list[str]:
+def passed_on(given: Given) -> Iterator[str]:
+    """The flags of every row, as they are typed."""
+    for name in PASSED_ON:
+        value = given.get(name)
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no{name}"
+        elif value is not None:
+            yield f"--{name}={value}"
+
+
+def command(name: str, folder: pathlib.Path, arguments: Sequence[str]) -> list[str]:
     """Arguments of the interpreter that train one row."""
-    arguments = ["-m", "experiments.nbody", f"--model={name}"]
-    arguments.append(f"--workdir={root / name}")
-    for flag in PASSED_ON:
-        value = getattr(FLAGS, flag)
-        if value is not None:
-            arguments.append(f"--{flag}={value}")
-    if FLAGS.compile_cache:
-        arguments.append("--compile_cache")
-    return arguments
+    own = [f"--model={name}", f"--workdir={folder}"]
+    return ["-m", nbody.MODULE, *own, *arguments]
 
 
-def train(name: str, root: pathlib.Path) -> bool:
+def train(name: str, arguments: Sequence[str]) -> bool:
     """Train one row in a process of its own; whether it ended with a record.
+
+    Args:
+      name: of the row.
+      arguments: of the interpreter.
 
     Raises:
       KeyboardInterrupt: the row was interrupted by a person; the others would be too.
     """
     print(f"== {name}", flush=True)
-    process = subprocess.run([sys.executable, *command(name, root)], check=False)
+    process = subprocess.run([sys.executable, *arguments], check=False)
     if process.returncode >= 128:
         raise UserError(f"interrupted at {name}; the same command continues")
     if process.returncode:
@@ -156,4 +162,4 @@ def draw(runs: Sequence[report.Run]) -> Figure:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, LINE)

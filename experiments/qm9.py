@@ -14,139 +14,136 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
 
-from absl import flags
-
-from demetar import heads, models
-from demetar.data import qm9, splits
+from demetar import models
+from demetar.data import molecules, qm9, splits
 from demetar.data.dataset import Dataset
 from demetar.errors import UserError
-from experiments import molecule_protocols, protocols
-from experiments.run import cli, job, options
+from demetar.settings import DATA, setting
+from experiments.protocols import molecules as protocols
+from experiments.protocols.settings import Settings
+from experiments.run import cli, job, options, repeat
+from tools.command_line import CommandLine, Given
 
-# Fields of the models that name scalar inputs: here these are the species.
-INPUT_FIELDS = ("node_inputs", "species_inputs")
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "target",
-    "homo",
-    f"{', '.join(qm9.TARGETS)}, or a property of own molecules.",
-    allow_override=True,  # another command has a flag of that name
-)
-flags.DEFINE_string(
-    "split",
-    None,
-    f"{', '.join(splits.SPLITS)}, or a .npz of the row numbers train, valid and test. "
-    "Default: egnn of QM9, random of own molecules.",
-)
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "The figshare archive or its single files, gdb9.sdf, a .npz of tools.prepare_qm9, "
-    "own .npz or .xyz, or the folder of one. Default: the installed qm9pack.",
-    allow_override=True,
-)
-flags.DEFINE_enum(
-    "connectivity",
-    None,
-    qm9.CONNECTIVITY,
-    "Of the graphs. Default: the protocol's.",
-    allow_override=True,
-)
-flags.DEFINE_float(
-    "cutoff",
-    None,
-    "In Å, of radius graphs, envelopes and bases alike; it makes radius graphs of "
-    "complete ones. Default: the protocol's.",
-)
-flags.DEFINE_enum(
-    "node_features", None, qm9.NODE_FEATURES, "Of the atoms. Default: the protocol's."
-)
-flags.DEFINE_bool(
-    "bond_features", None, "Edges know their bond. Default: the protocol's."
-)
-flags.DEFINE_integer(
-    "num_valid", None, "Validation samples: the first of the split's. Default: all."
-)
-
-flags.DEFINE_enum(
-    "target_kind",
-    "auto",
-    qm9.TARGET_KINDS,
-    "Whether the target is a sum over atoms (extensive) or a mean (intensive). auto: "
-    "known of QM9's, and by its name (energy, U0, alpha, ...) of own molecules'.",
-)
-flags.DEFINE_enum(
-    "offsets",
-    None,
-    heads.OFFSETS,
-    "What is subtracted of an extensive target beforehand: a number per species, or "
-    "the mean, either by the training molecules. Default: the protocol's.",
-)
-
-OWN_FLAGS = ("split", "num_train", "num_valid", "target_kind")
+MODULE = "experiments.qm9"
 
 
-def main(_: list[str]) -> int:
-    """Train, or continue, or tell that the run is finished."""
-    job.prepare()
-    protocol = molecule_protocols.find(FLAGS.model, FLAGS.protocol, FLAGS.target)
-    settings, changed = options.resolve(protocol, OWN_FLAGS)
-    settle_cutoff(settings, changed)
-    dataset, place = job.load(lambda: load_dataset(settings))
-    for name in INPUT_FIELDS:
-        if name in models.fields(FLAGS.model) and name not in settings["fields"]:
-            settings["fields"][name] = dataset.task.scalars
-    described = protocols.describe(protocol, changed)
-    return job.run(
-        job.Job("experiments.qm9", settings, changed, described, dataset, place)
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The molecules."""
+
+    data_dir: str | None = setting(
+        None,
+        "The figshare archive or its single files, gdb9.sdf, a .npz of "
+        "tools.prepare_qm9, own .npz or .xyz, or the folder of one.",
+        DATA,
+        default_words="the installed qm9pack",
     )
 
+    @property
+    def place(self) -> pathlib.Path | None:
+        """None for the installed qm9pack."""
+        return None if self.data_dir is None else pathlib.Path(self.data_dir)
 
-def settle_cutoff(settings: dict[str, Any], changed: dict[str, Any]) -> None:
-    """The one cutoff of graphs, envelopes and bases: that of radius graphs, or none.
+    @property
+    def dataset(self) -> str:
+        """The name of the molecules."""
+        return "qm9" if self.place is None else self.place.stem
+
+
+_OF_PROTOCOL = ("connectivity", "cutoff", "node_features", "bond_features", "offsets")
+LINE = CommandLine(
+    Choice,
+    (qm9.Settings, dict.fromkeys(_OF_PROTOCOL, options.OPEN)),
+    *options.SHARED,
+)
+
+
+def main(given: Given, _: list[str]) -> int:
+    """Train, or continue, or tell that the run is finished."""
+    given = repeat.merged(given, LINE, MODULE)
+    job.prepare(given)
+    choice = given.read(Choice)
+    target = given.get("target", qm9.Settings.target)
+    name = given.read(options.Choice).protocol
+    protocol = protocols.find(given["model"], name, target)
+    given = settle_cutoff(given, protocol.data)
+    settings = options.resolve(given, protocol, choice.dataset)
+    settings = settings.changed({"cutoff": cutoff(settings.protocol.data)})
+    known, place = job.load(lambda: read(choice.place, settings.protocol.data))
+    given = without_settled(given, known)
+    settings = settings.changed(
+        {
+            "split": given.get("split", splits.default_split(known)),
+            "num_train": given.get("num_train"),
+            "num_valid": given.get("num_valid"),
+        }
+    )
+    dataset = job.load(lambda: load_dataset(known, settings))
+    sizes = {f"num_{part}": len(dataset.splits[part]) for part in ("train", "valid")}
+    names = models.input_defaults(settings.model)  # here these are the species
+    automatic = {name: dataset.task.scalars for name in names}
+    settings = settings.changed(sizes)
+    settings = settings.with_protocol(fields={**automatic, **settings.fields})
+    of_data = {"split": None, "num_train": None, "num_valid": None}
+    changed = options.changes(given, protocol, of_data, automatic)
+    return job.run(job.Job(MODULE, given, settings, changed, dataset, place))
+
+
+def settle_cutoff(given: Given, own: qm9.Settings) -> Given:
+    """The flags with the radius graphs that a cutoff makes of complete ones.
 
     Raises:
       UserError: one is asked for with graphs that have none.
     """
-    asked, graphs = FLAGS.cutoff is not None, settings["connectivity"]
-    if asked and graphs == "complete" and FLAGS.connectivity is None:
-        settings["connectivity"] = changed["connectivity"] = graphs = "radius"
-    if graphs == "radius":
-        settings["cutoff"] = settings["cutoff"] or qm9.CUTOFF
-    elif asked:
+    if "cutoff" not in given:
+        return given
+    graphs = given.get("connectivity", own.connectivity)
+    if graphs == "complete" and "connectivity" not in given:
+        return given.plus("connectivity", "radius")
+    if graphs != "radius":
         raise UserError(
-            f"--cutoff={FLAGS.cutoff:g} is of radius graphs, found "
+            f"--cutoff={given['cutoff']:g} is of radius graphs, found "
             f"--connectivity={graphs}; give --connectivity=radius, or no cutoff"
         )
-    else:
-        settings["cutoff"] = None
+    if "cutoff" in given.repeated and given["cutoff"] == (own.cutoff or qm9.CUTOFF):
+        return given.without("cutoff")
+    return given
 
 
-def load_dataset(settings: dict[str, Any]) -> tuple[Dataset, pathlib.Path]:
-    """The data set; the split and the numbers of samples left open are filled in."""
-    place = FLAGS.data_dir
-    settings["dataset"] = "qm9" if place is None else pathlib.Path(place).stem
-    known, path = qm9.cached(
-        None if place is None else pathlib.Path(place),
-        cli.cache_dir(),
-        cli.progress,
-        qm9.needs_bonds(settings["connectivity"], settings["bond_features"]),
-    )
+def cutoff(data: qm9.Settings) -> float | None:
+    """The one cutoff of graphs, envelopes and bases; None but for radius graphs."""
+    return (data.cutoff or qm9.CUTOFF) if data.connectivity == "radius" else None
+
+
+def without_settled(given: Given, known: molecules.Molecules) -> Given:
+    """The flags without those of --config that the molecules settle by themselves."""
+    split = given.get("split", splits.default_split(known))
+    own: dict[str, object] = {"split": splits.default_split(known)}
+    if {"num_train", "num_valid"} & given.repeated:
+        rows = splits.split_rows(split, len(known.index))
+        own |= {f"num_{part}": len(rows[part]) for part in ("train", "valid")}
+    for name, value in own.items():
+        if name in given.repeated and given[name] == value:
+            given = given.without(name)
+    return given
+
+
+def read(
+    place: pathlib.Path | None, data: qm9.Settings
+) -> tuple[molecules.Molecules, pathlib.Path]:
+    """The molecules, and where they lie."""
+    with_bonds = qm9.needs_bonds(data.connectivity, data.bond_features)
+    known, path = qm9.cached(place, cli.cache_dir(), cli.progress, with_bonds)
     for note in known.notes:
         print(note)
-    if settings["split"] is None:
-        settings["split"] = splits.default_split(known)
-    reading = {
-        field.name: settings[field.name] for field in dataclasses.fields(qm9.Settings)
-    }
-    dataset = qm9.load(known, qm9.Settings(**reading))
-    for part in ("train", "valid"):
-        settings[f"num_{part}"] = len(dataset.splits[part])
-    return dataset, path
+    return known, path
+
+
+def load_dataset(known: molecules.Molecules, settings: Settings) -> Dataset:
+    """The data set of the molecules."""
+    return qm9.load(known, settings.reading())
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, LINE)

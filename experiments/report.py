@@ -1,6 +1,6 @@
 r"""A table of run records, with published values beside ours.
 
-    python -m experiments.report DIR... [--format=markdown|csv] [--output=FILE]
+    python -m experiments.report DIR... [--format=markdown|csv] [--out=FILE]
 
 Every record.json in the folders is one line. Runs on the same test set are compared
 sample by sample with the best of them, where their test_errors.npz are at hand.
@@ -19,17 +19,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from demetar.errors import UserError
+from demetar.settings import OUTPUT, setting
 from demetar.train import checkpoint
-from experiments import protocols
+from experiments.protocols import nbody as protocols
 from experiments.run import cli, records, run_files, statistics
+from tools.command_line import CommandLine, Given
 
-_FORMAT = flags.DEFINE_enum(
-    "format", "markdown", ["markdown", "csv"], "how the table is written"
-)
-_OUTPUT = flags.DEFINE_string("output", "", "file to write instead of the screen")
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How the report is written."""
+
+    format: str = setting(
+        "markdown", "How the table is written.", OUTPUT, choices=("markdown", "csv")
+    )
+    out: str | None = setting(
+        None, "File to write.", OUTPUT, default_words="the screen"
+    )
+
+
+LINE = CommandLine(Options, positional="DIR...")
 
 RECORD_FILE, ERRORS_FILE = run_files.RECORD_FILE, run_files.ERRORS_FILE
 
@@ -199,7 +210,7 @@ def markdown(runs: Sequence[Run]) -> str:
 def _markdown_row(
     label: str, record: dict[str, Any], sources: list[str]
 ) -> dict[str, str]:
-    """One line; a source that it cites is appended to `sources` where it is new."""
+    """One line; a source that it cites is appended to `sources` if it is new."""
     mean, std = record["test_loss_mean"], record["test_loss_std"]
     several = len(record["seeds"]) > 1 and std is not None
     found = published(record)
@@ -238,7 +249,7 @@ def published(record: dict[str, Any]) -> Published | None:
     named = protocols.DATASETS.get(record["dataset"])
     if named is None or record["settings"].get("data_seed") is not None:
         return None
-    task = {**dataclasses.asdict(named), "cues": "velocity"}
+    task = {name: getattr(named, name) for name in (*protocols.SETTLED, "cues")}
     # Records of the time before these could be chosen have the data set's own.
     chosen = ("num_bodies", "connectivity", "num_neighbors", "cues")
     settings = {name: task[name] for name in chosen} | record["settings"]
@@ -321,20 +332,21 @@ def csv_text(runs: Sequence[Run]) -> str:
     return buffer.getvalue()
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints or writes the report on the folders that are named on the command line."""
-    if len(argv) < 2:
+def main(given: Given, folders: Sequence[str]) -> None:
+    """Print or write the report on the folders that are named on the command line."""
+    if not folders:
         raise UserError(
             "expected the work directory of at least one run, found none; "
             "give it as in: python -m experiments.report runs"
         )
-    runs = read_runs(argv[1:])
-    text = markdown(runs) if _FORMAT.value == "markdown" else csv_text(runs)
-    if _OUTPUT.value:
-        checkpoint.write_bytes(_OUTPUT.value, text.encode())
+    options = given.read(Options)
+    runs = read_runs(folders)
+    text = markdown(runs) if options.format == "markdown" else csv_text(runs)
+    if options.out:
+        checkpoint.write_bytes(options.out, text.encode())
     else:
         print(text, end="")
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    cli.run(main, LINE)

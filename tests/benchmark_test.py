@@ -93,17 +93,23 @@ def small(name):
     return fields | sizes[name]
 
 
-@pytest.mark.parametrize("name", ["torchmd_et", "schnet"])
+@pytest.mark.parametrize(
+    "name", ["schnet", pytest.param("torchmd_et", marks=pytest.mark.slow)]
+)
 def test_forces_are_slopes_and_those_of_all_edges(name):
     dataset = aspirin.frames(2)
     batch = programs.only_batch(dataset)
     assert batch.graph.bucket.mutual
     model = aspirin.potential(name, dataset.task, small(name))
-    params = model.init(jax.random.key(0), batch.graph, True)
+    init, apply = (
+        jax.jit(function, static_argnums=last)
+        for function, last in ((model.init, 2), (model.apply, 3))
+    )
+    params = init(jax.random.key(0), batch.graph, True)
     params = jax.tree.map(lambda w: w + 0.1, params)  # the last layer starts from 0
 
     def outputs(graph):
-        return jax.jit(model.apply, static_argnums=3)(params, None, graph, False)
+        return apply(params, None, graph, False)
 
     def moved(step):
         nodes = batch.graph.nodes
@@ -243,7 +249,7 @@ def test_the_command_redraws_the_figure_of_speed(run_module, tmp_path):
     [
         (["--models=alexnet"], "no model is called 'alexnet'"),
         (
-            ["--figure=molecules", "--models=linear"],
+            ["--figure=molecules", "--potentials=linear"],
             "--figure=molecules has nequip, torchmd_et, schnet, egnn, found 'linear'",
         ),
         (

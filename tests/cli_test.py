@@ -1,31 +1,39 @@
-"""`--help` of every command: all its flags, each on a line of its own."""
+"""The command line: flags from settings, and `--help` of every command."""
 
+import dataclasses
+import importlib
 import re
 
 import pytest
-from absl import flags
 
-from tools import cli
+from demetar import settings
+from demetar.errors import UserError
+from demetar.settings import DATA, OUTPUT, TRAINING, Bounds, setting
+from tools import cli, help_text
+from tools.command_line import CommandLine
 
+# Some flags of each command, and one that it does not have.
 COMMANDS = {
-    "experiments.nbody": [
-        "model",
-        "epochs",
-        "set",
-        "workdir",
+    "experiments.nbody": (
+        ["model", "epochs", "set", "workdir", "dataset", "cpu_devices", "config"],
+        "out",
+    ),
+    "experiments.qm9": (
+        ["model", "epochs", "set", "workdir", "target", "split", "config"],
         "dataset",
-        "cpu_devices",
-    ],
-    "experiments.qm9": ["model", "epochs", "set", "workdir", "target", "split"],
-    "experiments.nbody_table": ["models", "epochs", "output"],
-    "experiments.report": ["output"],
-    "experiments.benchmark": ["figure", "out"],
-    "experiments.learning_curve": ["out"],
-    "experiments.force_law": ["out"],
-    "tools.generate_nbody": ["preset", "out", "verify"],
-    "tools.import_nbody": ["out", "fractions"],
-    "tools.prepare_qm9": ["source", "out", "download"],
+    ),
+    "experiments.nbody_table": (["models", "epochs", "workdir", "list_jobs"], "out"),
+    "experiments.report": (["format", "out"], "output"),
+    "experiments.benchmark": (["figure", "out", "batch_sizes"], "seed"),
+    "experiments.predict": (["checkpoint", "input", "out", "rollout_steps"], "epochs"),
+    "experiments.learning_curve": (["out"], "format"),
+    "experiments.force_law": (["out", "data_dir"], "model"),
+    "experiments.check_model": (["set"], "model"),
+    "tools.generate_nbody": (["preset", "out", "verify", "num_steps", "dt"], "model"),
+    "tools.import_nbody": (["out", "fractions"], "preset"),
+    "tools.prepare_qm9": (["source", "out", "download"], "target"),
 }
+GROUP = re.compile(r"^(\w+):$", re.MULTILINE)
 
 
 def listed(text):
@@ -36,50 +44,118 @@ def listed(text):
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_lists_every_flag_on_its_own_line(module, run_module):
     process = run_module(module, "--help")
-    assert process.returncode == 0
-    assert process.stderr == ""
+    assert (process.returncode, process.stderr) == (0, "")
     names = listed(process.stdout)
-    assert {*COMMANDS[module]} <= {*names}
+    known, unknown = COMMANDS[module]
+    assert {*known} <= {*names} and unknown not in names
     assert len(names) == len({*names})
-    assert max(map(len, process.stdout.splitlines())) <= cli.WIDTH
+    assert max(map(len, process.stdout.splitlines())) <= help_text.WIDTH
     assert process.stdout.startswith(f"usage: python -m {module} ")
+    groups = GROUP.findall(process.stdout)
+    assert groups and groups == [name for name in settings.GROUPS if name in groups]
+    for name in names:  # a sentence stands below each
+        assert re.search(rf"^  --(\[no\])?{name}\b.*\n      \S", process.stdout, re.M)
 
 
-def test_no_flag_of_the_training_is_hidden(run, run_module):
-    """Every flag that a module of the command defines is listed."""
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_flag_that_a_command_does_not_use_is_unknown_to_it(module):
+    if module == "experiments.benchmark":
+        module += ".__main__"
+    line = importlib.import_module(module).LINE
+    _, unknown = COMMANDS[module.removesuffix(".__main__")]
+    for name in (unknown, "logtostderr", "flagfile", "undefok", "only_check_args"):
+        with pytest.raises(UserError, match=f"Unknown command line flag '{name}'"):
+            line.parse([f"--{name}=1"])
+
+
+def test_every_setting_of_a_training_is_a_flag(run):
+    """What config.json says of a run can be said on the command line."""
     code = """
-from absl import flags
-
-for module, members in flags.FLAGS.flags_by_module_dict().items():
-    if module.startswith("experiments"):
-        print(*(flag.name for flag in members))
+print(*command.LINE.flags)
+from experiments.protocols.settings import Protocol, Settings
+from demetar.data import qm9
+is_qm9 = "cutoff" in command.LINE.flags
+data = qm9.Settings() if is_qm9 else command.protocols.Data(0, 1)
+print(*Settings("", "", Protocol("", data=data)).config())
 raise SystemExit
 """
     for name in ("nbody", "qm9"):
-        defined = {*run(module=name, setup=code).succeeded().output.split()}
-        assert len(defined) > 30
-        process = run_module(f"experiments.{name}", "--help")
-        assert {*listed(process.stdout)} == defined
+        code_of = f"from experiments import {name} as command\n{code}"
+        output = run(module=name, setup=code_of).succeeded().output
+        flags, config = (line.split() for line in output.splitlines())
+        beside = {"origin", "fields", *(["dataset"] if name == "qm9" else [])}
+        assert len(config) > 30 and {*config} - {*flags} == beside
+
+
+@dataclasses.dataclass(frozen=True)
+class Some:
+    """Settings of each kind."""
+
+    kind: str = setting("a", "What kind.", DATA, choices=("a", "b"))
+    item: tuple[str, ...] = setting((), "An item.", DATA, repeatable=True)
+    sizes: tuple[int, ...] = setting((1, 2), "Some sizes.", DATA)
+    quick: bool = setting(False, "Be quick.", OUTPUT)
+    seed: int = setting(1, "A seed.", TRAINING, Bounds(least=0))
+    rate: float | None = setting(None, "A rate.", TRAINING, Bounds(above=0, below=1))
+    out: str | None = setting(None, "A folder " + "word " * 30, OUTPUT)
+    inner: int = 3  # no setting
+
+
+LINE = CommandLine(Some, positional="DIR...")
 
 
 def test_text_of_each_kind_of_flag():
-    values = flags.FlagValues()
-    flags.DEFINE_enum("kind", "a", ["a", "b"], "What kind.", values)
-    flags.DEFINE_multi_string("item", [], "An item. Repeatable.", values)
-    flags.DEFINE_bool("quick", False, "Be quick.", values)
-    flags.DEFINE_integer("seed", 1, "A seed.", flag_values=values)
-    flags.DEFINE_string("out", None, "A well-known folder " + "word " * 30, values)
-    text = cli.text("pack.command", "First line.\n\n    python -m x\n", values)
-    assert "  --kind=a|b\n      What kind. Default: a.\n" in text
+    text = help_text.page("x", "First line.\n\n    python -m x\n", LINE)
+    assert text.startswith("usage: x [--flag=value ...] DIR...\n\nFirst line.\n")
+    assert "data:\n  --kind=a|b\n      What kind. Default: a.\n" in text
     assert "  --item=TEXT\n      An item. Repeatable.\n" in text
+    assert "  --sizes=INTEGER,INTEGER,...\n      Some sizes. Default: 1,2.\n" in text
     assert "  --[no]quick\n      Be quick. Default: no.\n" in text
-    assert "training:\n  --seed=INTEGER\n      A seed. Default: 1.\n" in text
+    assert (
+        "training:\n  --seed=INTEGER\n      A seed. At least 0. Default: 1.\n" in text
+    )
+    assert "  --rate=NUMBER\n      A rate. Above 0 and below 1.\n" in text
     assert "\n    python -m x\n" in text
-    assert listed(text) == ["seed", "out", "item", "kind", "quick"]
+    assert listed(text) == ["kind", "item", "sizes", "seed", "rate", "quick", "out"]
+    words = help_text.page("x", "", CommandLine((Some, "the moon's")))
+    assert "What kind. Default: the moon's." in words
+
+
+def test_flags_become_the_dataclass():
+    given, others = LINE.parse(
+        ["--noquick", "a", "--item=x", "--item", "y", "--rate=1e-3"]
+    )
+    assert others == ["a"] and {*given} == {"quick", "item", "rate"}
+    assert given.read(Some) == Some(item=("x", "y"), rate=1e-3)
+    given, _ = LINE.parse(["--sizes=3,4", "--quick", "--kind=b"])
+    assert given.read(Some) == Some("b", sizes=(3, 4), quick=True)
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--seeds=3", "Unknown command line flag 'seeds'; did you mean --seed?"),
+        ("--size=3", "Unknown command line flag 'size'; did you mean --sizes?"),
+        ("--output=x", "Unknown command line flag 'output'; did you mean --out?"),
+        ("--noquik", "Unknown command line flag 'noquik'; did you mean --quick?"),
+        ("--inner=3", "Unknown command line flag 'inner'; see --help"),
+        ("--seed=-1", "expected --seed of at least 0, found -1"),
+        ("--rate=0", "expected a --rate above 0, found 0.0"),
+        ("--rate=nan", "expected a --rate above 0, found nan"),
+        ("--rate=1", "expected a --rate below 1, found 1.0"),
+        ("--sizes=1,x", "expected positive integers in --sizes, found 'x'"),
+        ("--kind=c", "<a|b>"),
+        ("--seed=x", "flag --seed=x"),
+    ],
+)
+def test_what_is_wrong_with_a_flag(argument, message):
+    with pytest.raises(UserError) as caught:
+        LINE.parse([argument])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_bad_flags_are_one_line(run_module):
-    for args in (["--modle=egnn"], ["--epochs=x"], ["--schedule=zigzag"]):
+    for args in (["--modle=egnn"], ["--epochs=x"], ["--schedule=zigzag"], ["egnn"]):
         process = run_module("experiments.nbody", *args)
         assert process.returncode == cli.USER_ERROR
         (line,) = process.stderr.splitlines()

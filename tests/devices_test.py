@@ -264,7 +264,7 @@ OFTEN = (
     "import functools, sys; from demetar.train import loop; "
     "loop.Settings = functools.partial(loop.Settings, checkpoint_seconds=0.0); "
     "from experiments import nbody; from experiments.run import cli; "
-    "cli.run(nbody.main)"
+    "cli.run(nbody.main, nbody.LINE)"
 )
 
 

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
-from absl import flags
 
 from demetar import files, integrators
 from demetar.errors import UserError
@@ -132,12 +131,12 @@ def test_a_radial_clip_keeps_the_direction():
 
 def test_the_clip_is_an_option_of_the_charged_system():
     """It changes what is generated where it acts, and the metadata tell."""
-    assert generate_nbody.settings_from_flags(parse()).clip == "component"
-    radial = generate_nbody.settings_from_flags(parse("--clip=radial"))
+    assert generate_nbody.settings_of(parse()).clip == "component"
+    radial = generate_nbody.settings_of(parse("--clip=radial"))
     assert radial == dataclasses.replace(simulation.Settings(), clip="radial")
     assert generate_nbody._describe(radial)["clip"] == "radial"
     with pytest.raises(UserError, match="--clip: no value for gravity"):
-        generate_nbody.settings_from_flags(parse("--system=gravity", "--clip=radial"))
+        generate_nbody.settings_of(parse("--system=gravity", "--clip=radial"))
     close = streams.Initial(
         positions=np.array([[[0.01, 0.005, 0], [0, 0, 0]]]),
         velocities=np.zeros((1, 2, 3)),
@@ -764,11 +763,9 @@ def test_a_full_disk_is_one_clear_line(run_python, tmp_path):
 import resource, signal, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from absl import app, flags
-from tools import generate_nbody
-generate_nbody.define_flags(flags.FLAGS)
-app.run(generate_nbody.main, argv=["", "--out={tmp_path / "set"}", "--num_steps=200",
-    "--num_train=1000"])
+from tools import cli, generate_nbody
+sys.argv = ["", "--out={tmp_path / "set"}", "--num_steps=200", "--num_train=1000"]
+cli.run(generate_nbody.run, generate_nbody.LINE)
 """
     process = run_python(code)
     assert process.returncode == 2
@@ -782,14 +779,12 @@ app.run(generate_nbody.main, argv=["", "--out={tmp_path / "set"}", "--num_steps=
 
 
 def parse(*arguments):
-    values = flags.FlagValues()
-    generate_nbody.define_flags(values)
-    values(["generate_nbody", *arguments])
-    return values
+    given, _ = generate_nbody.LINE.parse(arguments)
+    return given
 
 
 def settings_of(*arguments):
-    return generate_nbody.settings_from_flags(parse(*arguments))
+    return generate_nbody.settings_of(parse(*arguments))
 
 
 def test_presets_are_the_published_sets():

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from demetar import models
+from demetar import models, testing
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
 from demetar.errors import UserError
@@ -20,7 +20,6 @@ from demetar.train import loop, optim
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Head, TaskSpec, TrainState
-from tests import contract
 
 NUM_TRAIN, NUM_VALID, NUM_TEST, BATCH_SIZE = 11, 5, 13, 4
 SIZES = {"regular": (5,), "mixed": (3, 7, 2, 5, 1)}
@@ -33,7 +32,7 @@ def make_dataset(kind="regular"):
     """Systems in three splits, whose batch size divides none of them."""
     total = NUM_TRAIN + NUM_VALID + NUM_TEST
     sizes = [SIZES[kind][k % len(SIZES[kind])] for k in range(total)]
-    samples = contract.make_samples(contract.systems(sizes), "float32")
+    samples = testing.make_samples(testing.systems(sizes), "float32")
     noise = np.random.default_rng(0).normal(size=samples.targets["position"].shape)
     samples.targets["position"] += noise.astype(np.float32)
     stops = np.cumsum([0, NUM_TRAIN, NUM_VALID, NUM_TEST])
@@ -43,8 +42,8 @@ def make_dataset(kind="regular"):
             ("train", "valid", "test"), stops[:-1], stops[1:], strict=True
         )
     }
-    packing = make_packing(samples, contract.TASK, BATCH_SIZE)
-    return Dataset(contract.TASK, packing, splits, "")
+    packing = make_packing(samples, testing.TASK, BATCH_SIZE)
+    return Dataset(testing.TASK, packing, splits, "")
 
 
 def make_trainer(model="linear_map", kind="regular", optimizer=ADAM, **settings):
@@ -110,8 +109,8 @@ def test_update_is_the_hand_written_step():
     batch = one_batch()
     settings = optim.Settings(learning_rate=0.01, weight_decay=0.1, clip_norm=0.5)
     optimizer = optim.make(settings, 10)
-    model = models.build("linear_map", contract.TASK)
-    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, SETTINGS))
+    model = models.build("linear_map", testing.TASK)
+    update = jax.jit(loop.make_update(model, testing.TASK, optimizer, SETTINGS))
     key = jax.random.key(0)
     params: Any = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
@@ -157,12 +156,12 @@ def test_update_is_the_hand_written_step():
 
 def one_update(name, fields, augment):
     """Loss and gradient norm of the first update from drawn parameters."""
-    batch = contract.make_batch(contract.systems(), "float64")
-    model = models.build(name, contract.TASK, fields)
-    params = contract.quick_params(model, batch)
+    batch = testing.make_batch(testing.systems(), "float64")
+    model = models.build(name, testing.TASK, fields)
+    params = testing.quick_params(model, batch)
     optimizer = optim.make(optim.Settings(), 10)
     settings = dataclasses.replace(SETTINGS, augment=augment)
-    update = loop.make_update(model, contract.TASK, optimizer, settings)
+    update = loop.make_update(model, testing.TASK, optimizer, settings)
     key = jax.random.key(4)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
     metrics = jax.jit(update)(state, batch)[1]
@@ -191,9 +190,9 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
     results = []
     for unit in (1.0, 7.0):
         head = dataclasses.replace(
-            contract.TASK.heads[0], base="", scale=unit, error="absolute"
+            testing.TASK.heads[0], base="", scale=unit, error="absolute"
         )
-        task = dataclasses.replace(contract.TASK, heads=(head,))
+        task = dataclasses.replace(testing.TASK, heads=(head,))
         targets = {"position": unit * batch.targets["position"]}
         scaled = dataclasses.replace(batch, targets=targets)
         # Its output is what the prediction is in scales.
@@ -231,14 +230,14 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
 
 def test_heads_of_earlier_checkpoints_have_their_errors():
     """The field was called `loss`, and before that there was none."""
-    stored = contract.TASK.to_json()
+    stored = testing.TASK.to_json()
     for head in stored["heads"]:
         del head["error"]
-    assert TaskSpec.from_json(stored) == contract.TASK
+    assert TaskSpec.from_json(stored) == testing.TASK
     for head in stored["heads"]:
         head["loss"] = "absolute"
     (read,) = TaskSpec.from_json(stored).heads
-    assert read == dataclasses.replace(contract.TASK.heads[0], error="absolute")
+    assert read == dataclasses.replace(testing.TASK.heads[0], error="absolute")
     with pytest.raises(ValueError, match="has error 'cubic', expected one of squared"):
         Head("energy", "graph_scalar", error="cubic")
 
@@ -268,8 +267,8 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
     batch = dataset.packing.assemble(dataset.packing.arrays(), row)
     count = int(batch.weights.sum())
     assert 1 < count < BATCH_SIZE
-    model = models.build("linear_map", contract.TASK)
-    params: Any = contract.quick_params(model, batch)
+    model = models.build("linear_map", testing.TASK)
+    params: Any = testing.quick_params(model, batch)
     optimizer = optim.make(optim.Settings(), 10)
     key = jax.random.key(0)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
@@ -288,7 +287,7 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
             settings = dataclasses.replace(
                 SETTINGS, loss_transform=transform, loss_floor=floor, clip_each=clip
             )
-            update = loop.make_update(model, contract.TASK, optimizer, settings)
+            update = loop.make_update(model, testing.TASK, optimizer, settings)
             metrics = jax.jit(update)(state, batch)[1]
             scales = [min(1, clip / norm) if clip else 1 for norm in norms]
             total = [
@@ -303,7 +302,7 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
 
 
 def test_a_gradient_that_overflows_is_left_out_of_the_clipped_mean():
-    batch = contract.regular_batch(contract.systems((5, 5)))
+    batch = testing.regular_batch(testing.systems((5, 5)))
 
     def gradient_fn(params, key, single):
         first = single.graph.nodes.positions[0, 0]
@@ -320,22 +319,22 @@ def test_a_gradient_that_overflows_is_left_out_of_the_clipped_mean():
 def test_clipping_of_each_graph_needs_graphs_of_equal_size():
     settings = dataclasses.replace(SETTINGS, clip_each=1.0)
     optimizer = optim.make(ADAM, 10)
-    model = models.build("linear", contract.TASK)
+    model = models.build("linear", testing.TASK)
     batch = one_batch("mixed")
     params = model.init(jax.random.key(0), batch.graph, True)
     state = TrainState(
         params, optimizer.init(params), jnp.int32(0), jax.random.key(0), {}
     )
     with pytest.raises(UserError, match="leave --clip_each at 0 and use --clip_norm"):
-        loop.make_update(model, contract.TASK, optimizer, settings)(state, batch)
+        loop.make_update(model, testing.TASK, optimizer, settings)(state, batch)
 
 
 def test_moving_average_of_the_parameters():
     batch = one_batch()
     optimizer = optim.make(ADAM, 10)
-    model = models.build("linear", contract.TASK)
+    model = models.build("linear", testing.TASK)
     settings = dataclasses.replace(SETTINGS, average_decay=0.25)
-    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, settings))
+    update = jax.jit(loop.make_update(model, testing.TASK, optimizer, settings))
     key = jax.random.key(0)
     params = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, params)
@@ -365,7 +364,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
 def test_schedules():
     settings = optim.Settings(learning_rate=0.5, schedule="constant")
     assert [float(optim.learning_rate(settings, 10)(k)) for k in (0, 9)] == [0.5, 0.5]
-    settings = optim.Settings(learning_rate=0.5, schedule="cosine", warmup_steps=4)
+    settings = optim.Settings(learning_rate=0.5, schedule="cosine", warmup_epochs=4)
     rate = optim.learning_rate(settings, 20)
     for step in (0, 1, 3, 4, 11, 19, 20):
         cosine = 0.25 * (1 + math.cos(math.pi * (step - 4) / 16))
@@ -374,7 +373,7 @@ def test_schedules():
 
 
 def test_the_schedule_of_steps():
-    settings = optim.Settings(learning_rate=0.5, schedule="steps", warmup_steps=10)
+    settings = optim.Settings(learning_rate=0.5, schedule="steps", warmup_epochs=10)
     rate = optim.learning_rate(settings, 100)
     found = [float(rate(step)) for step in (5, 10, 79, 81, 89, 91)]
     np.testing.assert_allclose(found, [0.25, 0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-5)

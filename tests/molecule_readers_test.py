@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 
 from demetar import elements
 from demetar.data import molecule_files, molecules, qm9
@@ -91,10 +90,8 @@ def test_a_search_for_bonds_that_had_no_end(cases, name):
 
 
 def parse(*arguments):
-    values = flags.FlagValues()
-    prepare_qm9.define_flags(values)
-    values(["prepare_qm9", *arguments])
-    return values
+    given, _ = prepare_qm9.LINE.parse(arguments)
+    return given
 
 
 def test_the_source_is_never_overwritten(cases, tmp_path, monkeypatch):

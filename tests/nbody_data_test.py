@@ -3,39 +3,57 @@
 import dataclasses
 import pathlib
 import subprocess
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
-from demetar import models
+from demetar import models, testing
 from demetar.data import nbody as nbody_folders
 from demetar.data import nbody_files
+from demetar.data.dataset import Dataset
 from demetar.errors import UserError
 from demetar.types import VectorInput
-from experiments import nbody, protocols
+from experiments import nbody
+from experiments.protocols import nbody as protocols
+from experiments.protocols.nbody import Data
+from experiments.protocols.settings import Protocol, Settings, describe
 from experiments.run import nbody_data
-from tests import contract
 from tests.support import nbody_folder
 from tools import generate_nbody, simulation
 
-# A run's settings of its data, none of them chosen but the number of samples.
-OPEN: dict[str, Any] = {
-    **dict.fromkeys(nbody.OWN_FLAGS),
-    **{"full_data": False, "target": "position", "cues": "velocity"},
-    **{"dataset": "nbody_small", "batch_size": 4, "dtype": "float32"},
-    "num_train": 5,
-}
+SMALL = "nbody_small"
 FEW = ["--num_train=9", "--num_valid=3", "--num_test=4"]
 
 
 def generator_settings(arguments: list[str]) -> simulation.Settings:
-    values = flags.FlagValues()
-    generate_nbody.define_flags(values)
-    values(["generate_nbody", *arguments])
-    return generate_nbody.settings_from_flags(values)
+    return generate_nbody.settings_of(generate_nbody.LINE.parse(arguments)[0])
+
+
+class Loaded(NamedTuple):
+    """A data set, and how it was chosen."""
+
+    dataset: Dataset
+    folder: pathlib.Path
+    data: Data
+    given: dict[str, Any]
+
+
+def load(
+    root: pathlib.Path, dataset: str | pathlib.Path = SMALL, **chosen: Any
+) -> Loaded:
+    """A data set of which five samples train, else as it is if nobody chooses."""
+    given = {"num_train": 5, **chosen}
+    data = nbody_data.settle(str(dataset), given)
+    data = dataclasses.replace(data, batch_size=4)
+    return Loaded(*nbody_data.load(str(dataset), data, root), data, given)
+
+
+def load_other(name: str, own: Loaded, root: pathlib.Path) -> Dataset:
+    """Another one, for a model of the first."""
+    trained_on = (own.dataset.task, own.folder)
+    return nbody_data.load_other(name, own.given, own.data, trained_on, root)
 
 
 @pytest.fixture
@@ -103,10 +121,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_departs_from_the_published_set_has_a_folder_of_its_own(variant):
     chosen, label, changes = VARIANTS[variant]
-    settings = OPEN | chosen
-    preset = settings["dataset"]
-    nbody_data._fill(settings, protocols.DATASETS[preset])
-    found, arguments = nbody_data._recipe(settings)
+    chosen = dict(chosen)
+    preset = chosen.pop("dataset", SMALL)
+    data = nbody_data.settle(preset, chosen)
+    found, arguments = nbody_data._recipe(preset, data)
     assert found == label
     made = generator_settings(arguments)
     expected = simulation.PRESETS[preset]
@@ -114,12 +132,11 @@ def test_what_departs_from_the_published_set_has_a_folder_of_its_own(variant):
         assert getattr(made, name) == value != getattr(expected, name)
     rest = {name for name in vars(expected) if name not in changes}
     assert all(getattr(made, name) == getattr(expected, name) for name in rest)
-    assert made.save_forces or not nbody_data.reading(settings).needs_forces
+    assert made.save_forces or not data.needs_forces
 
 
 def test_gravity_starts_with_what_it_needs(tmp_path, commands, capsys):
-    settings = OPEN | {"dataset": "gravity"}
-    dataset, folder = nbody_data.load(settings, tmp_path)
+    dataset, folder, data, _ = load(tmp_path, "gravity")
     output = capsys.readouterr().out
     assert f"generating gravity-quick in {tmp_path / 'gravity-quick'}" in output
     assert "a quick start: 500 simulations" in output and "--full_data" in output
@@ -127,18 +144,16 @@ def test_gravity_starts_with_what_it_needs(tmp_path, commands, capsys):
     assert (dataset.task.connectivity, dataset.task.num_neighbors) == ("knn", 6)
     assert dataset.packing.bucket.neighbors_per_node == 6
     filled = ("start_frame", "target_frame", "connectivity", "num_neighbors")
-    assert [settings[name] for name in filled] == [30, 40, "knn", 6]
+    assert [getattr(data, name) for name in filled] == [30, 40, "knn", 6]
     assert nbody_files.read_metadata(folder)["frames"] == [30, 40]
     # The forces are there for whoever asks, and nothing is generated twice.
-    again = OPEN | {"dataset": "gravity", "cues": "force", "connectivity": "complete"}
-    dataset, _ = nbody_data.load(again, tmp_path)
-    assert len(commands) == 1 and again["num_neighbors"] is None
-    assert dataset.task.connectivity == "complete"
+    again = load(tmp_path, "gravity", cues="force", connectivity="complete")
+    assert len(commands) == 1 and again.data.num_neighbors is None
+    assert again.dataset.task.connectivity == "complete"
 
 
 def test_forces_come_with_the_same_trajectories(tmp_path, commands):
-    plain, _ = nbody_data.load(dict(OPEN), tmp_path)
-    forced, folder = nbody_data.load(OPEN | {"cues": "force"}, tmp_path)
+    plain, forced = load(tmp_path).dataset, load(tmp_path, cues="force").dataset
     assert [folder.name for folder in sorted(tmp_path.iterdir())] == [
         "nbody_small",
         "nbody_small-forces",
@@ -159,11 +174,11 @@ def test_forces_come_with_the_same_trajectories(tmp_path, commands):
     assert error < 1e-3 * abs(expected).max()
 
 
-@pytest.mark.parametrize("connectivity, degree", [(None, 6), ("knn", 4)])
-def test_charged_systems_of_another_size(tmp_path, commands, connectivity, degree):
-    settings = OPEN | {"num_bodies": 7, "connectivity": connectivity}
-    settings["num_neighbors"] = degree if connectivity else None
-    dataset, folder = nbody_data.load(settings, tmp_path)
+@pytest.mark.parametrize(
+    "chosen, degree", [({}, 6), ({"connectivity": "knn", "num_neighbors": 4}, 4)]
+)
+def test_charged_systems_of_another_size(tmp_path, commands, chosen, degree):
+    dataset, folder, _, _ = load(tmp_path, num_bodies=7, **chosen)
     assert folder.name == "nbody_small-7bodies"
     assert dataset.packing.bucket.nodes_per_graph == 7
     assert dataset.packing.bucket.degree == degree
@@ -196,43 +211,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_settings_that_do_not_go_together(tmp_path, commands, case):
     chosen, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
-        nbody_data.load(OPEN | chosen, tmp_path)
+        load(tmp_path, **chosen)
     assert not commands
 
 
 # --- Other data sets ----------------------------------------------------------------
 
 
-def other(name: str, chosen: dict[str, Any], root: pathlib.Path, **run: Any) -> Any:
-    """The data set `name` beside one of five bodies in `root / 'own'`."""
-    given = OPEN | {"dataset": str(root / "own"), **run}
-    settings = dict(given)
-    dataset, folder = nbody_data.load(settings, root)
-    return nbody_data.load_other(name, given, settings, (dataset.task, folder), root)
-
-
 def test_another_size_is_named_by_its_number(tmp_path, commands):
-    given, settings = OPEN, dict(OPEN)
-    dataset, folder = nbody_data.load(settings, tmp_path)
-    trained_on = (dataset.task, folder)
-    larger = nbody_data.load_other(
-        "nbody_small-7bodies", given, settings, trained_on, tmp_path
-    )
+    own = load(tmp_path)
+    larger = load_other("nbody_small-7bodies", own, tmp_path)
     assert larger.packing.bucket.nodes_per_graph == 7
     assert len(larger.splits["test"]) == 4
-    assert larger.fingerprint != dataset.fingerprint
+    assert larger.fingerprint != own.dataset.fingerprint
 
 
 def test_other_frames_are_named_too(tmp_path, commands):
     """Of the set that was generated already, and of one of another size."""
-    given, settings = OPEN, dict(OPEN)
-    dataset, folder = nbody_data.load(settings, tmp_path)
-    trained_on = (dataset.task, folder)
+    own = load(tmp_path)
+    dataset = own.dataset
     names = ("nbody_small-frames20-30", "nbody_small-7bodies-frames20-30")
-    earlier, larger = (
-        nbody_data.load_other(name, given, settings, trained_on, tmp_path)
-        for name in names
-    )
+    earlier, larger = (load_other(name, own, tmp_path) for name in names)
     assert (earlier.fingerprint, len(commands)) == (dataset.fingerprint, 2)
     # They end at frame 30, where ours begin.
     ends = earlier.packing.arrays()[-1]["position"][:, :, 0]
@@ -247,9 +246,7 @@ def test_other_frames_are_named_too(tmp_path, commands):
     assert larger.packing.bucket.nodes_per_graph == 7
     assert "--save_frames=20,30" in commands[1]
     with pytest.raises(UserError, match="frames20-31 looks 1.1 ahead"):
-        nbody_data.load_other(
-            "nbody_small-frames20-31", given, settings, trained_on, tmp_path
-        )
+        load_other("nbody_small-frames20-31", own, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -264,21 +261,17 @@ def test_other_frames_are_named_too(tmp_path, commands):
 def test_a_model_that_integrates_is_told_how_far(
     model, fields, target_frame, expected, tmp_path, commands
 ):
-    settings = OPEN | {"target_frame": target_frame, "model": model, "fields": fields}
-    _, folder = nbody_data.load(settings, tmp_path)
-    nbody.set_horizon(settings, folder)
-    assert settings["fields"] == pytest.approx(expected)
+    _, folder, data, _ = load(tmp_path, target_frame=target_frame)
+    protocol = Protocol("a test", data=data, fields=fields)
+    found = nbody.horizon_field(Settings(SMALL, model, protocol), folder)
+    assert {**found, **fields} == pytest.approx(expected)
 
 
 def test_a_data_set_that_looks_less_far_ahead_is_refused(tmp_path, commands):
-    given = OPEN | {"target_frame": 31}
-    settings = dict(given)
-    dataset, folder = nbody_data.load(settings, tmp_path)
-    own = given | {"target_frame": None}
+    own = load(tmp_path, target_frame=31)
+    own = own._replace(given={"num_train": 5})
     with pytest.raises(UserError, match="looks 1 ahead where the model looks 0.1; "):
-        nbody_data.load_other(
-            "nbody_small-3bodies", own, settings, (dataset.task, folder), tmp_path
-        )
+        load_other("nbody_small-3bodies", own, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +292,9 @@ def test_other_data_sets_that_do_not_fit(tmp_path, name, run, message):
     nbody_folder.write(tmp_path / "masses", system="gravity")
     nbody_folder.write(tmp_path / "small", (3, 3))
     with pytest.raises(UserError, match=message):
-        other(str(tmp_path / name), {}, tmp_path, **run)
+        load_other(
+            str(tmp_path / name), load(tmp_path, tmp_path / "own", **run), tmp_path
+        )
 
 
 # --- Models and their inputs --------------------------------------------------------
@@ -309,19 +304,29 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
     """The model reads exactly these inputs, traced without being compiled."""
     vectors = nbody_folders.CUES[cues]
     task = dataclasses.replace(
-        contract.TASK,
+        testing.TASK,
         vectors=tuple(VectorInput(vector) for vector in vectors),
         scalars=("mass",) if dataset == "gravity" else ("charge",),
     )
-    own = models.fields(name)
-    small = {field: value for field, value in contract.SMALL.items() if field in own}
+    small = testing.small_fields(name, task)
     fields = {**small, **protocols.input_fields(name, dataset, cues)}
     model = models.build(name, task, fields)
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     nodes = batch.graph.nodes
     copies = np.repeat(nodes.vectors, len(vectors), axis=1)
     graph = dataclasses.replace(batch.graph, nodes=nodes._replace(vectors=copies))
     jax.eval_shape(lambda key: model.init(key, graph, True), jax.random.key(0))
+
+
+NEED_VELOCITY = [
+    name for name in models.REGISTRY if "velocity" in models.model_class(name).needs
+]
+
+
+def test_models_that_move_along_the_velocities_say_so():
+    known = {"linear", "egnn", "radial_field", "newton", "newton_octahedral"}
+    assert known <= {*NEED_VELOCITY}
+    assert not {"segnn", "gnn", "tfn"} & {*NEED_VELOCITY}
 
 
 @pytest.mark.parametrize("name", models.with_head("node_vector"))
@@ -331,7 +336,7 @@ def test_every_model_reads_every_choice_of_cues_or_refuses_it(name):
         ("nbody_small", "force"),
         ("gravity", "velocity"),
     ):
-        if cues == "positions" and name in protocols.NEED_VELOCITY:
+        if cues == "positions" and name in NEED_VELOCITY:
             message = f"{name} moves along the velocities, which --cues=positions"
             with pytest.raises(UserError, match=message):
                 protocols.input_fields(name, dataset, cues)
@@ -358,10 +363,11 @@ def test_protocols_of_gravity():
         whose = ("paper", "paper") if name == "segnn" else ("default", "project")
         assert (protocol.name, protocol.origin) == whose
     segnn = protocols.find("segnn", "paper", "gravity")
-    assert (segnn.batch_size, segnn.learning_rate, segnn.epochs) == (100, 5e-4, 1_000)
+    assert (segnn.batch_size, segnn.training.epochs) == (100, 1_000)
+    assert segnn.optimizer.learning_rate == 5e-4
     with pytest.raises(UserError, match="segnn on gravity has no protocol 'tuned'"):
         protocols.find("segnn", "tuned", "gravity")
-    assert protocols.find("segnn", "tuned").clip_norm == 0.05
+    assert protocols.find("segnn", "tuned").optimizer.clip_norm == 0.05
 
 
 def test_a_protocol_says_who_chose_it():
@@ -383,10 +389,10 @@ def test_a_protocol_says_who_chose_it():
         for named in known.values():
             for name, protocol in named.items():
                 assert (name == "paper") == (protocol.origin == "paper")
-    described = protocols.describe(protocols.find("newton", "default"), {"epochs": 3})
+    described = describe(protocols.find("newton", "default"), {"epochs": 3})
     assert described.startswith("default, of this project: ")
     assert described.endswith("; changed: epochs=3")
-    assert protocols.describe(protocols.find("egnn", "default"), {}) == (
+    assert describe(protocols.find("egnn", "default"), {}) == (
         f"paper: {protocols.EGNN_SOURCE}"
     )
 
@@ -400,15 +406,11 @@ def test_the_data_of_the_blog_post_look_200_steps_ahead():
     assert small.steps[40] - small.steps[30] == 1_000
     assert (preset.seed, preset.sizes) == (42, (3_000, 2_000, 2_000))
     assert frames.num_train == 3_000
-    label, arguments = nbody_data._recipe(
-        OPEN
-        | {"dataset": "nbody_blog", "num_bodies": 5, "cues": "velocity"}
-        | {"start_frame": start, "target_frame": target}
-    )
+    label, arguments = nbody_data._recipe("nbody_blog", frames)
     assert (label, arguments) == ("nbody_blog", ["--preset=nbody_blog"])
     blog = protocols.find("egnn", "default", "nbody_blog")
-    assert (blog.epochs, blog.origin) == (100, "project")
-    assert protocols.find("segnn", "tuned", "nbody_blog").clip_norm == 0.05
+    assert (blog.training.epochs, blog.origin) == (100, "project")
+    assert protocols.find("segnn", "tuned", "nbody_blog").optimizer.clip_norm == 0.05
 
 
 # --- Pictures -----------------------------------------------------------------------

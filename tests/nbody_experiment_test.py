@@ -566,7 +566,7 @@ def test_a_signal_before_training_leaves_at_once(start, dataset, tmp_path):
 import pathlib, time
 from experiments import nbody
 
-def load_dataset(settings):
+def load_dataset(settings, root):
     pathlib.Path("ready").touch()
     time.sleep(60)
 

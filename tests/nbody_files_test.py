@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
-from demetar import graphs
+from demetar import graphs, testing
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -19,7 +18,6 @@ from demetar.errors import UserError
 from demetar.models import base as model_base
 from demetar.train import equivariance
 from demetar.types import Batch
-from tests import contract
 from tests.support import nbody_folder
 from tools import folders, generate_nbody, import_nbody, simulation
 
@@ -445,9 +443,7 @@ def own_files(tmp_path: pathlib.Path) -> list[str]:
 
 
 def run_import(*arguments: str) -> None:
-    values = flags.FlagValues()
-    import_nbody.define_flags(values)
-    import_nbody.run(values, values(["import_nbody", *arguments])[1:])
+    import_nbody.run(*import_nbody.LINE.parse(arguments))
 
 
 def test_three_files_become_a_folder(tmp_path, capsys):
@@ -562,9 +558,9 @@ def test_the_command_tells_a_fault_in_one_line(tmp_path, run_module):
 
 def test_edges_of_regular_batches_are_in_the_dtype_of_the_positions():
     """Molecules of one size have the bonds of their edges in bytes."""
-    samples = contract.make_samples(contract.systems((5,) * 3), "float32")
+    samples = testing.make_samples(testing.systems((5,) * 3), "float32")
     bonds = dataclasses.replace(samples, edges=(samples.edges > 0).astype(np.uint8))
-    packing = make_packing(bonds, contract.TASK, 3)
+    packing = make_packing(bonds, testing.TASK, 3)
     plan = packing.plan(np.arange(3))
     row = {name: values[0] for name, values in plan.items()}
     batch = packing.assemble(packing.arrays(), row)

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import pathlib
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -28,15 +29,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connectivity": set(),
     "integrators": set(),
     "locks": {"files"},
+    "settings": set(),
     "graphs": {"types"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},
     "models": _BASE | {"integrators", "nn", "models"},
-    "data": _BASE | {"files", "archives", "heads", "data"},
+    "precision": set(),
+    "net": {"types", "models"},
+    "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
-    | {"files", "archives", "heads", "data", "distributed", "nn", "models", "train"},
+    | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
+    | {"models", "train"},
+    "testing": _BASE | {"data", "precision", "models", "train", "testing"},
+    "pretrained": set(),
+    "predict": {"types", "heads", "data", "precision", "models", "train"},
+    "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
+    "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
 
 # Files, clocks and logging live in `experiments` and `demetar.train`.
@@ -44,7 +54,10 @@ _SIDE_EFFECTS = {"absl", "io", "json", "logging", "os", "pathlib", "time", "tqdm
 
 # What nothing in a package may import.
 NEVER_IMPORTS = {
-    "demetar": {"experiments", "tools", "tests", "absl.flags", "absl.app", "torch"},
+    "demetar": {
+        *("experiments", "tools", "tests", "pytest"),
+        *("absl.flags", "absl.app", "torch"),
+    },
     "experiments": {"tests", "jraph", "torch"},
     "tools": {"experiments", "tests", "jraph", "torch"},
     "demetar.nn": _SIDE_EFFECTS,
@@ -214,6 +227,13 @@ def test_setup_excludes_the_releases_that_the_guard_refuses(project_root):
     assert set(re.findall(r"!=([\d.]+)", requirement)) == set(demetar.FAULTY_JAX)
 
 
+def test_files_beside_the_package_name_its_version(project_root):
+    citation = (project_root / "CITATION.cff").read_text()
+    assert f"\nversion: {demetar.__version__}\n" in citation
+    changes = (project_root / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## \[([\d.]+)\]", changes, re.M)[0] == demetar.__version__
+
+
 # --- The arrows ---------------------------------------------------------------------
 
 
@@ -249,13 +269,54 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 # --- The README ---------------------------------------------------------------------
 
 
-def test_readme_names_modules_and_files_that_exist(project_root):
-    readme = (project_root / "README.md").read_text()
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md")
 
-    modules = set(re.findall(r"python -m ([\w.]+)", readme))
-    assert {"experiments.nbody", "pytest", "pip"} <= modules
-    for name in sorted(modules - {"pip"}):
-        assert importlib.util.find_spec(name) is not None, name
 
-    links = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme))
-    assert {link for link in links if not (project_root / link).exists()} == set()
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_name_modules_and_files_that_exist(name, project_root):
+    page = project_root / name
+    text = page.read_text()
+
+    modules = set(re.findall(r"python -m ([\w.]+)", text))
+    assert name != "README.md" or {"experiments.nbody", "pytest", "pip"} <= modules
+    for module in sorted(modules - {"pip", "pdoc", "venv"}):
+        assert importlib.util.find_spec(module) is not None, module
+
+    links = set(re.findall(r"\]\((?!https?:|#)([^)#]+)", text))
+    assert {link for link in links if not (page.parent / link).exists()} == set()
+
+
+def _commands(text: str) -> list[list[str]]:
+    """Our commands in a text of Markdown: module and arguments of each."""
+    lines = re.findall(r"python -m ((?:experiments|tools)\.[^`\n]*)", text)
+    return [shlex.split(line.partition("&&")[0]) for line in lines]
+
+
+def _unknown_flags(args: list[str], text: str) -> list[str]:
+    """The flags of a command that its help does not list."""
+    listed = set(re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE))
+    given = re.findall(r"^--(\w+)", "\n".join(args), re.MULTILINE)
+    return [name for name in given if name not in {*listed, "help"}]
+
+
+def test_pages_have_only_flags_that_exist(project_root, run_module):
+    texts = {name: (project_root / name).read_text() for name in PAGES}
+    assert len(_commands(texts["README.md"])) >= 8
+    found = [command for text in texts.values() for command in _commands(text)]
+    helps = {module: run_module(module, "--help") for module, *_ in found}
+    assert {name for name, process in helps.items() if process.returncode} == set()
+    unknown = {
+        (module, flag)
+        for module, *args in found
+        for flag in _unknown_flags(args, helps[module].stdout)
+    }
+    assert unknown == set()
+
+
+def test_a_flag_that_does_not_exist_is_found():
+    text = "`python -m tools.x --out=a --modle b` and\n    python -m experiments.y c\n"
+    assert _commands(text) == [
+        ["tools.x", "--out=a", "--modle", "b"],
+        ["experiments.y", "c"],
+    ]
+    assert _unknown_flags(_commands(text)[0], "  --out=TEXT\n") == ["modle"]

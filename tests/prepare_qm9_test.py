@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-from absl import flags
 
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
@@ -117,10 +116,8 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
 
 
 def parse(*arguments):
-    values = flags.FlagValues()
-    prepare_qm9.define_flags(values)
-    values(["prepare_qm9", *arguments])
-    return values
+    given, _ = prepare_qm9.LINE.parse(arguments)
+    return given
 
 
 def test_download_and_prepare(server, tmp_path, monkeypatch, capsys):

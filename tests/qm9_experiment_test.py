@@ -13,7 +13,7 @@ from demetar import models
 from demetar.data import molecules, qm9
 from demetar.train import checkpoint, loop, optim
 from demetar.train.trainer import Trainer
-from experiments import molecule_protocols
+from experiments.protocols import molecules as protocols
 from tests import qm9_test
 
 SMALL = (
@@ -213,33 +213,33 @@ run.Run.fit = stopped
 
 
 def test_every_protocol_is_one_that_its_model_can_take():
-    for model, named in molecule_protocols.PROTOCOLS.items():
+    for model, named in protocols.PROTOCOLS.items():
         if model not in models.REGISTRY:
             continue
         if "graph_scalar" not in models.model_class(model).supports:
             continue
         for name in named:
-            protocol = molecule_protocols.find(model, name, "homo")
+            protocol = protocols.find(model, name, "homo")
             assert models.check_fields(model, protocol.fields) is not None
             assert (name == "paper") == (protocol.origin == "paper")
             assert "cutoff" not in protocol.fields
-            assert protocol.schedule in optim.SCHEDULES
-            assert protocol.connectivity in qm9.CONNECTIVITY
-            assert protocol.node_features in qm9.NODE_FEATURES
+            assert protocol.optimizer.schedule in optim.SCHEDULES
+            assert protocol.data.connectivity in qm9.CONNECTIVITY
+            assert protocol.data.node_features in qm9.NODE_FEATURES
 
 
 def test_the_protocol_of_egnn_is_the_paper_s():
     rates = {
-        target: molecule_protocols.find("egnn", "paper", target).learning_rate
+        target: protocols.find("egnn", "paper", target).optimizer.learning_rate
         for target in qm9.TARGETS
     }
     assert {name for name, rate in rates.items() if rate == 1e-3} == {
         *("gap", "homo", "lumo"),
     }
     assert set(rates.values()) == {1e-3, 5e-4}
-    protocol = molecule_protocols.find("egnn", "paper", "homo")
-    assert (protocol.batch_size, protocol.epochs, protocol.schedule) == (
-        *(96, 1_000, "cosine"),
-    )
-    assert (protocol.connectivity, protocol.node_features) == ("complete", "egnn")
-    assert molecule_protocols.find("another", "default", "mu").batch_size == 96
+    protocol = protocols.find("egnn", "paper", "homo")
+    assert (protocol.batch_size, protocol.training.epochs) == (96, 1_000)
+    assert protocol.optimizer.schedule == "cosine"
+    data = protocol.data
+    assert (data.connectivity, data.node_features) == ("complete", "egnn")
+    assert protocols.find("another", "default", "mu").batch_size == 96

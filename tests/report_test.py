@@ -278,7 +278,7 @@ def test_damaged_errors_are_named(tmp_path):
 def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_module):
     write_run(tmp_path / "runs" / "egnn")
     command = "experiments.report"
-    done = run_module(command, "runs", "--format=csv", "--output=table.csv")
+    done = run_module(command, "runs", "--format=csv", "--out=table.csv")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     expected = report.csv_text(report.read_runs([str(tmp_path / "runs")]))
     assert (tmp_path / "table.csv").read_text() == expected

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
+from demetar import graphs, testing
 from demetar.nn import steerable
 from experiments.benchmark import generic_segnn
-from tests import contract
 
 TOLERANCE = 1e-10
 ROWS = 7
@@ -131,7 +130,7 @@ def test_parities_that_do_not_couple_are_left_out():
 @pytest.mark.parametrize("lmax, regular", [(1, False), (2, True), (3, False)])
 def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
     with jax.enable_x64(True):
-        batch = contract.float64_batch(regular)
+        batch = testing.float64_batch(regular)
         graph = batch.graph
         bucket = graph.bucket
         nodes = random_features(natural(lmax), bucket.max_nodes, seed=0)

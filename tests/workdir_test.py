@@ -235,7 +235,7 @@ def test_a_start_in_a_directory_in_use_is_told_by_whom(run, tmp_path):
 def test_of_two_starts_in_one_new_directory_one_runs(run_python, tmp_path):
     """Two seeds at once, in processes of their own."""
     code = SLOW + "\nfrom experiments import nbody\nfrom experiments.run import cli\n"
-    code += "cli.run(nbody.main)\n"
+    code += "cli.run(nbody.main, nbody.LINE)\n"
     (tmp_path / "slow.py").write_text(code)
     both = """
 import json, subprocess, sys

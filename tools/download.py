@@ -46,13 +46,13 @@ def fetch(
     timeout: float = 60.0,
     quiet: bool = False,
 ) -> pathlib.Path:
-    """The file in a folder, downloaded where it is not there yet.
+    """The file in a folder, downloaded if it is not there yet.
 
     It takes its name only when its size and SHA-256 are right.
 
     Args:
       file: what to fetch.
-      folder: made where there is none.
+      folder: made if there is none.
       attempts: rounds through all addresses.
       pause: seconds between two rounds.
       timeout: seconds without an answer.
@@ -97,7 +97,7 @@ def fetch(
 def _try(
     file: File, address: str, path: pathlib.Path, timeout: float, quiet: bool
 ) -> str:
-    """Download to a path; why it failed, or '' where all is well."""
+    """Download to a path; why it failed, or '' if all is well."""
     request = urllib.request.Request(address, headers={"User-Agent": USER_AGENT})
     digest, size = hashlib.sha256(), 0
     try:

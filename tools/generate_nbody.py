@@ -4,9 +4,9 @@
     python -m tools.generate_nbody --verify=DIR
 
 A folder holds `train.npz`, `valid.npz`, `test.npz` (a split of no simulations has no
-file) and `metadata.json`. Arrays: `positions`, `velocities` and, where asked for,
+file) and `metadata.json`. Arrays: `positions`, `velocities` and, if asked for,
 `forces` (S, F, n, 3); `charges` or `masses` (S, n); `steps` (F,) the number of each
-saved step; `num_bodies` (S,) where systems differ in size, the rest of a row being 0.
+saved step; `num_bodies` (S,) if systems differ in size, the rest of a row being 0.
 S counts simulations, F saved frames, n bodies; units are dimensionless.
 
 Presets are the published sets: nbody_small and nbody of Satorras et al. 2021 (arXiv
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import itertools
 import math
@@ -28,18 +27,20 @@ import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
-from absl import app, flags
 
 import demetar
 from demetar.errors import UserError
+from demetar.settings import DATA, OUTPUT, setting
 from tools import cli, folders, simulation, streams, systems
+from tools.command_line import CommandLine, Given
 
+_OPEN = "the preset's"
 VERSIONED = ("jax", "jaxlib", "numpy")
 UNITS = {
     "positions": "dimensionless length",
@@ -189,63 +190,53 @@ def _summarise(parts: list[dict[str, np.ndarray]]) -> dict[str, dict[str, float]
     return summary
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Define the flags; importing this module alone defines none."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for, beside the settings of the simulation."""
 
-    def define(kind: Callable[..., Any], name: str, default: Any, text: str) -> None:
-        kind(name, default, text, flag_values=values)
-
-    text, number, real, switch = (
-        functools.partial(define, kind)
-        for kind in (
-            flags.DEFINE_string,
-            flags.DEFINE_integer,
-            flags.DEFINE_float,
-            flags.DEFINE_bool,
-        )
+    preset: str | None = setting(
+        None, f"A published data set: {', '.join(simulation.PRESETS)}.", DATA
     )
-    text("preset", None, f"A published data set: {', '.join(simulation.PRESETS)}.")
-    text("out", None, "The folder to write, which must not hold a data set yet.")
-    switch("overwrite", False, "Replace the data set that --out holds.")
-    text(
-        "verify", None, "Check this folder against its checksums, and do nothing else."
+    num_bodies: str | None = setting(
+        None,
+        "Bodies per simulation, as 5, or 3-20 to draw the number.",
+        DATA,
+        default_words=_OPEN,
     )
-    text("system", None, "charged or gravity.")
-    text("num_bodies", None, "Bodies per simulation, as 5, or 3-20 to draw the number.")
-    number("num_steps", None, "Integration steps.")
-    number("sample_every", None, "Steps from frame to frame.")
-    text("save_frames", None, "Frames to keep, as 30,40; all frames if empty.")
-    switch("save_forces", None, "Keep the forces too.")
-    real("dt", None, "Time step.")
-    real("softening", None, "Length added in quadrature to every distance.")
-    text("clip", None, "Of charged forces: component, as published, or radial.")
-    number("num_train", None, "Training simulations.")
-    number("num_valid", None, "Validation simulations.")
-    number("num_test", None, "Test simulations.")
-    number("seed", None, "Seed of the random stream.")
-    text("random_stream", None, "numpy, as published, or jax.")
-    text("dtype", None, "float64 or float32, of integration and files.")
+    save_frames: str | None = setting(
+        None,
+        "Frames to keep, as 30,40; all frames if empty.",
+        DATA,
+        default_words=_OPEN,
+    )
+    out: str | None = setting(
+        None, "The folder to write, which must not hold a data set yet.", OUTPUT
+    )
+    overwrite: bool = setting(False, "Replace the data set that --out holds.", OUTPUT)
+    verify: str | None = setting(
+        None, "Check this folder against its checksums, and do nothing else.", OUTPUT
+    )
 
 
-def settings_from_flags(values: flags.FlagValues) -> simulation.Settings:
+LINE = CommandLine(Options, (simulation.Settings, _OPEN))
+
+
+def settings_of(given: Given) -> simulation.Settings:
     """The preset's settings with every flag that is given in place of its value.
 
     Without a preset the values are those of the system's published set.
     """
-    preset = values.preset
+    preset = given.get("preset")
     if preset is None:
-        preset = "gravity" if values.system == systems.GRAVITY else "nbody_small"
+        is_gravity = given.get("system") == systems.GRAVITY
+        preset = "gravity" if is_gravity else "nbody_small"
     simulation.expect_one_of("preset", preset, tuple(simulation.PRESETS))
-    given: dict[str, Any] = {
-        field.name: values[field.name].value
-        for field in dataclasses.fields(simulation.Settings)
-        if values[field.name].value is not None
-    }
+    changed: dict[str, Any] = given.only(simulation.Settings)
     if "num_bodies" in given:
-        given["num_bodies"] = _parse_range(given["num_bodies"])
+        changed["num_bodies"] = _parse_range(given["num_bodies"])
     if "save_frames" in given:
-        given["save_frames"] = _parse_frames(given["save_frames"])
-    return dataclasses.replace(simulation.PRESETS[preset], **given)
+        changed["save_frames"] = _parse_frames(given["save_frames"])
+    return dataclasses.replace(simulation.PRESETS[preset], **changed)
 
 
 def _parse_range(text: str) -> tuple[int, int]:
@@ -267,26 +258,28 @@ def _parse_frames(text: str) -> tuple[int, ...] | None:
         ) from None
 
 
-def run(values: flags.FlagValues) -> None:
+def run(given: Given, _: Sequence[str] = ()) -> None:
     """Do what the flags ask for.
 
     Raises:
       UserError: they ask for what cannot be done, or a data set is not intact.
     """
-    if values.verify is not None:
-        faults = folders.verify(values.verify)
+    jax.config.update("jax_platforms", "cpu")
+    options = given.read(Options)
+    if options.verify is not None:
+        faults = folders.verify(options.verify)
         if faults:
             raise UserError("\nerror: ".join(faults))
-        print(f"{values.verify} is intact")
+        print(f"{options.verify} is intact")
         return
-    settings = settings_from_flags(values)
-    if not values.out:
+    settings = settings_of(given)
+    if not options.out:
         raise UserError("expected --out=DIR, the folder to write")
     started = time.perf_counter()
-    metadata = generate(settings, values.out, overwrite=values.overwrite)
+    metadata = generate(settings, options.out, overwrite=options.overwrite)
     seconds = time.perf_counter() - started
     _report(settings, metadata, seconds)
-    print(f"{values.out} is written, fingerprint {metadata['fingerprint']}")
+    print(f"{options.out} is written, fingerprint {metadata['fingerprint']}")
 
 
 def _report(
@@ -306,17 +299,5 @@ def _report(
             )
 
 
-def main(argv: list[str]) -> None:
-    """Run the command; bad input becomes one line on stderr and exit code 2."""
-    jax.config.update("jax_platforms", "cpu")
-
-    def generate_or_verify() -> None:
-        cli.check_no_arguments(argv)
-        run(flags.FLAGS)
-
-    cli.guarded(generate_or_verify)
-
-
 if __name__ == "__main__":
-    define_flags(flags.FLAGS)
-    app.run(main, flags_parser=cli.parse)
+    cli.run(run, LINE)

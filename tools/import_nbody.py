@@ -1,10 +1,11 @@
-"""Make a folder that `experiments.nbody` trains on of N-body systems of one's own.
+"""Make a data set of N-body systems of one's own.
 
     python -m tools.import_nbody --out=DIR train.npz valid.npz test.npz
     python -m tools.import_nbody --out=DIR --fractions=0.8,0.1,0.1 all.npz
     python -m experiments.nbody --dataset=DIR
 
-Arrays of a file, of S systems at F times (frames) with n bodies:
+The folder is what `experiments.nbody` trains on. Arrays of a file, of S systems at F
+times (frames) with n bodies:
 
     positions   [S, F, n, 3]  needed
     velocities  [S, F, n, 3]  needed
@@ -18,17 +19,19 @@ Every number must be finite. The files may differ in S and n. Other arrays are l
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 
 from demetar import archives, files
 from demetar.data import nbody_files
 from demetar.errors import UserError
+from demetar.settings import DATA, OUTPUT, setting
 from tools import cli, folders
+from tools.command_line import CommandLine, Given
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,58 +43,69 @@ _UNITS = {
 }
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """The flags of the command."""
-    texts = (
-        ("out", None, "Folder to write, new or empty. Required."),
-        ("fractions", "0.8,0.1,0.1", "Of one file: shares of train, valid and test."),
-        ("frames", None, "Numbers that the frames get, as 30,40. Default: 0,1,2,..."),
-        ("steps", None, "Time steps of the frames. Default: the file's, or --frames."),
-        ("length_unit", "", "Unit of the positions, as m."),
-        ("velocity_unit", "", "Unit of the velocities, as m/s."),
-        ("force_unit", "", "Unit of the forces, as N."),
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is not in the files."""
+
+    fractions: str = setting(
+        "0.8,0.1,0.1",
+        "Of one file: its shares of train, valid and test.",
+        DATA,
     )
-    for name, default, text in texts:
-        flags.DEFINE_string(name, default, text, flag_values=values)
-    flags.DEFINE_integer(
-        "seed", 0, "Of one file: of the order of its systems.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "dt",
+    seed: int = setting(0, "Of one file: seed of the order of its systems.", DATA)
+    frames: str | None = setting(
         None,
-        "Time from step to step; models that integrate need it.",
-        flag_values=values,
+        "Numbers that the frames get, as 30,40.",
+        DATA,
+        default_words="0,1,2,...",
     )
+    steps: str | None = setting(
+        None,
+        "Time steps of the frames.",
+        DATA,
+        default_words="the file's, else those of --frames",
+    )
+    dt: float | None = setting(
+        None, "Time from step to step, which models that integrate need.", DATA
+    )
+    length_unit: str = setting("", "Unit of the positions, as m.", DATA)
+    velocity_unit: str = setting("", "Unit of the velocities, as m/s.", DATA)
+    force_unit: str = setting("", "Unit of the forces, as N.", DATA)
+    out: str | None = setting(None, "Folder to write, new or empty. Required.", OUTPUT)
 
 
-def run(values: flags.FlagValues, paths: Sequence[str]) -> None:
+LINE = CommandLine(Options, positional="FILE.npz...")
+
+
+def run(given: Given, paths: Sequence[str]) -> None:
     """Write the folder.
 
     Raises:
       UserError: bad flags or arrays, or the folder cannot be written. Nothing is left
         behind.
     """
-    if not values.out:
+    options = given.read(Options)
+    if not options.out:
         raise UserError("expected --out=DIR, the folder to write")
-    out = pathlib.Path(values.out).absolute()
+    out = pathlib.Path(options.out).absolute()
     _check_new(out)
     for flag in _UNITS.values():
-        unit = getattr(values, flag)
+        unit = getattr(options, flag)
         if not nbody_files.is_unit(unit):
             raise UserError(
                 f"expected --{flag} to be {nbody_files.UNIT}, found {unit[:40]!r}"
             )
-    if values.dt is not None and not 0 < values.dt < np.inf:
-        raise UserError(f"expected a positive --dt, found {values.dt}")
+    if options.dt is not None and not 0 < options.dt < np.inf:
+        raise UserError(f"expected a positive --dt, found {options.dt}")
     kind, parts = _read(paths)
     if len(paths) == 1:
-        parts = _split(parts["train"], values.fractions, values.seed)
-    frames, steps = _times(values, parts)
+        parts = _split(parts["train"], options.fractions, options.seed)
+    frames, steps = _times(options, parts)
     settings: dict[str, Any] = {
         "system": nbody_files.CHARGED if kind == "charges" else "gravity",
     }
-    if values.dt is not None:
-        settings["dt"] = values.dt
+    if options.dt is not None:
+        settings["dt"] = options.dt
     every = np.unique(np.diff(steps) / np.diff(frames))
     if len(every) == 1 and every[0] == int(every[0]):
         settings["sample_every"] = int(every[0])
@@ -99,7 +113,7 @@ def run(values: flags.FlagValues, paths: Sequence[str]) -> None:
         "settings": settings,
         "sources": [pathlib.Path(path).name for path in paths],
         "frames": frames,
-        "units": {name: values[flag].value for name, flag in _UNITS.items()},
+        "units": {name: getattr(options, flag) for name, flag in _UNITS.items()},
     }
     timed = {split: {**own, "steps": steps} for split, own in parts.items()}
     fingerprint = _write(out, timed, content)
@@ -175,7 +189,7 @@ def _split(arrays: Arrays, fractions: str, seed: int) -> dict[str, Arrays]:
 
 
 def _times(
-    values: flags.FlagValues, parts: Mapping[str, Arrays]
+    options: Options, parts: Mapping[str, Arrays]
 ) -> tuple[list[int], np.ndarray]:
     """Numbers of the frames and their time steps, [F]."""
     counts = {own["positions"].shape[1] for own in parts.values()}
@@ -183,8 +197,8 @@ def _times(
     if len(counts) > 1 or len(known) > 1:
         raise UserError("expected the same frames and steps in all files, found others")
     (count,) = counts
-    frames = _numbers("frames", values.frames, count) or list(range(count))
-    steps = _numbers("steps", values.steps, count) or next(iter(known), frames)
+    frames = _numbers("frames", options.frames, count) or list(range(count))
+    steps = _numbers("steps", options.steps, count) or next(iter(known), frames)
     return frames, np.array(steps, np.int64)
 
 
@@ -231,11 +245,5 @@ def _write(
     return metadata["fingerprint"]
 
 
-def main(argv: list[str]) -> None:
-    """Run the command; bad input becomes one line on stderr and exit code 2."""
-    cli.guarded(lambda: run(flags.FLAGS, argv[1:]))
-
-
 if __name__ == "__main__":
-    define_flags(flags.FLAGS)
-    app.run(main, flags_parser=cli.parse)
+    cli.run(run, LINE)

@@ -1,24 +1,27 @@
-"""Write QM9, or own molecules, as one file that `experiments.qm9` maps into memory.
+"""Write QM9, or own molecules, as one file.
 
     python -m tools.prepare_qm9 --out=qm9.npz                    from qm9pack
     python -m tools.prepare_qm9 --source=FOLDER --out=qm9.npz    from files
     python -m tools.prepare_qm9 --download --out=qm9.npz         from figshare
     python -m experiments.qm9 --data_dir=qm9.npz --model=egnn
 
-Sources are those of `demetar.data.molecule_files`.
+`experiments.qm9` maps the file into memory. Sources are those of
+`demetar.data.molecule_files`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import tqdm
-from absl import app, flags
 
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
+from demetar.settings import DATA, OUTPUT, setting
 from tools import cli, download
+from tools.command_line import CommandLine, Given
 
 _FIGSHARE = "3195389"  # Ramakrishnan et al. 2014, doi 10.6084/m9.figshare.978904
 ARCHIVE = download.File(
@@ -33,35 +36,38 @@ ARCHIVE = download.File(
     ),
 )
 
-FLAGS = flags.FLAGS
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is read, and what is written."""
 
-def define_flags(values: flags.FlagValues) -> None:
-    """The flags of the command."""
-    flags.DEFINE_string(
-        "source",
+    source: str | None = setting(
         None,
-        "Folder or file to read; with --download, where the archive is kept. Default: "
-        "the installed qm9pack, or the folder of --out.",
-        flag_values=values,
+        "Folder or file to read; with --download, where the archive is kept.",
+        DATA,
+        default_words="the installed qm9pack, or the folder of --out",
     )
-    flags.DEFINE_string("out", None, "File to write, .npz. Required.", values)
-    flags.DEFINE_bool("download", False, "Fetch QM9 from figshare.", values)
+    download: bool = setting(False, "Fetch QM9 from figshare.", DATA)
+    out: str | None = setting(None, "File to write, .npz. Required.", OUTPUT)
 
 
-def run(values: flags.FlagValues) -> None:
+LINE = CommandLine(Options)
+
+
+def run(given: Given, _: Sequence[str] = ()) -> None:
     """The command.
 
     Raises:
       UserError: bad flags, no such source, or a bad row in it.
     """
-    if not values.out or not values.out.endswith(".npz"):
-        raise UserError(f"expected --out=FILE.npz, found {values.out!r}")
-    if values.source == "":
+    options = given.read(Options)
+    if not options.out or not options.out.endswith(".npz"):
+        raise UserError(f"expected --out=FILE.npz, found {options.out!r}")
+    if options.source == "":
         raise UserError("expected --source=FILE or FOLDER, found an empty text")
-    out = pathlib.Path(values.out)
-    source = pathlib.Path(values.source) if values.source else None
-    if values.download:
+    out = pathlib.Path(options.out)
+    source = pathlib.Path(options.source) if options.source else None
+    if options.download:
         source = download.fetch(ARCHIVE, source or out.parent)
     kind, paths = molecule_files.find(source)
     for path in paths:
@@ -90,16 +96,5 @@ def progress(items: Iterable, description: str, total: int | None) -> Iterable:
     return tqdm.tqdm(items, description, total, unit=" molecules")
 
 
-def main(argv: list[str]) -> None:
-    """Run the command; bad input becomes one line on stderr and exit code 2."""
-
-    def prepare() -> None:
-        cli.check_no_arguments(argv)
-        run(FLAGS)
-
-    cli.guarded(prepare)
-
-
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main, flags_parser=cli.parse)
+    cli.run(run, LINE)

@@ -22,6 +22,7 @@ from jax import experimental
 
 from demetar import integrators
 from demetar.errors import UserError
+from demetar.settings import DATA, setting
 from tools import streams, systems
 
 SPLITS = ("train", "valid", "test")
@@ -55,39 +56,50 @@ class Settings:
     """What determines a data set.
 
     Attributes:
-      system: 'charged' or 'gravity'.
       num_bodies: smallest and largest number of bodies, drawn uniformly in between.
-      num_steps: integration steps; the published simulators save no frame at the last.
-      sample_every: steps from frame to frame. Frame k is step sample_every * (k + 1) of
-        a charged system and sample_every * k of a gravitating one.
       save_frames: the frames to keep; None for all.
-      save_forces: whether to keep the forces that act at the saved positions.
-      dt: time step.
-      softening: length that is added in quadrature to every distance.
-      clip: of the total force on a charged body: its 'component's, as published, which
-        makes the axes of the frame special, or 'radial', its norm.
-      num_train, num_valid, num_test: numbers of simulations.
-      seed: of the random stream.
-      random_stream: 'numpy' for the published one, 'jax' for one that draws every
-        simulation by its own number, whatever the sizes of the splits before it.
-      dtype: of the integration and of the files.
     """
 
-    system: str = systems.CHARGED
+    system: str = setting(systems.CHARGED, f"{' or '.join(systems.SOURCES)}.", DATA)
     num_bodies: tuple[int, int] = (5, 5)
-    num_steps: int = 5000
-    sample_every: int = 100
+    num_steps: int = setting(
+        5000,
+        "Integration steps. The published simulators save no frame at the last.",
+        DATA,
+    )
+    sample_every: int = setting(
+        100,
+        "Steps from frame to frame. Frame k is step sample_every * (k + 1) of a "
+        "charged system and sample_every * k of a gravitating one.",
+        DATA,
+    )
     save_frames: tuple[int, ...] | None = None
-    save_forces: bool = False
-    dt: float = 0.001
-    softening: float = 0.0
-    clip: str = "component"
-    num_train: int = 10_000
-    num_valid: int = 2_000
-    num_test: int = 2_000
-    seed: int = 43
-    random_stream: str = "numpy"
-    dtype: str = "float64"
+    save_forces: bool = setting(
+        False, "Keep the forces that act at the saved positions too.", DATA
+    )
+    dt: float = setting(0.001, "Time step.", DATA)
+    softening: float = setting(
+        0.0, "Length that is added in quadrature to every distance.", DATA
+    )
+    clip: str = setting(
+        "component",
+        "What is clipped of the force on a charged body: each component, as published, "
+        "which makes the axes special, or radial, its norm.",
+        DATA,
+    )
+    num_train: int = setting(10_000, "Training simulations.", DATA)
+    num_valid: int = setting(2_000, "Validation simulations.", DATA)
+    num_test: int = setting(2_000, "Test simulations.", DATA)
+    seed: int = setting(43, "Seed of the random stream.", DATA)
+    random_stream: str = setting(
+        "numpy",
+        "numpy, as published, or jax, which draws every simulation by its own number, "
+        "whatever the sizes of the splits before it.",
+        DATA,
+    )
+    dtype: str = setting(
+        "float64", f"Precision of integration and files: {' or '.join(DTYPES)}.", DATA
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be generated, with a UserError."""

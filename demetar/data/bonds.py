@@ -18,12 +18,13 @@ charges geometry alone does not tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from demetar import elements
 from demetar.data import matching
+from demetar.data.edges import Edges, of_equal_size, ranges
 from demetar.data.smiles import AROMATIC, Pair, parse_smiles
 
 TYPES = ("single", "double", "triple", "aromatic")
@@ -34,24 +35,44 @@ HYDROGEN_STRETCH = 1.3  # of hydrogens, which have but one bond
 VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1, 14: 4, 17: 1, 35: 1, 53: 1}
 # Pairs of a cation and an anion that are compared, at most; so the time is bounded.
 MOST_ION_PAIRS = 2_000
-CHUNK_PAIRS = 2_000_000  # pairs of atoms whose distances are computed at once
 
 # `progress(items, description, total)` yields the items and tells how many have gone.
-Progress: TypeAlias = Callable[[Iterable, str, int | None], Iterable]
+Progress: TypeAlias = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 
-def silent(items: Iterable, description: str, total: int | None) -> Iterable:
+def silent(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
     """The `Progress` that tells nothing."""
     return items
 
 
-def of_equal_size(n_atoms: np.ndarray) -> Iterator[np.ndarray]:
-    """Numbers of molecules with one number of atoms, up to `CHUNK_PAIRS` of pairs."""
-    for size in np.unique(n_atoms).tolist():
-        members = np.flatnonzero(n_atoms == size)
-        count = max(1, CHUNK_PAIRS // size**2)
-        for start in range(0, len(members), count):
-            yield members[start : start + count]
+def features(found: Edges, asked: bool = True) -> np.ndarray:
+    """What the edges know of their bonds: [E, bond types] one-hot, or [E, 0]."""
+    if not asked:
+        return np.zeros((int(found.n_edge.sum()), 0), np.uint8)
+    result: np.ndarray = (found.types[:, None] == 1 + np.arange(len(TYPES))).astype(
+        np.uint8
+    )
+    return result
+
+
+def matrix(
+    n_bonds: np.ndarray, bonds: np.ndarray, members: np.ndarray, size: int
+) -> np.ndarray:
+    """Types of the bonds of molecules of one size, 0 if there is none: [D, n, n].
+
+    Args:
+      n_bonds, bonds: of `find`.
+      members: [D] numbers of the molecules.
+      size: number of atoms of each.
+    """
+    counts = n_bonds[members]
+    starts = (np.cumsum(n_bonds) - n_bonds)[members]
+    first, second, code = bonds[ranges(starts, counts)].T
+    molecule = np.repeat(np.arange(len(members)), counts)
+    types = np.zeros((len(members), size, size), np.uint8)
+    types[molecule, first, second] = code
+    types[molecule, second, first] = code
+    return types
 
 
 def find(
@@ -113,7 +134,7 @@ def connections(numbers: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
     offsets = positions[:, :, None] - positions[:, None]
     distances = np.sqrt(np.einsum("dijk,dijk->dij", offsets, offsets)).astype("f4")
     distances[:, np.arange(size), np.arange(size)] = np.inf
-    # A hydrogen has one bond, to the nearest heavy atom where there is any.
+    # A hydrogen has one bond, to the nearest heavy atom if there is any.
     hydrogen = numbers == 1
     either = hydrogen[:, :, None] | hydrogen[:, None]
     stretch = np.where(either, HYDROGEN_STRETCH, STRETCH)
@@ -185,7 +206,7 @@ def _with_valences(
     orders: dict[Pair, int],
     charges: Sequence[int],
 ) -> dict[Pair, int] | None:
-    """The orders, where they give every atom its valence."""
+    """The orders, if they give every atom its valence."""
     missing = _missing(numbers, degrees, charges)
     aromatic = [pair for pair, code in orders.items() if code == AROMATIC]
     for pair, code in orders.items():

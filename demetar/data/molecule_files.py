@@ -31,15 +31,16 @@ import importlib.util
 import pathlib
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from demetar import files
+from demetar.data.bonds import Progress, silent
 from demetar.data.molecules import (
     Molecules,
-    Progress,
     Record,
     build,
     is_file_of_molecules,
     read,
-    silent,
 )
 from demetar.data.readers import gdb, npz, sdf, text, wheel, xyz
 from demetar.errors import UserError
@@ -195,6 +196,49 @@ _QM9_READERS: dict[str, Callable[[list[pathlib.Path]], Iterator[Record]]] = {
     "raw": gdb.of_files,
     "sdf": sdf.records,
 }
+
+
+def stream(kind: str, paths: list[pathlib.Path]) -> Iterator[Record]:
+    """The molecules of a source one after the other, without their properties.
+
+    Less is checked than in `load`, and little is kept in memory: of an `.npz` its
+    arrays, of all other sources one molecule.
+
+    Args:
+      kind, paths: of `find`.
+
+    Raises:
+      UserError: a file cannot be read, or a molecule of it is bad; it is named.
+    """
+    try:
+        if kind == "file":
+            yield from _stream_file(paths[0])
+        elif kind == "npz":
+            yield from npz.read(paths[0])[0]
+        elif kind == "xyz":
+            yield from (record for record, _ in xyz.stream(paths[0]))
+        else:
+            yield from _QM9_READERS[kind](paths)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {paths[0]} ({files.one_line(error)}); it may be truncated: "
+            "fetch it again"
+        ) from None
+
+
+def _stream_file(path: pathlib.Path) -> Iterator[Record]:
+    known = read(path)
+    stops = np.cumsum(known.n_atoms)
+    for row, (size, stop) in enumerate(zip(known.n_atoms, stops, strict=True)):
+        own = slice(int(stop - size), int(stop))
+        yield Record(
+            f"{path.name}, molecule {row} (from 0)",
+            int(known.index[row]),
+            known.numbers[own].tolist(),
+            known.positions[own].ravel().tolist(),
+            [],
+            "",
+        )
 
 
 def _load_own(

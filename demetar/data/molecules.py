@@ -10,7 +10,7 @@ command and `tools.prepare_qm9` write it.
     n_atoms     [D] int32
     numbers     [A] uint8 atomic numbers, molecule after molecule
     positions   [A, 3] float64 in Å
-    properties  [D, P] float64, NaN where unknown
+    properties  [D, P] float64, NaN if unknown
     n_bonds     [D] int32
     bonds       [sum of n_bonds, 3] uint8: two atoms of the molecule and the type
 
@@ -53,7 +53,7 @@ class Record(NamedTuple):
       numbers: [n] atomic numbers.
       positions: [3 n] coordinates in Å, atom after atom.
       properties: [P] numbers in the order of the source's names.
-      smiles: '' where the source has none.
+      smiles: '' if the source has none.
     """
 
     place: str
@@ -70,7 +70,7 @@ class Molecules:
 
     Attributes:
       names, units: of the columns of `properties`.
-      source: 'qm9' where the properties are QM9's in QM9's units, else 'own'.
+      source: 'qm9' if the properties are QM9's in QM9's units, else 'own'.
       fingerprint: SHA-256 of index, atoms, positions and properties.
       n_bonds, bonds: None if they were not asked for.
       notes: one line each, of what a person should know of the reading.
@@ -229,6 +229,19 @@ def _with_bonds(
             "alone, as no orders fit their atoms",
         )
     return dataclasses.replace(known, n_bonds=n_bonds, bonds=rows, notes=notes)
+
+
+def bond_matrix(known: Molecules, rows: np.ndarray, size: int) -> np.ndarray:
+    """Types of the bonds of molecules of one size, 0 if there is none: [D, n, n].
+
+    Args:
+      known: molecules with their bonds.
+      rows: [D] of the molecules.
+      size: number of atoms of each.
+    """
+    if known.n_bonds is None or known.bonds is None:
+        raise ValueError("expected molecules that were read with their bonds")
+    return bonds.matrix(known.n_bonds, known.bonds, rows, size)
 
 
 # --- The file -----------------------------------------------------------------------

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from demetar import connectivity
-from demetar.data import nbody_files
+from demetar.data import edges, nbody_files
 from demetar.data.dataset import Dataset, identify
 from demetar.data.nbody_files import SPLITS
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, centred, to_dtype
 from demetar.errors import UserError
+from demetar.settings import COUNT, DATA, MISSING, NOT_NEGATIVE, setting
 from demetar.types import Head, Nodes, TaskSpec, VectorInput
 
 TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -38,6 +38,7 @@ CUES: Mapping[str, tuple[str, ...]] = {
 CONNECTIVITIES = ("complete", "knn")
 _STORED = {"position": "positions", "velocity": "velocities", "force": "forces"}
 RADIAL_PERCENTILE = 99.9
+OF_THE_DATA = "the data set's own"  # default of what a data set settles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +46,50 @@ class Settings:
     """What is read of a folder.
 
     Attributes:
-      start_frame, target_frame: frame numbers of input and target.
-      target: a key of `TARGETS`, which names the heads.
-      cues: a key of `CUES`, which names the vector inputs.
-      connectivity: one of `CONNECTIVITIES`.
-      num_neighbors: senders per body of 'knn': the nearest bodies at the start frame.
-      num_train: training samples, the first of the folder's; None for all.
       batch_size: graphs per batch.
       dtype: 'float32' or 'float64', of everything that the model sees.
     """
 
-    start_frame: int
-    target_frame: int
-    target: str = "position"
-    cues: str = "velocity"
-    connectivity: str = "complete"
-    num_neighbors: int | None = None
-    num_train: int | None = None
+    start_frame: int = setting(
+        MISSING, "Frame that the model sees.", DATA, NOT_NEGATIVE, (), OF_THE_DATA
+    )
+    target_frame: int = setting(
+        MISSING, "Frame that it predicts.", DATA, NOT_NEGATIVE, (), OF_THE_DATA
+    )
+    target: str = setting(
+        "position",
+        "What is predicted. The loss of both is the mean of the two.",
+        DATA,
+        choices=tuple(TARGETS),
+    )
+    cues: str = setting(
+        "velocity",
+        "Vector inputs: positions alone, the velocity too, or the velocity and the "
+        "force.",
+        DATA,
+        choices=tuple(CUES),
+    )
+    connectivity: str = setting(
+        "complete",
+        "Edges of the graphs: between all bodies, or from the nearest neighbours.",
+        DATA,
+        choices=CONNECTIVITIES,
+        default_words=OF_THE_DATA,
+    )
+    num_neighbors: int | None = setting(
+        None,
+        "Bodies from which each one hears with --connectivity=knn: the nearest at the "
+        "start frame.",
+        DATA,
+        COUNT,
+        default_words=OF_THE_DATA,
+    )
+    num_train: int | None = setting(
+        None,
+        "Training samples: the first of the whole set.",
+        DATA,
+        default_words=OF_THE_DATA,
+    )
     batch_size: int = 100
     dtype: str = "float32"
 
@@ -246,28 +274,11 @@ def _edges(
     positions: np.ndarray, n_node: np.ndarray, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Senders and receivers of all graphs [sum of n_edge], and n_edge [D]."""
-    senders: dict[int, np.ndarray] = {}
-    receivers: dict[int, np.ndarray] = {}
-    first = np.cumsum(n_node) - n_node
-    for size in np.unique(n_node).tolist():
-        rows = np.flatnonzero(n_node == size)
-        if settings.connectivity == "knn":
-            degree = settings.num_neighbors or 0
-            ends = np.repeat(np.arange(size, dtype=np.int32), degree)
-            own = positions[first[rows][:, None] + np.arange(size)]  # [.., size, 3]
-            nearest = connectivity.nearest_neighbors(own, degree)
-            starts = nearest.reshape(len(rows), -1)
-        else:
-            same, ends = connectivity.complete_edges(size)
-            starts = np.broadcast_to(same, (len(rows), len(same)))
-        senders.update(zip(rows, starts, strict=True))
-        receivers.update(dict.fromkeys(rows, ends))
-    order = range(len(n_node))
-    return (
-        np.concatenate([senders[row] for row in order]),
-        np.concatenate([receivers[row] for row in order]),
-        np.array([len(senders[row]) for row in order], np.int32),
-    )
+    if settings.connectivity == "knn":
+        found = edges.nearest(positions, n_node, settings.num_neighbors or 0)
+    else:
+        found = edges.complete(n_node)
+    return *found.ends(n_node), found.n_edge.astype(np.int32)
 
 
 def _heads(
@@ -299,12 +310,12 @@ def _task(
     """The task of samples in double precision; its averages are of the training set."""
     kind = nbody_files.sources(metadata)
     scalar = "charge" if kind == "charges" else "mass"
-    edges = int(samples.n_edge[:num_train].sum())
+    num_edges = int(samples.n_edge[:num_train].sum())
     nodes = int(samples.n_node[:num_train].sum())
-    receivers, senders = _global_edges(samples, edges)
+    receivers, senders = _global_edges(samples, num_edges)
     positions = samples.nodes.positions
     distances = np.linalg.norm(positions[receivers] - positions[senders], axis=-1)
-    extent = np.percentile(distances, RADIAL_PERCENTILE) if edges else 1.0
+    extent = np.percentile(distances, RADIAL_PERCENTILE) if num_edges else 1.0
     return TaskSpec(
         name=f"{metadata['settings']['system']}, frame {settings.start_frame} -> "
         f"{settings.target_frame}",
@@ -317,12 +328,12 @@ def _task(
         num_neighbors=settings.num_neighbors,
         # Bodies without any neighbour, or all at one place, are divided by no zero.
         radial_extent=float(np.float32(extent)) or 1.0,
-        average_neighbors=edges / nodes or 1.0,
+        average_neighbors=num_edges / nodes or 1.0,
     )
 
 
 def _root_mean_square(values: np.ndarray) -> float:
-    """Of all components; 1 where they are 0."""
+    """Of all components; 1 if they are 0."""
     return float(np.float32(np.sqrt(np.mean(np.square(values))))) or 1.0
 
 

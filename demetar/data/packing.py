@@ -179,7 +179,9 @@ class RaggedPacking:
     def arrays(self) -> Stored:
         samples = self.samples
         nodes, edges, targets, ends = jax.tree.map(
-            lambda leaf: np.concatenate([leaf, np.zeros_like(leaf[:1])]),
+            lambda leaf: np.concatenate(
+                [leaf, np.zeros((1, *leaf.shape[1:]), leaf.dtype)]
+            ),
             (samples.nodes, samples.edges, samples.targets, samples.ends),
         )
         n_node, n_edge = (
@@ -289,7 +291,8 @@ def _filled(xp: Any, real: Array, counts: Array, total: int) -> Array:
     """Counts [G] of a batch, the last one so that their sum is `total`."""
     counts = xp.where(real, counts, 0)
     rest = total - counts[:-1].sum()
-    return xp.concatenate([counts[:-1], rest[None]]).astype(np.int32)
+    found: Array = xp.concatenate([counts[:-1], rest[None]]).astype(np.int32)
+    return found
 
 
 def _places(xp: Any, counts: Array, total: int) -> tuple[Array, Array]:
@@ -304,7 +307,8 @@ def _places(xp: Any, counts: Array, total: int) -> tuple[Array, Array]:
 def _rows(xp: Any, slot: Array, column: Array, starts: Array, rows: Array) -> Array:
     """Rows of the data set, those of the last slot the zero row at its end."""
     inner = slot < len(starts) - 1
-    return xp.where(inner, starts[slot] + column, len(rows) - 1)
+    found: Array = xp.where(inner, starts[slot] + column, len(rows) - 1)
+    return found
 
 
 def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
@@ -354,6 +358,14 @@ def make_packing(samples: Samples, task: TaskSpec, batch_size: int) -> Packing:
     )
     node_targets = [head.name for head in task.heads if head.kind != "graph_scalar"]
     return RaggedPacking(samples, bucket, node_targets)
+
+
+def only_batch(packing: Packing) -> Batch:
+    """The batch of all samples, in their order, of a packing that has room for them."""
+    plan = packing.plan(np.arange(len(packing.samples.n_node)))
+    row = {name: value[0] for name, value in plan.items()}
+    # With NumPy's arrays nothing is compiled to assemble them.
+    return packing.assemble(packing.arrays(), row)
 
 
 def pad_plan(plan: Plan, packing: Packing, num_batches: int) -> Plan:

@@ -5,7 +5,7 @@ Nothing of PyTorch is imported: what has `detach` and `cpu` is taken for a tenso
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from demetar.errors import UserError
 from demetar.types import Nodes
 
 
-def from_pyg(source: Iterable[Any], target: str = "y") -> Samples:
+def from_pyg(
+    source: Iterable[Any], target: str = "y", vectors: Sequence[str] = ()
+) -> Samples:
     """Samples of a list of graphs, or of a loader whose batches hold several.
 
     Read of each object are `pos` [N, 3] and `edge_index` [2, E] (from sender to
-    receiver), and where there are any `x` [N, S], `edge_attr` [E, F], `y` and, of a
+    receiver), and if there are any `x` [N, S], `edge_attr` [E, F], `y` and, of a
     batch, the graph number `batch` [N] of each node. `y` is [G, T], or one number per
     graph; its first axis may be missing for a single graph. Edges are sorted by
     receiver. `base.make_packing` makes batches of the samples.
@@ -27,16 +29,19 @@ def from_pyg(source: Iterable[Any], target: str = "y") -> Samples:
     Args:
       source: the objects.
       target: name of the head that `y` belongs to.
+      vectors: names of attributes [N, 3] that are the vectors of the samples.
 
     Returns:
-      Samples without vectors, with the target {target: [D, T]} or no target.
+      Samples with the target {target: [D, T]} or no target.
 
     Raises:
       UserError: an array is missing or has another shape than those above, or an edge
         joins two graphs; the message names the object.
     """
     parts = [
-        part for number, item in enumerate(source) for part in _graphs(item, number)
+        part
+        for number, item in enumerate(source)
+        for part in _graphs(item, number, vectors)
     ]
     if not parts:
         raise UserError("expected at least one graph, found none")
@@ -48,24 +53,24 @@ def from_pyg(source: Iterable[Any], target: str = "y") -> Samples:
                 f"the first ({shapes[0]})"
             )
     columns = list(zip(*parts, strict=True))
-    positions, scalars, senders, receivers, edges, targets = map(
+    positions, scalars, directed, senders, receivers, edges, targets = map(
         np.concatenate, columns
     )
     return Samples(
-        nodes=Nodes(
-            positions, scalars, np.zeros_like(positions, shape=(len(positions), 0, 3))
-        ),
+        nodes=Nodes(positions, scalars, directed),
         edges=edges,
         senders=senders.astype(np.int32),
         receivers=receivers.astype(np.int32),
         n_node=np.array([len(part) for part in columns[0]], np.int32),
-        n_edge=np.array([len(part) for part in columns[2]], np.int32),
+        n_edge=np.array([len(part) for part in columns[3]], np.int32),
         targets={target: targets} if targets.shape[1] else {},
     )
 
 
-def _graphs(item: Any, number: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Positions, scalars, senders, receivers, edges and targets of each graph."""
+def _graphs(
+    item: Any, number: int, vectors: Sequence[str]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Positions, scalars, vectors, senders, receivers, edges, targets of each graph."""
     positions = _array(item, "pos", number)
     ends = _array(item, "edge_index", number)
     if positions is None or ends is None:
@@ -76,6 +81,7 @@ def _graphs(item: Any, number: int) -> Iterator[tuple[np.ndarray, ...]]:
         slots = np.zeros(num_nodes, int)
     _check(number, positions, ends, slots)
     scalars = _matrix(item, "x", number, num_nodes)
+    directed = _vectors(item, vectors, number, positions)
     edges = _matrix(item, "edge_attr", number, num_edges)
     num_graphs = int(slots[-1]) + 1
     targets = _array(item, "y", number)
@@ -96,10 +102,27 @@ def _graphs(item: Any, number: int) -> Iterator[tuple[np.ndarray, ...]]:
         pairs = slice(*edge_stops[slot : slot + 2])
         start = node_stops[slot]
         yield (
-            *(positions[own], scalars[own]),
+            *(positions[own], scalars[own], directed[own]),
             *(senders[pairs] - start, receivers[pairs] - start),
             *(edges[pairs], targets[slot : slot + 1]),
         )
+
+
+def _vectors(
+    item: Any, names: Sequence[str], number: int, positions: np.ndarray
+) -> np.ndarray:
+    """The attributes of these names as [N, V, 3]."""
+    found = np.zeros_like(positions, shape=(len(positions), len(names), 3))
+    for column, name in enumerate(names):
+        array = _array(item, name, number)
+        if array is None or array.shape != positions.shape:
+            shape = "none" if array is None else array.shape
+            raise UserError(
+                f"object {number}: expected {name} of shape {positions.shape}, "
+                f"found {shape}"
+            )
+        found[:, column] = array
+    return found
 
 
 def _check(
@@ -147,7 +170,7 @@ def _array(item: Any, name: str, number: int) -> np.ndarray | None:
 
 
 def _matrix(item: Any, name: str, number: int, length: int) -> np.ndarray:
-    """Features [length, F] in floating point, of no columns where there are none."""
+    """Features [length, F] in floating point, of no columns if there are none."""
     array = _array(item, name, number)
     if array is None:
         return np.zeros((length, 0))

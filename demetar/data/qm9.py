@@ -24,14 +24,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from demetar import connectivity, files, heads
-from demetar.data import bonds, molecule_files, molecules
+from demetar.data import bonds, edges, molecule_files, molecules
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
 from demetar.data.readers import text
 from demetar.data.samples import Samples, centred, to_dtype
-from demetar.data.splits import PARTS, split_rows
+from demetar.data.splits import PARTS, SPLITS, split_rows
 from demetar.errors import UserError
+from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
 
 MEV_PER_HARTREE = 27_211.386
@@ -51,6 +52,7 @@ EXTENSIVE_NAMES = frozenset(
         *("zpve", "alpha", "cv", "r2"),
     }
 )
+ALL = "all"  # default of numbers of molecules
 TARGET_KINDS = ("auto", "extensive", "intensive")
 
 
@@ -99,33 +101,68 @@ class Settings:
     """What is read of the molecules.
 
     Attributes:
-      target: a key of `TARGETS`, or a property of own molecules.
-      target_kind: 'extensive' for a sum over atoms, 'intensive' for a mean over them,
-        'auto' for the former where the target is known to be extensive, or is named as
-        such a one.
-      offsets: of an extensive target, a member of `heads.OFFSETS`.
-      split: a member of `splits.SPLITS`, or the path of a file of row numbers.
-      num_train, num_valid: the first so many of the split's; None for all.
-      connectivity: 'complete', 'radius' or 'bonds'.
-      cutoff: in Å, of radius graphs, envelopes and bases; None for `CUTOFF`. Other
-        graphs have none.
-      node_features: 'species' (one-hot), or 'egnn' (each times 1, Z/9 and (Z/9)^2).
-      bond_features: whether edges know their bond: one-hot of `bonds.TYPES`, zero
-        where there is none.
+      cutoff: None for `CUTOFF` with radius graphs; other graphs have none.
+      num_train, num_valid: None for all of the split's.
       batch_size: molecules per batch, on average.
       dtype: 'float32' or 'float64', of everything that the model sees.
     """
 
-    target: str = "homo"
-    target_kind: str = "auto"
-    offsets: str = "species"
-    split: str = "egnn"
-    num_train: int | None = None
-    num_valid: int | None = None
-    connectivity: str = "complete"
-    cutoff: float | None = None
-    node_features: str = "species"
-    bond_features: bool = False
+    target: str = setting(
+        "homo",
+        f"What is predicted: {', '.join(TARGETS)}, or a property of own molecules.",
+        DATA,
+    )
+    target_kind: str = setting(
+        "auto",
+        "Whether the target is a sum over atoms (extensive) or a mean (intensive). "
+        "auto: known of QM9's targets; by its name (energy, U0, alpha, ...) of own "
+        "molecules'.",
+        DATA,
+        choices=TARGET_KINDS,
+    )
+    offsets: str = setting(
+        "species",
+        "What is subtracted of an extensive target beforehand: a number per species, "
+        "or the mean, either by the training molecules.",
+        DATA,
+        choices=heads.OFFSETS,
+    )
+    split: str = setting(
+        "egnn",
+        f"{', '.join(SPLITS)}, or a .npz of the row numbers train, valid and test.",
+        DATA,
+        default_words="egnn for QM9, random for own molecules",
+    )
+    num_train: int | None = setting(
+        None, "Training molecules: the first of the split's.", DATA, default_words=ALL
+    )
+    num_valid: int | None = setting(
+        None, "Validation molecules: the first of the split's.", DATA, default_words=ALL
+    )
+    connectivity: str = setting(
+        "complete",
+        "Edges of the graphs: between all atoms, all within the cutoff, or the bonds.",
+        DATA,
+        choices=CONNECTIVITY,
+    )
+    cutoff: float | None = setting(
+        None,
+        "In Å, of radius graphs, envelopes and bases alike. It makes radius graphs of "
+        "complete ones.",
+        DATA,
+    )
+    node_features: str = setting(
+        "species",
+        "Features of the atoms: one-hot species, or these times 1, Z/9 and (Z/9)^2 as "
+        "egnn's paper has them.",
+        DATA,
+        choices=NODE_FEATURES,
+    )
+    bond_features: bool = setting(
+        False,
+        "Whether edges know their bond: one-hot of its type, zero if there is none.",
+        DATA,
+    )
     batch_size: int = 96
     dtype: str = "float32"
 
@@ -133,14 +170,14 @@ class Settings:
 def cached(
     place: pathlib.Path | None,
     folder: pathlib.Path,
-    progress: molecules.Progress = molecules.silent,
+    progress: bonds.Progress = bonds.silent,
     with_bonds: bool = True,
 ) -> tuple[molecules.Molecules, pathlib.Path]:
     """The molecules of a source, from a cache that is written on first use.
 
     Args:
       place: of `molecule_files.find`; None for the wheel.
-      folder: where the cache is kept; made where there is none.
+      folder: where the cache is kept; made if there is none.
       progress: tells a person of the first use.
       with_bonds: whether the bonds are needed (`needs_bonds`); else they are searched
         on the first use that needs them.
@@ -338,25 +375,20 @@ def _samples(
 ) -> Samples:
     """The molecules of some rows, in that order, without targets."""
     n_node = known.n_atoms[rows]
-    atoms = _ranges((np.cumsum(known.n_atoms) - known.n_atoms)[rows], n_node)
+    starts = (np.cumsum(known.n_atoms) - known.n_atoms)[rows]
+    atoms = edges.ranges(starts, n_node)
     numbers, positions = known.numbers[atoms], known.positions[atoms]
-    n_edge, ends, edges = _edges(known, rows, positions, settings)
+    found = _edges(known, rows, positions, settings)
     features, _ = node_features(numbers, settings.node_features, species_of(known))
     return Samples(
         nodes=Nodes(positions, features, np.zeros((len(atoms), 0, 3))),
-        edges=edges,
-        senders=ends[0] if ends else None,
-        receivers=ends[1] if ends else None,
+        edges=bonds.features(found, settings.bond_features),
+        senders=found.senders,
+        receivers=found.receivers,
         n_node=n_node.astype(np.int32),
-        n_edge=n_edge.astype(np.int32),
+        n_edge=found.n_edge.astype(np.int32),
         targets={},
     )
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... for each start, one after the other."""
-    firsts = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
 
 
 def _edges(
@@ -364,59 +396,27 @@ def _edges(
     rows: np.ndarray,
     positions: np.ndarray,
     settings: Settings,
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None, np.ndarray]:
-    """n_edge [D], senders and receivers (None: complete), and edge features [E, F]."""
-    sizes = known.n_atoms[rows].astype(np.int64)
-    complete = settings.connectivity == "complete"
-    if complete and not settings.bond_features:
-        n_edge = sizes * (sizes - 1)
-        return n_edge, None, np.zeros((n_edge.sum(), 0), np.uint8)
-    chunks = []
+) -> edges.Edges:
+    sizes = known.n_atoms[rows]
     with_bonds = needs_bonds(settings.connectivity, settings.bond_features)
-    n_edge = np.zeros(len(rows), np.int64)
-    node_starts = np.cumsum(sizes) - sizes
-    for members in bonds.of_equal_size(sizes):
-        size = int(sizes[members[0]])
-        senders, receivers = connectivity.complete_edges(size)
-        types = np.zeros((len(members), len(senders)), np.uint8)
-        if with_bonds:
-            types = _bond_matrix(known, rows[members], size)[:, receivers, senders]
-        kept = np.ones(types.shape, bool)
-        if settings.connectivity == "bonds":
-            kept = types > 0
-        elif not complete:
-            own = positions[node_starts[members][:, None] + np.arange(size)]
-            distances = np.linalg.norm(own[:, receivers] - own[:, senders], axis=-1)
-            kept = distances < (settings.cutoff or CUTOFF)
-        n_edge[members] = kept.sum(axis=1)
-        _, pairs = np.nonzero(kept)
-        chunks.append((members, senders[pairs], receivers[pairs], types[kept]))
-    edge_starts = np.cumsum(n_edge) - n_edge
-    columns = np.zeros((3, n_edge.sum()), np.uint8)  # senders, receivers, types
-    for members, *values in chunks:
-        columns[:, _ranges(edge_starts[members], n_edge[members])] = values
-    features = columns[2][:, None] == 1 + np.arange(len(bonds.TYPES))
-    if not settings.bond_features:
-        features = features[:, :0]
-    return (
-        n_edge,
-        None if complete else (columns[0], columns[1]),
-        features.astype(np.uint8),
+    if settings.connectivity == "complete" and not with_bonds:
+        return edges.complete(sizes)
+
+    def types(members: np.ndarray, size: int) -> np.ndarray:
+        return molecules.bond_matrix(known, rows[members], size)
+
+    return edges.chosen(
+        positions,
+        sizes,
+        _cutoff(settings),
+        types if with_bonds else None,
+        settings.connectivity == "bonds",
     )
 
 
-def _bond_matrix(known: molecules.Molecules, rows: np.ndarray, size: int) -> np.ndarray:
-    """Types of the bonds of molecules of one size, 0 where there is none: [D, n, n]."""
-    if known.n_bonds is None or known.bonds is None:
-        raise ValueError("expected molecules that were read with their bonds")
-    counts = known.n_bonds[rows]
-    starts = (np.cumsum(known.n_bonds) - known.n_bonds)[rows]
-    first, second, code = known.bonds[_ranges(starts, counts)].T
-    molecule = np.repeat(np.arange(len(rows)), counts)
-    types = np.zeros((len(rows), size, size), np.uint8)
-    types[molecule, first, second] = code
-    types[molecule, second, first] = code
-    return types
+def _cutoff(settings: Settings) -> float | None:
+    """In Å, of radius graphs alone."""
+    return (settings.cutoff or CUTOFF) if settings.connectivity == "radius" else None
 
 
 def _task(
@@ -427,12 +427,12 @@ def _task(
     num_train: int,
 ) -> TaskSpec:
     """The task, of whose target nothing is known yet."""
-    edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
-    connectivity = settings.connectivity
-    cutoff = None
-    if connectivity == "radius":
-        extent = cutoff = settings.cutoff or CUTOFF
-        connectivity = f"radius {cutoff:g}"
+    num_edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
+    joined = settings.connectivity
+    cutoff = _cutoff(settings)
+    if cutoff is not None:
+        extent = cutoff
+        joined = f"radius {cutoff:g}"
     else:
         extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
     _, names = node_features(
@@ -453,9 +453,9 @@ def _task(
         scalars=names,
         edge_features=bonds.TYPES if settings.bond_features else (),
         length_unit="Å",
-        connectivity=connectivity,
+        connectivity=joined,
         radial_extent=extent,
-        average_neighbors=edges / int(samples.n_node[:num_train].sum()) or 1.0,
+        average_neighbors=num_edges / int(samples.n_node[:num_train].sum()) or 1.0,
         species=tuple(name for name in names if "*" not in name),
         cutoff=cutoff,
     )

@@ -38,7 +38,7 @@ _ORDERS = {"-": 1, "/": 1, "\\": 1, "=": 2, "#": 3, ":": AROMATIC}
 
 @functools.lru_cache(maxsize=4096)
 def parse_smiles(text: str) -> Smiles | None:
-    """A SMILES text of H, C, N, O and F; None where it is of another kind."""
+    """A SMILES text of H, C, N, O and F; None if it is of another kind."""
     reader = _Reader()
     position = 0
     while position < len(text):
@@ -65,7 +65,7 @@ class _Reader:
         self._order: int | None = None
 
     def read(self, match: re.Match[str]) -> bool:
-        """Take in one token; False where it makes no sense."""
+        """Take in one token; False if it makes no sense."""
         symbol = match["bracket"] or match["atom"]
         if symbol:
             return self._atom(symbol, match["charge"] or "")

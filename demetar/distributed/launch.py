@@ -82,7 +82,7 @@ def keep_memory() -> None:
 def start(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Join the other processes, where there are any; before anything computes.
+    """Join the other processes, if there are any; before anything computes.
 
     All but the main one print errors and nothing else.
 

@@ -37,7 +37,7 @@ class Placement:
 
     def compile(
         self,
-        function: Callable,
+        function: Callable[..., Any],
         args: tuple[Any, Any, Plan],
         out_axis: int | None = None,
         donate: tuple[int, ...] = (),
@@ -99,9 +99,12 @@ class Placement:
         if isinstance(leaf, jax.Array):
             if leaf.sharding == self._everywhere:
                 return leaf
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 bits = self._copy(np.asarray(jax.random.key_data(leaf)))
-                return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+                found: jax.Array = jax.random.wrap_key_data(
+                    bits, impl=jax.random.key_impl(leaf)
+                )
+                return found
         value = np.asarray(leaf)
         return jax.make_array_from_callback(
             value.shape, self._everywhere, value.__getitem__

@@ -25,7 +25,7 @@ _PART_BYTES = 2**16
 
 
 def num_processes() -> int:
-    """Processes of this run. Asks for no device where there is but one."""
+    """Processes of this run. Asks for no device if there is but one."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
@@ -76,7 +76,8 @@ def tree_from_main(tree: T) -> T:
         if _is_key(leaf):
             own = jax.random.wrap_key_data(own, impl=jax.random.key_impl(leaf))
         found.append(own)
-    return jax.tree.unflatten(structure, found)
+    result: T = jax.tree.unflatten(structure, found)
+    return result
 
 
 def main_first(function: Callable[[], T]) -> T:
@@ -125,7 +126,7 @@ def check_same(what: dict[str, Any]) -> None:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _broadcast(content: bytes) -> bytes:

@@ -71,7 +71,7 @@ class SharedPacking:
         edges of complete graphs, by no more than its largest graph has.
 
         Returns:
-          [B, slots of all shares], -1 where there is none.
+          [B, slots of all shares], -1 if there is none.
 
         Raises:
           UserError: a share would hold more than its bucket.

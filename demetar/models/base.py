@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import haiku as hk
 import jax
@@ -13,6 +14,10 @@ from demetar import graphs
 from demetar.errors import UserError
 from demetar.nn import inputs, mlp
 from demetar.types import Array, Graph, Head, Nodes, TaskSpec
+
+# Those that break rotations come last: they must, or they would state another one.
+BREAK_ROTATIONS = ("octahedral", "T(3)", "S(n)")
+SYMMETRIES = ("E(3)", "SE(3)", *BREAK_ROTATIONS)
 
 
 @dataclasses.dataclass
@@ -26,10 +31,20 @@ class Model(hk.Module):
         particles alone, which all of them have). Tests hold a model to it, and the
         last three to breaking rotations.
       supports: kinds of heads that the model has.
+      needs: vectors without which it has no vector heads: 'velocity', if it moves its
+        particles along them.
+      ignores: inputs that the model does not read, by its paper: 'charge', 'velocity',
+        'position', 'species' or 'edge feature'. Tests hold it to reading the others.
+      small: fields of the configuration that tests use, which compiles fast.
+      small_molecular: further ones, on molecules.
     """
 
     symmetry: ClassVar[str]
     supports: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    small: ClassVar[Mapping[str, Any]] = {}
+    small_molecular: ClassVar[Mapping[str, Any]] = {}
 
     task: TaskSpec
 
@@ -134,7 +149,7 @@ def moved_heads(
     """Vector heads of models that move their particles in steps.
 
     Args:
-      task: heads, of one vector each where they are vectors.
+      task: heads, of one vector each if they are vectors.
       model: named in the error.
       shift: [N, 3] sum of all steps, for a head based on positions.
       moves: [N, 3] the last step, for any other head.

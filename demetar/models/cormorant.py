@@ -12,8 +12,8 @@ their gradient was made of to 2e-11; a network of ours is one of theirs without
 imaginary parts. By width they are not the same: C real channels are half the numbers of
 C complex ones.
 
-Products of a feature with itself are taken once where both orders are the same, and not
-at all where they vanish. Harmonics point from the sender, theirs are the conjugate
+Products of a feature with itself are taken once if both orders are the same, and not
+at all if they vanish. Harmonics point from the sender, theirs are the conjugate
 ones, which is the same up to signs of weights. A node and itself are a pair without a
 direction, N rows behind those of the edges; the gradient is finite there, where theirs
 is not a number. Weights start as in a linear layer of e3nn or PyTorch; theirs start
@@ -70,6 +70,18 @@ class Cormorant(base.Model):
 
     symmetry: ClassVar[str] = "SE(3)"
     supports: ClassVar[frozenset[str]] = readout.SCALAR_KINDS
+    small = {
+        "hidden_size": 11,
+        "lmax": 1,
+        "num_layers": 2,
+        "num_frequencies": 2,
+        "num_powers": 2,
+        "hard_cutoff": 3.0,
+        "soft_cutoff": 3.0,
+        "soft_width": 1.0,
+        "decoder_size": 13,
+        "summed_size": 7,
+    }
 
     hidden_size: int = 16
     lmax: int = 3
@@ -115,7 +127,7 @@ class Cormorant(base.Model):
     def _radial(self, name: str, pairs: Pairs) -> jax.Array:
         """sin(2 pi k r + phase) / r^n, and the features: [P, R].
 
-        k and phase are learned; 0 where r is 0.
+        k and phase are learned; 0 if r is 0.
         """
         count = self.num_frequencies
         frequencies = [*range(count), *range(count)]
@@ -282,7 +294,8 @@ def is_new_square(path: Path) -> bool:
     a sign at most; of one degree, couplings to odd degrees are antisymmetric.
     """
     first, second, out = path
-    return first.l < second.l or (first == second and out.l % 2 == 0)
+    found: bool = first.l < second.l or (first == second and out.l % 2 == 0)
+    return found
 
 
 def couple_channels(first: jax.Array, second: jax.Array, irreps: Path) -> jax.Array:

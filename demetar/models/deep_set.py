@@ -34,6 +34,8 @@ class DeepSet(base.Model):
 
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    ignores = frozenset({"edge feature"})
+    small = {"hidden_size": 11, "num_layers": 2}
 
     hidden_size: int = 128
     num_layers: int = 5

@@ -66,6 +66,8 @@ class Demetar(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {"hidden_size": 11, "joint_layers": 1, "num_basis": 5}
+    small_molecular = {"bond_tokens": True}
 
     hidden_size: int = 64
     num_heads: int = 8

@@ -1,4 +1,4 @@
-"""EGNN: with velocities where a head asks for vectors, else with fixed coordinates.
+"""EGNN: with velocities if a head asks for vectors, else with fixed coordinates.
 
 Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 3 (equations 3 to
 6), section 3.2 (equation 7) and section 3.3 (equation 8); appendix C.1 for the N-body
@@ -45,6 +45,9 @@ class EGNN(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    needs = frozenset({"velocity"})
+    small = {"hidden_size": 11, "num_layers": 2}
+    small_molecular = {"attention": True, "node_attributes": True}
 
     hidden_size: int = 64
     num_layers: int = 4
@@ -86,7 +89,7 @@ class EGNN(base.Model):
     def _messages(
         self, layer: int, nodes: Array, vectors: Array, edges: Array, graph: Graph
     ) -> jax.Array:
-        """Equation 3, and 8 where attention is asked for: [E, C]."""
+        """Equation 3, and 8 if attention is asked for: [E, C]."""
         invariants = jnp.concatenate([_squares(vectors), edges], axis=-1)
         first = mlp.EdgeLinear(self.hidden_size, name=f"edge_linear_{layer}")
         second = mlp.Linear(self.hidden_size, name=f"edge_linear_{layer}_1")

@@ -61,6 +61,12 @@ class Equiformer(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {
+        "hidden_irreps": "8x0e+4x1o+4x2e",
+        "num_layers": 2,
+        "num_basis": 5,
+        "radial_sizes": (7,),
+    }
 
     hidden_irreps: str = "32x0e+16x1o+8x2e"
     num_layers: int = 4
@@ -297,7 +303,7 @@ class LayerNorm(hk.Module):
 
 
 def _add(first: Features, second: Features) -> Features:
-    """The sum, where the second may lack irreps of the first."""
+    """The sum; the second may lack irreps of the first."""
     return {
         irrep: values + second[irrep] if irrep in second else values
         for irrep, values in first.items()

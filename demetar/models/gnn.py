@@ -35,6 +35,7 @@ class GNN(base.Model):
 
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {"hidden_size": 11, "num_layers": 2}
 
     hidden_size: int = 64
     num_layers: int = 4

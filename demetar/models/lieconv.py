@@ -22,7 +22,7 @@ as they train on QM9, it stays at 6.2 +- 0.04 Angstrom, which leaves out the far
 radius is the cutoff of the paper's protocol.
 
 Theirs average all graph scalars; here an extensive target is summed, unless `pooling`
-is mean. Edge features, where a task has them, stand beside the displacement, and are
+is mean. Edge features, if a task has them, stand beside the displacement, and are
 zero between a point and itself.
 """
 
@@ -64,6 +64,12 @@ class Lieconv(base.Model):
 
     symmetry: ClassVar[str] = "T(3)"
     supports: ClassVar[frozenset[str]] = readout.SCALAR_KINDS
+    small = {
+        "hidden_size": 11,
+        "num_layers": 2,
+        "kernel_sizes": (7,),
+        "kernel_rank": 5,
+    }
 
     hidden_size: int = 256
     num_layers: int = 6
@@ -144,7 +150,8 @@ def affine(values: Array, name: str) -> jax.Array:
         scale = hk.get_parameter("scale", shape, dtype, jnp.ones)
         return values * scale + hk.get_parameter("offset", shape, dtype, jnp.zeros)
 
-    return hk.to_module(layer)(name)(jnp.asarray(values))
+    found: jax.Array = hk.to_module(layer)(name)(jnp.asarray(values))
+    return found
 
 
 NORMS = {"layer": attention.layer_norm, "affine": affine}

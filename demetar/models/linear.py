@@ -22,7 +22,7 @@ from demetar.types import Array, Graph
 @dataclasses.dataclass
 class Linear(base.Model):
     """A learned multiple of each vector input is added: x + a v on N-body, and
-    x + a v + b F where the force is an input.
+    x + a v + b F if the force is an input.
 
     Attributes:
       initial_time: initial a, in the time unit of the data.
@@ -30,6 +30,8 @@ class Linear(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
+    ignores = frozenset({"charge", "edge feature", "position"})
 
     initial_time: float = 0.7
 
@@ -53,6 +55,7 @@ class LinearMap(base.Model):
 
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    ignores = frozenset({"charge", "edge feature"})
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         coordinates = base.raw_coordinates(graph)  # [N, 3 + 3V]

@@ -60,6 +60,12 @@ class Nequip(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {
+        "hidden_size": 11,
+        "num_layers": 2,
+        "num_basis": 5,
+        "radial_sizes": (7,),
+    }
 
     hidden_size: int = 30
     lmax: int = 1

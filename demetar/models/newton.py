@@ -55,7 +55,7 @@ class Newton(base.Model):
       eta, eval_eta: length of a step is eta * (least distance of a pair)^1.5, but not
         so short that the last ones would be longer than it.
       stretch: no step is longer than this many times the mean one: else a few would do
-        where nobody is close, and the rest of them be empty.
+        if nobody is close, and the rest of them be empty.
       hidden_size: channels of the network of pairs, or of the many-body model.
       num_layers: its hidden layers, or the layers of the many-body model.
       saturation: 'pair' bounds the acceleration by each partner, so momentum is exact;
@@ -72,6 +72,13 @@ class Newton(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
+    small = {
+        "num_substeps": 3,
+        "eval_substeps": 5,
+        "hidden_size": 11,
+        "num_layers": 2,
+    }
 
     horizon: float = 1.0
     num_substeps: int = 80
@@ -132,14 +139,18 @@ class Newton(base.Model):
             frames = rotation @ axes  # [N, 3, 3] an axis of the frame per row
             nodes = geometry.transform_nodes(centred, frames)
             motion = self._moved(dataclasses.replace(graph, nodes=nodes), is_training)
-            return jax.tree.map(
+            found: integrators.Motion = jax.tree.map(
                 lambda vectors: jnp.einsum("nf,nfc->nc", vectors, frames), motion
             )
+            return found
 
         rotations = _fixed_rotations(self.num_frames // len(_SIGNS))
         fixed = (rotations[:, None] * _SIGNS[:, None, :]).reshape(-1, 3, 3)
         motions = hk.vmap(in_frame, split_rng=False)(jnp.asarray(fixed, axes.dtype))
-        return jax.tree.map(lambda vectors: vectors.mean(axis=0), motions)
+        found: integrators.Motion = jax.tree.map(
+            lambda vectors: vectors.mean(axis=0), motions
+        )
+        return found
 
     def _check(self) -> None:
         for name, known in (

@@ -56,6 +56,13 @@ class NMP(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"graph_scalar"})
+    small = {
+        "hidden_size": 11,
+        "num_layers": 2,
+        "edge_sizes": (7,),
+        "num_readout_steps": 3,
+        "readout_size": 13,
+    }
 
     hidden_size: int = 50
     num_layers: int = 6

@@ -35,6 +35,8 @@ class RadialField(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    needs = frozenset({"velocity"})
+    small = {"hidden_size": 11, "num_layers": 2}
 
     hidden_size: int = 64
     num_layers: int = 4

@@ -61,6 +61,13 @@ class Schnet(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.SCALAR_KINDS
+    small = {
+        "hidden_size": 11,
+        "num_layers": 2,
+        "basis_step": 1.0,
+        "basis_extent": 6.0,
+        "basis_gamma": 0.5,
+    }
 
     hidden_size: int = 64
     num_layers: int = 3

@@ -64,6 +64,8 @@ class SEGNN(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {"hidden_units": 13, "num_layers": 2}
+    small_molecular = {"read_positions": False, "instance_norm": True}
 
     hidden_units: int = 64
     lmax_hidden: int = 1

@@ -37,6 +37,8 @@ class SetTransformer(base.Model):
 
     symmetry: ClassVar[str] = "S(n)"
     supports: ClassVar[frozenset[str]] = frozenset({"node_vector"})
+    ignores = frozenset({"edge feature"})
+    small = {"hidden_size": 11, "num_layers": 2}
 
     hidden_size: int = 64
     num_heads: int = 8

@@ -71,6 +71,11 @@ class SimpleNetwork(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {
+        "radial_sizes": (7,),
+        "embedding_irreps": "5x0e+3x1o",
+        "layer_irreps": ("7x0e+2x0o+5x1o+3x1e",) * 2,
+    }
 
     embedding_irreps: str = "32x0e+16x1o"
     layer_irreps: tuple[str, ...] = (

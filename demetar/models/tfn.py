@@ -45,6 +45,7 @@ class TFN(base.Model):
 
     symmetry: ClassVar[str] = "SE(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {"hidden_size": 11, "num_layers": 2, "num_basis": 5}
 
     hidden_size: int = 16
     lmax: int = 1

@@ -80,6 +80,7 @@ class TorchmdEt(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    small = {"num_layers": 2, "num_basis": 5}
 
     num_heads: int = 8
     head_size: int = 6

@@ -32,7 +32,7 @@ def recording() -> Iterator[dict[str, Array]]:
 
 
 def record(name: str, value: Array) -> None:
-    """Keep a value under a name where somebody is recording; else do nothing."""
+    """Keep a value under a name if somebody is recording; else do nothing."""
     values = _values.get()
     if values is not None:
         values[name] = value

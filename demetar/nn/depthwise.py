@@ -2,7 +2,7 @@
 
 The "uvu" product of e3nn: every channel of the features couples with the one channel of
 the attribute, and no two channels mix. Networks mix channels by linear maps before and
-after it, which stand at the nodes where the algebra allows it. Used by NequIP, the
+after it, which stand at the nodes if the algebra allows it. Used by NequIP, the
 network of the e3nn tutorial and Equiformer.
 """
 

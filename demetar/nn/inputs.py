@@ -44,6 +44,30 @@ def invariants(nodes: Nodes, task: TaskSpec, names: Sequence[str]) -> jax.Array:
     return jnp.stack([columns[name] for name in names], axis=-1)
 
 
+def names_of(task: TaskSpec) -> tuple[str, ...]:
+    """What `invariants` knows by name."""
+    norms = (f"|{vector.name}|" for vector in task.vectors)
+    return (*task.scalars, *norms)
+
+
+def fitted(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of inputs that a model has by default, fitted to a task.
+
+    Norms of vectors that the task does not have are left out; if it lacks a scalar, or
+    nothing else is left, all its scalars are read.
+    """
+    known = names_of(task)
+    absent = [name for name in names if name not in (*known, ALL)]
+    if not absent:
+        return tuple(names)
+    kept = tuple(name for name in names if name in known and name.startswith("|"))
+    lacks_scalar = any(not name.startswith("|") for name in absent)
+    scalars = tuple(name for name in names if name in task.scalars)
+    if task.scalars and (lacks_scalar or not (kept or scalars)):
+        scalars = (ALL,)
+    return (*scalars, *kept)
+
+
 def vector(nodes: Nodes, task: TaskSpec, name: str) -> Array:
     """The vector input of that name: [N, 3].
 
@@ -53,8 +77,9 @@ def vector(nodes: Nodes, task: TaskSpec, name: str) -> Array:
     names = [vector.name for vector in task.vectors]
     if name not in names:
         raise UserError(
-            f"the task {task.name!r} has no vector input {name!r}; "
-            f"it has {', '.join(names) or 'none'}"
+            f"the task {task.name!r} has no vector input {name!r}; it has "
+            f"{', '.join(names) or 'none'}; give it VectorInput({name!r}), or choose "
+            "another model"
         )
     return nodes.vectors[:, names.index(name)]
 

@@ -53,7 +53,7 @@ def _matmul_backward(
     saved: tuple[Array, Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     inputs, w = saved
-    num_rows = math.prod(inputs.shape[:-1])  # -1 fails where there are no channels
+    num_rows = math.prod(inputs.shape[:-1])  # -1 fails if there are no channels
     rows = inputs.reshape(num_rows, inputs.shape[-1])
     transposed = jax.lax.optimization_barrier(rows.T)
     of_w = transposed @ gradient.reshape(num_rows, gradient.shape[-1])
@@ -177,4 +177,5 @@ class MLP(hk.Module):
             values = layer(values)
             if index < last or self.activate_last:
                 values = self.activation(values)
-        return values
+        found: jax.Array = values
+        return found

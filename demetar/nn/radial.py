@@ -106,7 +106,7 @@ class TrainedGaussians(hk.Module):
     def __call__(self, lengths: Array) -> jax.Array:
         """[E] -> [E, num_basis]."""
         shape, dtype = (1, self.num_basis), lengths.dtype
-        uniform = hk.initializers.RandomUniform
+        uniform: type = hk.initializers.RandomUniform
         mean = hk.get_parameter("mean", shape, dtype, uniform(0.0, 1.0))
         width_init = uniform(1.0 / self.num_basis, 1.0)
         width = hk.get_parameter("width", shape, dtype, width_init)

@@ -59,7 +59,7 @@ def heads(
     Args:
       task: heads.
       scalars: [N, C].
-      vectors: [3, N, C'] polar vectors; None where the model has none.
+      vectors: [3, N, C'] polar vectors; None if the model has none.
       graph: the batch.
       pooling: of `pool`.
 
@@ -78,7 +78,7 @@ def vector_heads(task: TaskSpec, vectors: Array | None) -> dict[str, Array]:
 
     Args:
       task: heads.
-      vectors: [3, N, C'] polar vectors; None where the model has none.
+      vectors: [3, N, C'] polar vectors; None if the model has none.
 
     Returns:
       {head: [N, K, 3]}.

@@ -349,4 +349,5 @@ def normalized(activation: mlp.Activation, dtype: jnp.dtype) -> mlp.Activation:
     e3nn-jax integrates over a million points; a model asks in every layer.
     """
     del dtype  # the precision in which e3nn-jax integrates
-    return e3nn.normalize_function(activation)
+    found: mlp.Activation = e3nn.normalize_function(activation)
+    return found

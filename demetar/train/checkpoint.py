@@ -16,14 +16,16 @@ import math
 import os
 import pathlib
 import typing
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import archives, files
+from demetar import archives, files, models
 from demetar.errors import UserError
 from demetar.types import Params, TaskSpec
 
@@ -57,14 +59,13 @@ class _Content(NamedTuple):
 class ModelCheckpoint:
     """A trained model with all that is needed to use it.
 
-    `models.build(c.model, c.task, c.fields)` is the model that `params` belong to.
-
     Attributes:
-      model: a key of the registry of models.
+      model: a key of the registry of models, or 'module:Class' of one's own.
       fields: fields of the model other than their defaults.
       task: inputs and heads.
       params: {module: {name: [R, ...]}}, one replica per seed.
       metadata: anything else that JSON can hold: epoch, losses, fingerprint.
+      source: SHA-256 of the source of one's own model; '' of a registered one.
     """
 
     model: str
@@ -72,6 +73,28 @@ class ModelCheckpoint:
     task: TaskSpec
     params: Params
     metadata: dict[str, Any]
+    source: str = ""
+
+    def build(self, fields: Mapping[str, Any] | None = None) -> hk.Transformed:
+        """The model that `params` belong to, as `models.build` gives it.
+
+        A warning says if the source of one's own model has changed.
+
+        Args:
+          fields: other values of some fields.
+
+        Raises:
+          UserError: one's own model cannot be imported here, or the model cannot be
+            built with the fields.
+        """
+        model = models.build(self.model, self.task, {**self.fields, **(fields or {})})
+        if self.source and self.source != models.own.source_hash(self.model):
+            warnings.warn(
+                f"the source of {self.model} has changed since this checkpoint was "
+                "written, and its outputs may have too; put it back, or train again",
+                stacklevel=2,
+            )
+        return model
 
 
 def save(path: PathLike, arrays: Any, metadata: Mapping[str, Any]) -> None:
@@ -186,6 +209,8 @@ def save_model(path: PathLike, checkpoint: ModelCheckpoint) -> None:
         "leaves": leaves,
         "metadata": checkpoint.metadata,
     }
+    if checkpoint.source:
+        metadata["source"] = checkpoint.source
     save(path, params, metadata)
 
 
@@ -204,7 +229,12 @@ def load_model(path: PathLike) -> ModelCheckpoint:
             leaf = jnp.array(arrays[jax.tree_util.keystr(keys)])
             params.setdefault(module, {})[name] = leaf
         return ModelCheckpoint(
-            metadata["model"], metadata["fields"], task, params, metadata["metadata"]
+            model=metadata["model"],
+            fields=metadata["fields"],
+            task=task,
+            params=params,
+            metadata=metadata["metadata"],
+            source=metadata.get("source", ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -280,7 +310,7 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 def _is_key(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _plain_array(leaf: Any) -> tuple[np.ndarray, str]:
@@ -338,7 +368,7 @@ def _read(path: PathLike) -> _Content:
             content.arrays[name] = content.arrays[name].view(np.dtype(dtype))
         return content
     except Exception as error:
-        # A header may hold anything where the file is of another program.
+        # A header may hold anything if the file is of another program.
         raise _damaged(path, error) from error
 
 

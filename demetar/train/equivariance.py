@@ -48,9 +48,11 @@ def rotation_errors(
                 return None, _batch_errors(model, task, params, key, batch)
 
             keys = jax.random.split(jax.random.key(0), len(plan["weight"]))
-            return jax.lax.scan(step, None, (keys, plan))[1]
+            found: dict[str, jax.Array] = jax.lax.scan(step, None, (keys, plan))[1]
+            return found
 
-        return jax.lax.map(one, params)
+        found: dict[str, jax.Array] = jax.lax.map(one, params)
+        return found
 
     errors = all_errors(params, jax.tree.map(jnp.asarray, packing.arrays()))
     return {
@@ -90,7 +92,7 @@ def random_rotations(
     Args:
       key: random.
       batch: whose graphs are to be turned.
-      slots: where the batch is a share of a larger one, the slots [G] of its graphs
+      slots: if the batch is a share of a larger one, the slots [G] of its graphs
         there, and their number there: each gets the rotation that it gets there.
     """
     num_graphs = batch.graph.bucket.num_graphs if slots is None else slots[1]

@@ -92,7 +92,8 @@ class Evaluator:
         """Validation loss of each replica, [R]: mean over heads and samples."""
         errors, _ = self.evaluate(params, self._valid_plan)
         means = [value.astype(np.float64).mean(axis=1) for value in errors.values()]
-        return np.mean(means, axis=0)
+        found: np.ndarray = np.mean(means, axis=0)
+        return found
 
     def first_batch(
         self, plan: Plan, predictions: Mapping[str, Array]
@@ -120,9 +121,10 @@ class Evaluator:
 
     def _call(self, params: Params, rows: Plan) -> tuple[dict[str, Any], ...]:
         args = (params, self._arrays, self._placement.rows(rows))
-        return jax.device_get(
+        found: tuple[dict[str, Any], ...] = jax.device_get(
             self._programs.call("evaluate", self._program, args, out_axis=2)
         )
+        return found
 
     def _program(
         self, params: Params, arrays: Any, rows: Mapping[str, Array]
@@ -139,7 +141,13 @@ class Evaluator:
                     predictions,
                 )
 
-            return jax.lax.scan(step, None, rows)[1]
+            found: tuple[dict[str, jax.Array], dict[str, jax.Array]] = jax.lax.scan(
+                step, None, rows
+            )[1]
+            return found
 
         on_cpu = self._placement.on_cpu
-        return over_replicas(one, (0,), self._num_replicas, on_cpu)(params)
+        found: tuple[dict[str, jax.Array], dict[str, jax.Array]] = over_replicas(
+            one, (0,), self._num_replicas, on_cpu
+        )(params)
+        return found

@@ -40,9 +40,12 @@ def flatten(
     def restore_state(flat: TrainState) -> TrainState:
         leaves = outer.flatten_up_to(flat)
         both = zip(leaves, chosen, strict=True)
-        return outer.unflatten([restore(leaf) if own else leaf for leaf, own in both])
+        found: TrainState = outer.unflatten(
+            [restore(leaf) if own else leaf for leaf, own in both]
+        )
+        return found
 
-    ravel = jax.vmap(lambda tree: flatten_util.ravel_pytree(tree)[0])
+    ravel: Any = jax.vmap(lambda tree: flatten_util.ravel_pytree(tree)[0])
     both = zip(parts, chosen, strict=True)
     vectors = [ravel(part) if own else part for part, own in both]
     return outer.unflatten(vectors), restore_state

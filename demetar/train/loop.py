@@ -17,6 +17,14 @@ from jax import flatten_util
 
 from demetar import graphs
 from demetar.distributed.placement import AXIS
+from demetar.settings import (
+    COUNT,
+    MISSING,
+    NOT_NEGATIVE,
+    TRAINING,
+    Bounds,
+    setting,
+)
 from demetar.train import equivariance, losses
 from demetar.types import Array, Batch, Params, TaskSpec, TrainState
 
@@ -29,36 +37,55 @@ AVERAGE_WARMUP = 10  # the moving average forgets its start over this many updat
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A run.
+    """A training.
 
     Attributes:
-      epochs: passes over the training set.
-      eval_every: epochs between evaluations on the validation set.
       seeds: one replica each; they share one program.
-      augment: 'none', or 'rotation': each training graph is turned at random, for
-        models that are not equivariant.
-      average_decay: decay of a moving average of the parameters that is evaluated in
-        their place; 0 for none.
-      loss_transform: of the error of each graph before the mean over them: 'none', or
-        'log' for log(error + loss_floor) / 2, which weighs relative improvements alike.
-        What is evaluated is the error either way.
-      loss_floor: of the logarithm, in the unit of the errors.
-      clip_each: bound on the norm of the gradient of each graph by itself, before the
-        mean over the batch, so that a few graphs cannot drown the rest; 0 for none.
-        For graphs of equal size.
       max_steps_per_call: bound on the updates of one compiled call, so that a person
         hears of them in time and a signal is heeded.
       checkpoint_seconds: least time between two checkpoints.
     """
 
-    epochs: int
-    eval_every: int = 5
+    epochs: int = setting(MISSING, "Passes over the training samples.", TRAINING, COUNT)
+    eval_every: int = setting(
+        5, "Epochs between evaluations on the validation samples.", TRAINING, COUNT
+    )
     seeds: tuple[int, ...] = (1,)
-    augment: str = "none"
-    average_decay: float = 0.0
-    loss_transform: str = "none"
-    loss_floor: float = 1e-3
-    clip_each: float = 0.0
+    augment: str = setting(
+        "none",
+        "rotation: turn each training graph at random, for models that are not "
+        "equivariant.",
+        TRAINING,
+        choices=AUGMENTATIONS,
+    )
+    average_decay: float = setting(
+        0.0,
+        "Decay of the moving average of the parameters that is evaluated in their "
+        "place; 0 for no average.",
+        TRAINING,
+        Bounds(least=0, below=1),
+    )
+    loss_transform: str = setting(
+        "none",
+        "log: train on log(error + floor) / 2 of each graph, so that relative "
+        "improvements weigh alike. What is reported is the error either way.",
+        TRAINING,
+        choices=LOSS_TRANSFORMS,
+    )
+    loss_floor: float = setting(
+        1e-3,
+        "The floor of --loss_transform=log, in the unit of the errors.",
+        TRAINING,
+        Bounds(above=0),
+    )
+    clip_each: float = setting(
+        0.0,
+        "Largest norm of the gradient of each graph by itself, before the mean over "
+        "the batch, so that a few graphs cannot drown the rest; 0 for no limit. For "
+        "graphs of equal size.",
+        TRAINING,
+        NOT_NEGATIVE,
+    )
     max_steps_per_call: int = 256
     checkpoint_seconds: float = 20.0
 
@@ -208,6 +235,7 @@ def over_shares(gradient_fn: GradientFn) -> GradientFn:
         own = jnp.sum(batch.weights)
         share = own / jnp.maximum(jax.lax.psum(own, AXIS), 1)
         flat, restore = flatten_util.ravel_pytree(means)
-        return restore(jax.lax.psum(share * flat, AXIS))
+        found: tuple[jax.Array, Params] = restore(jax.lax.psum(share * flat, AXIS))
+        return found
 
     return shared

@@ -6,6 +6,8 @@ import dataclasses
 
 import optax
 
+from demetar.settings import NOT_NEGATIVE, TRAINING, Bounds, setting
+
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "steps")
 STEPS = {0.8: 0.1, 0.9: 0.1}  # share of the run, and by what the rate is multiplied
@@ -13,30 +15,48 @@ STEPS = {0.8: 0.1, 0.9: 0.1}  # share of the run, and by what the rate is multip
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """An optimiser.
+    """An optimiser: Adam with weight decay, or AdamW (arXiv 1711.05101)."""
 
-    Attributes:
-      optimizer: 'adam' adds weight decay to the gradient, as PyTorch's Adam does;
-        'adamw' decouples it (Loshchilov & Hutter 2019, arXiv 1711.05101).
-      learning_rate: the highest.
-      schedule: 'constant', 'cosine' to zero at the last step, or 'steps': a tenth of
-        the rate after 80 % of the run and again after 90 %.
-      warmup_steps: steps of linear warm-up from zero.
-      weight_decay: coefficient.
-      clip_norm: bound on the global norm of the gradient; 0 for none.
-    """
+    optimizer: str = setting(
+        "adam",
+        "adam adds the weight decay to the gradient, as in PyTorch's Adam; adamw "
+        "applies it to the parameters.",
+        TRAINING,
+        choices=OPTIMIZERS,
+    )
+    learning_rate: float = setting(
+        5e-4, "The highest learning rate.", TRAINING, Bounds(above=0)
+    )
+    schedule: str = setting(
+        "constant",
+        "Course of the learning rate: constant, a cosine to zero at the last step, or "
+        "in steps: a tenth after 80 % of the run and again after 90 %.",
+        TRAINING,
+        choices=SCHEDULES,
+    )
+    warmup_epochs: int = setting(
+        0,
+        "Epochs over which the learning rate rises linearly from zero.",
+        TRAINING,
+        NOT_NEGATIVE,
+    )
+    weight_decay: float = setting(
+        0.0, "Coefficient of the weight decay.", TRAINING, NOT_NEGATIVE
+    )
+    clip_norm: float = setting(
+        0.0,
+        "Largest norm of the gradient of a batch, beyond which it is scaled down; 0 "
+        "for no limit.",
+        TRAINING,
+        NOT_NEGATIVE,
+    )
 
-    optimizer: str = "adam"
-    learning_rate: float = 5e-4
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
 
-
-def learning_rate(settings: Settings, num_steps: int) -> optax.Schedule:
+def learning_rate(
+    settings: Settings, num_steps: int, steps_per_epoch: int = 1
+) -> optax.Schedule:
     """The learning rate of each step of `num_steps`."""
-    peak, warmup = settings.learning_rate, settings.warmup_steps
+    peak, warmup = settings.learning_rate, settings.warmup_epochs * steps_per_epoch
     if settings.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, max(num_steps - warmup, 1))
     elif settings.schedule == "steps":
@@ -51,7 +71,9 @@ def learning_rate(settings: Settings, num_steps: int) -> optax.Schedule:
     )
 
 
-def make(settings: Settings, num_steps: int) -> optax.GradientTransformation:
+def make(
+    settings: Settings, num_steps: int, steps_per_epoch: int = 1
+) -> optax.GradientTransformation:
     """The optimiser of a run of `num_steps` updates."""
     parts = []
     if settings.clip_norm:
@@ -61,5 +83,6 @@ def make(settings: Settings, num_steps: int) -> optax.GradientTransformation:
     parts.append(optax.scale_by_adam())
     if settings.optimizer == "adamw" and settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay))
-    parts.append(optax.scale_by_learning_rate(learning_rate(settings, num_steps)))
+    rate = learning_rate(settings, num_steps, steps_per_epoch)
+    parts.append(optax.scale_by_learning_rate(rate))
     return optax.chain(*parts)

@@ -106,7 +106,7 @@ class ProgramCache:
 
 
 def _load(path: pathlib.Path, devices: Sequence[jax.Device]) -> Any:
-    """The program of a file; None where there is no whole one that jax takes."""
+    """The program of a file; None if there is no whole one that jax takes."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -225,7 +225,7 @@ def _digest(path: str) -> str:
 
 
 def _processor() -> str:
-    """Name and features of the processor, where the system tells them."""
+    """Name and features of the processor, if the system tells them."""
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(

@@ -32,7 +32,7 @@ class Programs:
     def __init__(self, placement: Placement, cache: ProgramCache | None):
         self.stopwatch = Stopwatch()
         self.num_compiled = 0
-        self.telling: Callable[[], AbstractContextManager] = contextlib.nullcontext
+        self.telling: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
         self._placement = placement
         self._cache = cache
         self._compiled: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class Programs:
     def call(
         self,
         name: str,
-        function: Callable,
+        function: Callable[..., Any],
         args: tuple[Any, Any, Any],
         out_axis: int | None = None,
         donate: tuple[int, ...] = (),
@@ -75,8 +75,8 @@ class Programs:
 
 
 def over_replicas(
-    function: Callable, axes: tuple[int, ...], num_replicas: int, on_cpu: bool
-) -> Callable:
+    function: Callable[..., Any], axes: tuple[int, ...], num_replicas: int, on_cpu: bool
+) -> Callable[..., Any]:
     """`function` of one replica, for all of them; results along axis 0.
 
     One after the other on a CPU, whose cores are busy with one and whose caches do

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-_LINE_SECONDS = 10.0  # least time between two lines where stdout is no terminal
+_LINE_SECONDS = 10.0  # least time between two lines if stdout is no terminal
 _COMPILING = "compiling ..."
 
 
@@ -91,7 +91,7 @@ class Progress:
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Tell of a compilation while it lasts, where there is no progress line yet."""
+    """Tell of a compilation while it lasts, if there is no progress line yet."""
     if not sys.stdout.isatty():
         print(_COMPILING, flush=True)
         yield

@@ -88,7 +88,7 @@ class Run:
     _planner: futures.Executor = dataclasses.field(
         default_factory=lambda: futures.ThreadPoolExecutor(1), repr=False
     )
-    _planned: dict[tuple[int, int], futures.Future] = dataclasses.field(
+    _planned: dict[tuple[int, int], futures.Future[Plan]] = dataclasses.field(
         default_factory=dict, repr=False
     )
 
@@ -147,7 +147,7 @@ class Run:
             enough.
 
         Returns:
-          True where the run is finished.
+          True if the run is finished.
 
         Raises:
           UserError: the loss is not finite, or the disk is full.
@@ -249,7 +249,8 @@ class Run:
             following = (stop, schedule.interval_end(stop))
             future = self._planner.submit(schedule.plan, *following)
             self._planned[following] = future
-        return plan
+        found: Plan = plan
+        return found
 
     def _keep_best(self, epoch: int) -> None:
         trainer, progress = self.trainer, self.progress
@@ -305,7 +306,8 @@ def _select(mask: Array, new: Params, old: Params) -> Params:
     def choose(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
-    return jax.tree.map(choose, new, old)
+    found: Params = jax.tree.map(choose, new, old)
+    return found
 
 
 def _restore(

@@ -58,6 +58,7 @@ class Trainer:
         cache: ProgramCache | None = None,
     ):
         self.placement = Placement(jax.devices() if devices is None else devices)
+        num_batches = len(dataset.plan("train")["weight"])
         self._whole = dataset.packing
         if self.placement.num_devices > 1:
             shared = shares.SharedPacking(self._whole, self.placement.num_devices)
@@ -69,9 +70,9 @@ class Trainer:
         self.programs = Programs(self.placement, cache if is_alone else None)
         self._arrays = self.placement.everywhere(dataset.packing.arrays())
         self.schedule = Schedule(dataset, settings, phases)
-        num_steps = self.schedule.num_steps
-        self._optimizer = optim.make(optimizer, num_steps)
-        self.learning_rate = optim.learning_rate(optimizer, num_steps)
+        rated = (optimizer, self.schedule.num_steps, num_batches)
+        self._optimizer = optim.make(*rated)
+        self.learning_rate = optim.learning_rate(*rated)
         self.evaluator = Evaluator(
             *(model, dataset, self.programs, self.placement, self._arrays),
             num_replicas=len(settings.seeds),
@@ -94,7 +95,8 @@ class Trainer:
                 list(keys.devices()),
                 lambda: jax.jit(jax.vmap(init_one)).lower(keys).compile(),
             )
-        return self.placement.everywhere(start(keys))
+        found: TrainState = self.placement.everywhere(start(keys))
+        return found
 
     def first_params(self, key: Array | None = None) -> Params:
         """The parameters of a replica before the first update.

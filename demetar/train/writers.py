@@ -47,7 +47,7 @@ class RunWriter:
     that a resumed run ends with the same lines as an uninterrupted one.
 
     Args:
-      workdir: folder of the run; made where there is none.
+      workdir: folder of the run; made if there is none.
       total_epochs: epochs of the whole run.
       start_epoch: epochs already made; 0 starts afresh.
       command: the command line, shown as text.
@@ -113,7 +113,7 @@ class RunWriter:
         with _reporting(self._path):
             os.fsync(self._file.fileno())
 
-    def compiling(self) -> AbstractContextManager:
+    def compiling(self) -> AbstractContextManager[Any]:
         """A context in which a person is told of a compilation."""
         return self._progress.compiling()
 
@@ -161,7 +161,7 @@ class RunWriter:
 
 
 class NoWriter:
-    """In place of a `RunWriter` where another process writes. A context manager."""
+    """In place of a `RunWriter` if another process writes. A context manager."""
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
         """Nothing."""
@@ -169,7 +169,7 @@ class NoWriter:
     def sync(self) -> None:
         """Nothing."""
 
-    def compiling(self) -> AbstractContextManager:
+    def compiling(self) -> AbstractContextManager[Any]:
         """Nothing."""
         return contextlib.nullcontext()
 
@@ -241,7 +241,7 @@ def _settings_table(hyperparameters: Mapping[str, Any]) -> str:
 
 
 def _curves(tag: str, value: Any) -> list[tuple[str, float]]:
-    """The curves of a metric: its mean, and one per seed where there are several.
+    """The curves of a metric: its mean, and one per seed if there are several.
 
     Numbers that are not finite leave a gap.
     """

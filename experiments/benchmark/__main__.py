@@ -1,15 +1,16 @@
-"""Measure what models and data cost, each thing beside another of the same function.
+"""Measure what models and data cost.
 
     python -m experiments.benchmark --models=egnn,segnn --out=DIR
 
---figure says what. `models`: parameters, compilation, forward pass, training step and
-memory of every model on one batch. `speed`: EGNN and DEMETAr against EGNN in plain
-PyTorch with the same weights, over nodes and batch sizes. `step`: a training step
-within a compiled call, against PyTorch, and of several seeds in one program.
-`molecules`: energies and forces of NequIP, TorchMD-NET and SchNet against the published
-PyTorch codes, and EGNN in its form for QM9. `steerable`: SEGNN over its degrees against
-the same function of e3nn-jax's own layers. `growth`: the forward pass over the number
-of edges. `generation`: nbody_small against a NumPy loop.
+Each thing is timed beside another of the same function; --figure says what. `models`:
+parameters, compilation, forward pass, training step and memory of every model on one
+batch. `speed`: EGNN and DEMETAr against EGNN in plain PyTorch with the same weights,
+over nodes and batch sizes. `step`: a training step within a compiled call, against
+PyTorch, and of several seeds in one program. `molecules`: energies and forces of
+NequIP, TorchMD-NET and SchNet against the published PyTorch codes, and EGNN in its form
+for QM9. `steerable`: SEGNN over its degrees against the same function of e3nn-jax's own
+layers. `growth`: the forward pass over the number of edges. `generation`: nbody_small
+against a NumPy loop.
 Programs are timed in turns; tables state medians, or means with variances. As in
 training, the cores of a processor share a batch, but for `models` and `steerable`.
 `speed`, `step` and `molecules` need PyTorch (`python -m pip install torch`), the last
@@ -20,17 +21,16 @@ torchmd-net. Nothing is fetched.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import pathlib
-from collections.abc import Sequence
 
-from absl import flags
-
-from demetar import models
 from demetar.distributed import launch
+from demetar.settings import MODEL, OUTPUT, setting
 from demetar.train import checkpoint
 from experiments.benchmark import figures, potentials, table
 from experiments.run import cli, records
+from tools.command_line import CommandLine, Given
 
 MEASUREMENTS = {
     "models": table.measure,
@@ -38,59 +38,37 @@ MEASUREMENTS = {
     **figures.MEASUREMENTS,
 }
 
-FLAGS = flags.FLAGS
-flags.DEFINE_enum("figure", "models", list(MEASUREMENTS), "What to measure.")
-flags.DEFINE_list(
-    "models",
-    None,
-    "Of --figure=models and molecules: what to measure, separated by commas. Default: "
-    "all that predict vectors, or all that have a PyTorch code to compare with.",
-)
-flags.DEFINE_integer("batch_size", 100, "Graphs per batch.", lower_bound=1)
-flags.DEFINE_integer("num_bodies", 5, "Nodes per graph.", lower_bound=2)
-flags.DEFINE_list("batch_sizes", ["32", "64", "128"], "Of --figure=speed.")
-flags.DEFINE_list("num_nodes", ["5", "10", "30", "50"], "Of --figure=speed.")
-flags.DEFINE_integer(
-    "num_seeds", 5, "Of --figure=step: seeds of one program.", lower_bound=1
-)
-flags.DEFINE_bool(
-    "compiled",
-    False,
-    "Of --figure=speed and molecules: EGNN by torch.compile too, which takes minutes.",
-)
-flags.DEFINE_integer("rounds", 20, "Timings of every program.", lower_bound=1)
-flags.DEFINE_string(
-    "out", None, "Folder for FIGURE.md, .csv, .json and .png; created if missing."
-)
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What is measured, and where it is written."""
 
-def main(_: list[str]) -> int:
-    """Measure, print the table, and write it where --out says."""
-    options = figures.Options(
-        models=tuple(FLAGS.models or _default_models()),
-        batch_size=FLAGS.batch_size,
-        num_bodies=FLAGS.num_bodies,
-        batch_sizes=cli.positive_integers("batch_sizes", FLAGS.batch_sizes),
-        num_nodes=cli.positive_integers("num_nodes", FLAGS.num_nodes),
-        num_seeds=FLAGS.num_seeds,
-        rounds=FLAGS.rounds,
-        compiled=FLAGS.compiled,
+    figure: str = setting(
+        "models", "What to measure.", MODEL, choices=tuple(MEASUREMENTS)
     )
+    out: str | None = setting(
+        None,
+        "Folder for FIGURE.md, .csv, .json and .png; created if missing.",
+        OUTPUT,
+        default_words="no files",
+    )
+
+
+LINE = CommandLine(Choice, figures.Options)
+
+
+def main(given: Given, _: list[str]) -> int:
+    """Measure, print the table, and write it if --out is given."""
+    choice, options = given.read(Choice), given.read(figures.Options)
     launch.keep_memory()
     launch.use_cores(None)
-    measured = MEASUREMENTS[FLAGS.figure](options)
-    command = records.command("experiments.benchmark")
+    measured = MEASUREMENTS[choice.figure](options)
+    command = records.typed_command("experiments.benchmark")
     head = f"{command}, {cli.device()}. {measured.note}"
     print(f"{head}\n\n{measured.text}")
-    if FLAGS.out:
-        write(pathlib.Path(FLAGS.out), FLAGS.figure, head, measured)
+    if choice.out:
+        write(pathlib.Path(choice.out), choice.figure, head, measured)
     return 0
-
-
-def _default_models() -> Sequence[str]:
-    if FLAGS.figure == "molecules":
-        return potentials.MODELS
-    return models.with_head("node_vector")
 
 
 def write(
@@ -113,4 +91,4 @@ def write(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, LINE)

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from demetar import models
 from demetar.errors import UserError
+from demetar.settings import COUNT, DATA, MODEL, TRAINING, Bounds, setting
 from demetar.types import Array, Batch, Params
 from experiments.benchmark import generic_segnn, numpy_nbody, programs
 from experiments.run import cli
@@ -32,16 +34,37 @@ AUTHORS_MS = 114.0  # per simulation of nbody_small, as the authors' loop takes
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Sizes of the measurements. The names are those of the flags."""
+    """Sizes of the measurements."""
 
-    models: tuple[str, ...]
-    batch_size: int
-    num_bodies: int
-    batch_sizes: tuple[int, ...]
-    num_nodes: tuple[int, ...]
-    num_seeds: int
-    rounds: int
-    compiled: bool = False
+    models: tuple[str, ...] = setting(
+        tuple(models.with_head("node_vector")),
+        "Of --figure=models: what to measure, separated by commas.",
+        MODEL,
+        default_words="all that predict vectors",
+    )
+    batch_size: int = setting(100, "Graphs per batch.", DATA, COUNT)
+    num_bodies: int = setting(5, "Nodes per graph.", DATA, Bounds(least=2))
+    batch_sizes: tuple[int, ...] = setting(
+        (32, 64, 128), "Of --figure=speed: graphs per batch.", DATA
+    )
+    num_nodes: tuple[int, ...] = setting(
+        (5, 10, 30, 50), "Of --figure=speed: nodes per graph.", DATA
+    )
+    num_seeds: int = setting(
+        5, "Of --figure=step: seeds of one program.", TRAINING, COUNT
+    )
+    rounds: int = setting(20, "Timings of every program.", TRAINING, COUNT)
+    potentials: tuple[str, ...] = setting(
+        ("nequip", "torchmd_et", "schnet", "egnn"),
+        "Of --figure=molecules: what to measure, separated by commas.",
+        MODEL,
+    )
+    compiled: bool = setting(
+        False,
+        "Of --figure=speed and molecules: EGNN by torch.compile too, which takes "
+        "minutes.",
+        MODEL,
+    )
 
 
 Rows = list[dict[str, Any]]

@@ -60,7 +60,7 @@ def measure(options: figures.Options) -> figures.Measured:
     Training steps of a batch, and energies with forces of a single structure.
     """
     rows: figures.Rows = []
-    for name in options.models:
+    for name in options.potentials:
         if name == "egnn":
             rows += [egnn_row(size, options) for size in MOLECULE_SIZES]
         elif name in POTENTIALS:
@@ -68,7 +68,7 @@ def measure(options: figures.Options) -> figures.Measured:
         else:
             raise UserError(
                 f"--figure=molecules has {', '.join(MODELS)}, found {name!r} in "
-                "--models"
+                "--potentials"
             )
     note = (
         f"Times in ms; {NUM_FRAMES} frames of aspirin with energies and forces, one "

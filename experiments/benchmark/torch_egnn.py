@@ -153,7 +153,7 @@ class Inputs:
     Attributes:
       features: [N, S] invariants.
       positions: [N, 3].
-      velocities: [N, 3]; empty where the task has none.
+      velocities: [N, 3]; empty if the task has none.
       edges: [E, F].
       senders, receivers: [E].
       num_neighbors: [N, 1] at least 1.

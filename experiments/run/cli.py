@@ -16,25 +16,26 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import tqdm
-from absl import app
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import demetar
 from demetar import files
 from demetar.distributed import launch
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments.run import screen
+from experiments.run import revision, screen
 from tools import cli
+from tools.command_line import CommandLine, Given
 
 T = TypeVar("T")
+Main: TypeAlias = Callable[[Given, list[str]], int | None]
 
-USER_ERROR = 2  # exit code
-MOST_DIGITS = 18  # of a number that is typed; Python parses no more than 4,300
+USER_ERROR = cli.USER_ERROR  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
 # What is wrong with a path or with the place that it names.
 _OF_PATHS = (
@@ -44,12 +45,12 @@ _OF_PATHS = (
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
 
 
-def run(main: Callable[[list[str]], int | None], positional: bool = False) -> None:
+def run(main: Main, line: CommandLine) -> None:
     """Run a command: bad input becomes one line on stderr and exit code 2.
 
     Args:
-      main: gets the arguments that are no flags, the program's name first.
-      positional: whether the command takes such arguments.
+      main: gets the flags and the other arguments, and returns an exit code.
+      line: what flags there are, and whether other arguments.
     """
     # Which backends jax looked for in vain is no news to a user.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
@@ -59,18 +60,11 @@ def run(main: Callable[[list[str]], int | None], positional: bool = False) -> No
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
 
-    def guarded(argv: list[str]) -> None:
-        if argv[1:] and not positional:
-            print(
-                f"error: expected flags as --name=value, found {argv[1]!r}; see --help",
-                file=sys.stderr,
-            )
-            sys.exit(USER_ERROR)
-        sys.exit(_guarded(lambda: main(argv)))
-
+    description = sys.modules[main.__module__].__doc__ or ""
     out, _ = screen.install()
     try:
-        app.run(guarded, flags_parser=cli.parse)
+        given, arguments = cli.parse(line, description)
+        sys.exit(_guarded(lambda: main(given, arguments)))
     except SystemExit as leaving:
         code = (
             leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
@@ -206,25 +200,13 @@ class StopSignal:
 
 
 def progress(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
-    """The items, with a progress bar on stderr, or without one where nobody looks."""
+    """The items, with a progress bar on stderr, or without one if nobody looks."""
     hidden = not sys.stderr.isatty()
     if hidden:
         print(f"{description} ...", file=sys.stderr)
     return tqdm.tqdm(
         items, description, total, mininterval=0.2, unit=" molecules", disable=hidden
     )
-
-
-def positive_integers(flag: str, items: Iterable[str]) -> tuple[int, ...]:
-    """The numbers of a flag that lists them.
-
-    Raises:
-      UserError: an item is no positive integer.
-    """
-    for item in items:
-        if not item.isdecimal() or len(item) > MOST_DIGITS or int(item) < 1:
-            raise UserError(f"expected positive integers in --{flag}, found {item!r}")
-    return tuple(map(int, items))
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]], rule: str = "---") -> str:
@@ -263,9 +245,13 @@ def save_figure(path: pathlib.Path, figure: Figure) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of what computes; in a checkout of the project, its commit too."""
+    own = {"demetar": demetar.__version__}
+    commit = revision.commit()
+    if commit is not None:
+        own["commit"] = commit
     found = {name: importlib.metadata.version(name) for name in VERSIONED}
-    return {"python": platform.python_version(), **found}
+    return {**own, "python": platform.python_version(), **found}
 
 
 def device() -> str:

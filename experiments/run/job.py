@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, TypeVar
 import haiku as hk
 import jax
 import numpy as np
-from absl import flags
 
 from demetar import models
 from demetar.data.dataset import Dataset
@@ -25,11 +24,20 @@ from demetar.train.program_cache import ProgramCache
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Batch, TaskSpec
-from experiments.run import cli, evaluation, options, records, run_files, sizes, workdir
+from experiments.protocols.settings import Replicas, Settings, describe
+from experiments.run import (
+    cli,
+    evaluation,
+    options,
+    records,
+    repeat,
+    run_files,
+    sizes,
+    workdir,
+)
+from tools.command_line import Given
 
 T = TypeVar("T")
-
-FLAGS = flags.FLAGS
 
 # `draw(task, batch, predictions, writer, epoch)` makes pictures of a test batch.
 Draw: TypeAlias = Callable[
@@ -43,46 +51,65 @@ class Job:
 
     Attributes:
       module: of the command.
-      settings: all of them, as `options.resolve` gives them and the data fill them in.
+      given: the flags.
+      settings: all of them, those that the data settle among them.
       changed: those that depart from the protocol.
-      protocol: its description.
       dataset, place: the data, and where a person finds them.
       draw: pictures at the end.
       others: data sets that the trained model is evaluated on too, by name.
     """
 
     module: str
-    settings: dict[str, Any]
-    changed: dict[str, Any]
-    protocol: str
+    given: Given
+    settings: Settings
+    changed: Mapping[str, Any]
     dataset: Dataset
     place: pathlib.Path
     draw: Draw | None = None
     others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
 
+    @property
+    def protocol(self) -> str:
+        """The protocol and what departs from it, in one line."""
+        return describe(self.settings.protocol, self.changed)
 
-def prepare() -> None:
+    @property
+    def command(self) -> str:
+        """The command line that repeats the run."""
+        return records.command(self.module, self.given, self.settings, self.changed)
+
+
+def prepare(given: Given) -> None:
     """What comes before the data are read.
+
+    Args:
+      given: the flags.
 
     Raises:
       UserError: no model is named, or an unknown one, or other processes of the run
         do not come.
     """
-    if not FLAGS.model:
-        raise UserError(f"expected --model, one of {', '.join(models.REGISTRY)}")
-    models.model_class(FLAGS.model)
-    jax.config.update("jax_enable_x64", FLAGS.dtype == "float64")
+    if not given.get("model"):
+        raise UserError(
+            f"expected --model, one of {', '.join(models.REGISTRY)}, or your own as "
+            f"{models.own.FORM}"
+        )
+    models.check_name(given["model"])
+    jax.config.update("jax_enable_x64", given.read(Replicas).dtype == "float64")
     # By default GPUs and TPUs round the factors of float32 products to some 10 bits:
     # symmetries would then hold to 1e-3.
     jax.config.update("jax_default_matmul_precision", "highest")
+    told = given.read(options.Processes)
     launch.keep_memory()
-    if FLAGS.coordinator is None or FLAGS.cpu_devices is not None:
-        launch.use_cores(FLAGS.cpu_devices)
-    launch.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if told.coordinator is None or told.cpu_devices is not None:
+        launch.use_cores(told.cpu_devices)
+    launch.start(told.coordinator, told.num_processes, told.process_id)
+    # A module of one's own may compute when it is imported, so the above comes first.
+    models.model_class(given["model"])
 
 
 def load(read: Callable[[], T]) -> T:
-    """What `read` reads; where there are several processes, the main one goes first.
+    """What `read` reads; if there are several processes, the main one goes first.
 
     So files that are made on first use are made once.
     """
@@ -92,12 +119,16 @@ def load(read: Callable[[], T]) -> T:
 def run(job: Job) -> int:
     """Train, or continue, or tell that the run is finished."""
     settings, dataset = job.settings, job.dataset
+    output = job.given.read(options.Output)
     folder = pathlib.Path(
-        FLAGS.workdir or options.default_workdir(settings, job.changed)
+        output.workdir or options.default_workdir(settings, job.changed)
     )
-    config = workdir.make_config(settings, dataset)
+    config = workdir.make_config(settings.config(), dataset)
     processes.check_same(config)
-    model = models.build(settings["model"], dataset.task, settings["fields"])
+    model = models.build(settings.model, dataset.task, settings.fields)
+    note = repeat.note(job.given, dataset.fingerprint)
+    if note:
+        print(note)
 
     def tell() -> bool:
         return tell_record(job, model, folder, config)
@@ -108,7 +139,7 @@ def run(job: Job) -> int:
         # Again: the process that held it may have come to the end.
         if processes.from_main(tell):
             return 0
-        cache = program_cache(config, dataset.task) if FLAGS.compile_cache else None
+        cache = program_cache(config, dataset.task) if output.compile_cache else None
         try:
             return train(job, model, folder, config, cache)
         except jax.errors.JaxRuntimeError as error:
@@ -132,15 +163,18 @@ def train(
     trainer = Trainer(
         model,
         dataset,
-        *options.training_settings(settings, dataset),
+        *settings.training(),
         options.make_phases(settings, dataset),
         cache=cache,
     )
     trainer.programs.telling = (
         progress.compiling if processes.is_main() else contextlib.nullcontext
     )
-    if FLAGS.set or settings["num_seeds"] > 1:
-        sizes.check_model(trainer.first_params, settings["num_seeds"], FLAGS.set)
+    assignments = job.given.read(options.Choice).set
+    if assignments or job.given.fields or settings.replicas.num_seeds > 1:
+        sizes.check_model(
+            trainer.first_params, settings.replicas.num_seeds, assignments
+        )
     run = Run.start(trainer, folder / workdir.LAST, run_files.run_id(config))
     print(introduce(job, run, folder), flush=True)
     processes.from_main(lambda: workdir.claim(folder, config))
@@ -187,7 +221,7 @@ def introduce(job: Job, run: Run, folder: pathlib.Path) -> str:
     """The first lines of a run."""
     dataset = job.dataset
     lines = [
-        f"model     {job.settings['model']}, {records.num_params(run):,} parameters",
+        f"model     {job.settings.model}, {records.num_params(run):,} parameters",
         f"data      {job.place}, {len(dataset.splits['train']):,} training samples, "
         f"{dataset.task.name}, fingerprint {dataset.fingerprint[:12]}",
         f"protocol  {job.protocol}",
@@ -225,10 +259,8 @@ def make_writer(
     """What writes the metrics of the run, if this process does."""
     if not processes.is_main():
         return writers.NoWriter()
-    start, epochs = run.progress.epoch, job.settings["epochs"]
-    return writers.RunWriter(
-        folder, epochs, start, records.command(job.module), config, run.run_id
-    )
+    start, epochs = run.progress.epoch, config["epochs"]
+    return writers.RunWriter(folder, epochs, start, job.command, config, run.run_id)
 
 
 def program_cache(config: Mapping[str, Any], task: TaskSpec) -> ProgramCache:
@@ -242,8 +274,8 @@ def write_best(
     folder: pathlib.Path, run: Run, config: dict[str, Any], dataset: Dataset
 ) -> None:
     """The model at the lowest validation loss, as a checkpoint that needs no flags."""
-    of_data = ("fingerprint", workdir.IDENTITY)
-    settings = {name: value for name, value in config.items() if name not in of_data}
+    apart = ("fingerprint", workdir.IDENTITY, workdir.SOURCE)
+    settings = {name: value for name, value in config.items() if name not in apart}
     best = checkpoint.ModelCheckpoint(
         model=settings["model"],
         fields=settings["fields"],
@@ -255,6 +287,7 @@ def write_best(
             "settings": settings,
             run_files.RUN_ID: run.run_id,
         },
+        source=config.get(workdir.SOURCE, ""),
     )
     checkpoint.save_model(folder / workdir.BEST, best)
 
@@ -306,12 +339,11 @@ def finish(
 
 def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
     """What the record says of what was asked for."""
-    settings = job.settings
     same = ("dataset", "fields", "model", "target")
     return {
-        "command": records.command(job.module),
+        "command": job.command,
         "fingerprint": job.dataset.fingerprint,
         "protocol": job.protocol,
         "settings": config,
-        **{name: settings[name] for name in same},
+        **{name: config[name] for name in same},
     }

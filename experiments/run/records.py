@@ -19,13 +19,15 @@ from demetar.distributed import launch
 from demetar.train import checkpoint
 from demetar.train.run import Run
 from demetar.types import Head, TaskSpec
+from experiments.protocols.settings import Settings
 from experiments.run import cli, evaluation, run_files, statistics
+from tools.command_line import Given
 
 # Flags that change nothing but where files lie and what computes.
 _ONE_UNIT = re.compile(r"\w+$")  # that needs no brackets when it is squared
 _BRACKETED = re.compile(r"\((\w+)\)\^2")
 
-PLACES = ("workdir", "data_dir", "out", "cpu_devices", *launch.FLAGS)
+PLACES = ("workdir", "data_dir", "config", "out", "cpu_devices", *launch.FLAGS)
 
 
 def run_record(run: Run) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def _describe_target(head: Head, task: TaskSpec) -> str:
 
 
 def error_unit(head: Head) -> str:
-    """The unit of a head's errors; '' where the head has none."""
+    """The unit of a head's errors; '' if the head has none."""
     if head.error == "absolute" or not head.unit:
         return head.unit
     return f"{head.unit}^2" if _ONE_UNIT.match(head.unit) else f"({head.unit})^2"
@@ -162,11 +164,15 @@ def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*record.get("history", []), own]
 
 
-def command(module: str) -> str:
-    """The command line of this run, without the places of its files.
+def typed_command(module: str) -> str:
+    """The command line of this process, without the places of its files.
 
     So records can be compared, and published without the layout of a disk.
     """
+    return shlex.join(["python", "-m", module, *_typed_arguments()])
+
+
+def _typed_arguments() -> list[str]:
     arguments = []
     given = iter(sys.argv[1:])
     for argument in given:
@@ -175,6 +181,33 @@ def command(module: str) -> str:
             arguments.append(argument)
         elif not equals:
             next(given, None)  # its value
+    return arguments
+
+
+def command(
+    module: str, given: Given, settings: Settings, changed: Mapping[str, Any]
+) -> str:
+    """The command line that repeats a run: as it was typed, but for places of files.
+
+    What a file of settings said stands there as flags.
+
+    Args:
+      module: of the command.
+      given: its flags.
+      settings: of the run.
+      changed: what departs from the protocol.
+    """
+    arguments = _typed_arguments()
+    told = {"model": settings.model, "dataset": settings.dataset}
+    told |= {"protocol": settings.protocol.name, **changed}
+    for name in sorted(given.repeated & {*told}):
+        value = told.pop(name)
+        values = [value] if not isinstance(value, tuple) else value or ("",)
+        arguments += [f"--{name}={item}" for item in values]
+    for name in sorted(given.fields.keys() & told.keys()):
+        value = told[name]
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        arguments.append(f"--set={name}={text}")
     return shlex.join(["python", "-m", module, *arguments])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from demetar import files
+from demetar import files, models
 from demetar.errors import UserError
 
 # Integers that may be 0; all others are counts and sizes of at least 1.
@@ -36,6 +36,8 @@ _COPIES = 5
 def check_fields(model: str, fields: Mapping[str, Any]) -> None:
     """Refuse sizes below 1, absurd ones, and numbers that are not finite.
 
+    What the integers of one's own model are is not known.
+
     Args:
       model: its name.
       fields: as a person set them, of the right types.
@@ -47,7 +49,7 @@ def check_fields(model: str, fields: Mapping[str, Any]) -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, bool):
                 continue
-            if isinstance(item, int):
+            if isinstance(item, int) and not models.own.is_own(model):
                 least = 0 if name in _MAY_BE_ZERO else 1
                 most = next(most for part, most in _MOST.items() if part in name)
                 if not least <= item <= most:

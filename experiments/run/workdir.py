@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from demetar import files, locks
+from demetar import files, locks, models
 from demetar.data.dataset import Dataset
 from demetar.distributed import processes
 from demetar.errors import UserError
@@ -25,6 +25,7 @@ from experiments.run.run_files import RUN_ID
 CONFIG_FILE = "config.json"
 LAST, BEST = "last.npz", "best.npz"
 IDENTITY = "identity"  # of the data: splits, frames, units and all
+SOURCE = "model_source"  # SHA-256 of the source of a model of one's own
 ANOTHER = "choose another --workdir"
 _MOST_LISTED = 10  # of settings that differ
 _MOST_SHOWN = 100  # characters of one
@@ -45,13 +46,22 @@ _TASK_FIELDS: Mapping[str, str] = {
 def make_config(settings: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """All that decides the numbers of a run: what its id is made of.
 
-    This is the one place where the identity of the data enters.
+    This is the one place where the identity of the data enters, and that of a model
+    that is not of the registry.
     """
-    return {
+    config = {
         **settings,
         "fingerprint": dataset.fingerprint,
         IDENTITY: dataset.identity,
     }
+    if models.own.is_own(settings["model"]):
+        config[SOURCE] = models.own.source_hash(settings["model"])
+    return config
+
+
+def model_folder(model: str) -> str:
+    """The name of a model as that of a folder: 'module:Class' as 'module.Class'."""
+    return model.replace(":", ".")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +146,11 @@ def _check_config(
     changed = [name for name in names if found.get(name) != config.get(name)]
     if not changed or (changed == ["epochs"] and _grows(folder, found, config)):
         return
+    if changed == [SOURCE]:
+        raise UserError(
+            f"the source of {config['model']} has changed since the run in {folder}; "
+            f"put it back to continue that run, or {ANOTHER} to train what it is now"
+        )
     told = [
         f"{name[:_MOST_SHOWN]} was {repr(found.get(name))[:_MOST_SHOWN]} and is now "
         f"{repr(config.get(name))[:_MOST_SHOWN]}"

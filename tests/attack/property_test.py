@@ -15,18 +15,17 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-from absl import flags
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from demetar import archives, files, models
 from demetar.data import nbody_files
 from demetar.errors import UserError
-from experiments import protocols
-from experiments.run import cli, run_files
+from experiments.protocols import settings as protocols
+from experiments.run import run_files
 from tests import report_test
 from tests.support.quick import quick
-from tools import generate_nbody, import_nbody
+from tools import command_line, generate_nbody, import_nbody
 
 
 def ends_well(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -265,10 +264,8 @@ def test_phases_are_parsed_or_refused(model, epochs, assignments):
 @hypothesis.given(typed)
 def test_frames_and_bodies_of_the_generator(text):
     for name in ("save_frames", "num_bodies"):
-        known = flags.FlagValues()
-        generate_nbody.define_flags(known)
-        known(["", f"--{name}={text}"])
-        ends_well(lambda _, own: generate_nbody.settings_from_flags(own), text, known)
+        given, _ = generate_nbody.LINE.parse([f"--{name}={text}"])
+        ends_well(lambda _, own: generate_nbody.settings_of(own), text, given)
 
 
 @quick
@@ -284,5 +281,5 @@ def test_frames_and_fractions_of_the_importer(frames, fractions):
 @quick
 @hypothesis.given(st.lists(typed, max_size=3))
 def test_lists_of_positive_integers(items):
-    found = ends_well(cli.positive_integers, "sizes", items)
+    found = ends_well(command_line.positive_integers, "sizes", items)
     assert found is None or all(value >= 1 for value in found)

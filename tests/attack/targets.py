@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from demetar import files
 from demetar.data import molecule_files, molecules, nbody, nbody_files, qm9, splits
@@ -87,10 +86,8 @@ def of_bodies(folder: pathlib.Path) -> dict[str, Target]:
     for seed, path in enumerate(inputs):
         arrays = nbody_folder.random_arrays(4, (2, 3), seed, forces=True)
         np.savez(path, **arrays)  # type: ignore[arg-type]
-    values = flags.FlagValues()
-    import_nbody.define_flags(values)
-    values(["", "--dt=0.001", "--length_unit=m", f"--out={folder / 'imported'}"])
-    import_nbody.run(values, list(map(str, inputs)))
+    flags = ["--dt=0.001", "--length_unit=m", f"--out={folder / 'imported'}"]
+    import_nbody.run(*import_nbody.LINE.parse([*flags, *map(str, inputs)]))
     nbody_folder.write(folder / "first", (2, 3), splits=dict.fromkeys(SPLITS, 4))
 
     def read(name: str) -> str:

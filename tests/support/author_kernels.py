@@ -17,7 +17,7 @@ import numpy as np
 from demetar import models
 from demetar.nn import steerable
 from demetar.types import Head, TaskSpec, VectorInput
-from experiments import protocols
+from experiments.protocols import nbody as protocols
 from tests.support import authors
 
 TASK = TaskSpec(

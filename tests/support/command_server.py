@@ -22,8 +22,7 @@ from demetar import models
 from demetar.train import equivariance, pictures, trainer, writers
 from experiments.run import cli
 
-# What takes long to import. Not `experiments.run.options`: a command defines its own
-# flags.
+# What takes long to import.
 IMPORTED = (models, equivariance, pictures, trainer, writers)
 
 
@@ -40,7 +39,7 @@ def run(request: dict) -> int:
             return 0
         command = importlib.import_module(f"experiments.{request['module']}")
         exec(request["setup"], {"__name__": "setup"})
-        cli.run(command.main)
+        cli.run(command.main, command.LINE)
     except SystemExit as leaving:
         if isinstance(leaving.code, str):
             print(leaving.code, file=sys.stderr)

@@ -113,7 +113,8 @@ def _unpacked(path: pathlib.Path) -> IO[bytes]:
         start = file.read(8)
     for mark, opened in _COMPRESSED.items():
         if start.startswith(mark):
-            return opened(path)
+            found: IO[bytes] = opened(path)
+            return found
     return open(path, "rb")
 
 

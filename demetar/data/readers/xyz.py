@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from collections.abc import Iterator
 
 from demetar import elements
 from demetar.data.molecules import MOST_ATOMS, Record
@@ -26,6 +27,34 @@ def read(path: pathlib.Path) -> tuple[list[Record], list[str], list[str]]:
     names: list[str] | None = None
     passed: dict[str, None] = {}  # names in their order
     records: list[Record] = []
+    for record, told in stream(path):
+        if names is None:
+            names = list(told.properties)
+        if told.properties.keys() != set(names):
+            raise UserError(
+                f"{record.place}: expected the properties "
+                f"{text.listed(names) or 'none'}, "
+                f"found {text.listed(list(told.properties)) or 'none'}"
+            )
+        passed |= dict.fromkeys(told.passed)
+        properties = [told.properties[name] for name in names]
+        records.append(record._replace(properties=properties))
+    notes = [f"{path.name} was read by demetar's own reader of extended xyz"]
+    if passed:
+        notes.append(
+            f"passed over in the comments of {path.name}, as no single numbers: "
+            f"{text.listed(list(passed))}"
+        )
+    return records, names or [], notes
+
+
+def stream(path: pathlib.Path) -> Iterator[tuple[Record, comment.Comment]]:
+    """Molecules one after the other, without properties, and their comments.
+
+    Raises:
+      UserError: the file cannot be read, or a molecule of it; the line is named.
+    """
+    count = 0
     numbered = enumerate(text.lines(path), 1)
     for number, line in numbered:
         if not line.strip():
@@ -38,31 +67,10 @@ def read(path: pathlib.Path) -> tuple[list[Record], list[str], list[str]]:
             if len(rows) < size:
                 raise ValueError(f"{size} atoms announced, {len(rows)} there")
             atoms = [_atom(*row, told.columns) for row in rows]
-        if names is None:
-            names = list(told.properties)
-        if told.properties.keys() != set(names):
-            raise UserError(
-                f"{place}: expected the properties {text.listed(names) or 'none'}, "
-                f"found {text.listed(list(told.properties)) or 'none'}"
-            )
-        passed |= dict.fromkeys(told.passed)
-        records.append(
-            Record(
-                place,
-                len(records) + 1,
-                [element for element, _ in atoms],
-                [value for _, position in atoms for value in position],
-                [told.properties[name] for name in names],
-                told.smiles,
-            )
-        )
-    notes = [f"{path.name} was read by demetar's own reader of extended xyz"]
-    if passed:
-        notes.append(
-            f"passed over in the comments of {path.name}, as no single numbers: "
-            f"{text.listed(list(passed))}"
-        )
-    return records, names or [], notes
+        count += 1
+        numbers = [element for element, _ in atoms]
+        positions = [value for _, position in atoms for value in position]
+        yield Record(place, count, numbers, positions, [], told.smiles), told
 
 
 def _size(line: str) -> int:

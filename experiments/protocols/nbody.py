@@ -8,110 +8,102 @@ project's, for models of which no paper has such a protocol.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from demetar import models
+from demetar.data import nbody
 from demetar.errors import UserError
-from experiments.run import cli
+from demetar.settings import DATA, Bounds, setting
+from demetar.train import loop, optim
+from experiments.protocols.settings import PAPER, Protocol, named
+
+_PUBLISHED = "the published set's"
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
-    """Settings of a training. The names are those of the flags.
+class Data(nbody.Settings):
+    """What is read of a data set, and what is generated of a named one.
 
     Attributes:
-      source: where the settings are from; of a paper's with its section.
-      origin: 'paper' or 'project': who chose the settings.
-      name: of the protocol among those of the model; `find` fills it in.
-      loss_transform: 'none' or 'log', of the error of each graph.
-      phase: how the run begins, one text per phase: 'EPOCHS:field=value,...' has other
-        fields of the model, or another loss_floor, for so many epochs. After the last
-        comes the run as the other settings say.
+      num_bodies: None if the data say.
     """
 
-    source: str
-    origin: str = "project"
-    name: str = ""
-    epochs: int = 1_000
-    batch_size: int = 100
-    learning_rate: float = 5e-4
-    schedule: str = "constant"
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    warmup_epochs: int = 0
-    clip_norm: float = 0.0
-    average_decay: float = 0.0
-    loss_transform: str = "none"
-    loss_floor: float = 1e-3
-    clip_each: float = 0.0
-    phase: tuple[str, ...] = ()
-    eval_every: int = 5
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_bodies: int | None = setting(
+        None,
+        "Bodies per system of a generated set.",
+        DATA,
+        Bounds(least=2),
+        default_words=_PUBLISHED,
+    )
+    data_seed: int | None = setting(
+        None,
+        "Seed of a fresh data set of the same kind.",
+        DATA,
+        default_words=_PUBLISHED,
+    )
+    full_data: bool = setting(
+        False, "Generate all of gravity, not only what a quick start needs.", DATA
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class DataProtocol:
-    """The task of a data set. The names are those of the flags.
+# What a data set settles unless a person does.
+SETTLED = (
+    *("start_frame", "target_frame", "num_train", "num_bodies", "connectivity"),
+    "num_neighbors",
+)
 
-    Attributes:
-      start_frame, target_frame: frames of input and target.
-      num_train: samples that train; None for all.
-      num_bodies: bodies per system; None where the data say.
-      connectivity, num_neighbors: of the graphs.
-    """
-
-    start_frame: int
-    target_frame: int
-    num_train: int | None
-    num_bodies: int | None = 5
-    connectivity: str = "complete"
-    num_neighbors: int | None = None
-
-
-AnyProtocol = TypeVar("AnyProtocol", bound=Protocol)
-
-DATASETS: Mapping[str, DataProtocol] = {
-    "nbody_small": DataProtocol(30, 40, 3_000),
-    "nbody": DataProtocol(6, 8, 50_000),
-    "nbody_blog": DataProtocol(6, 8, 3_000),
-    "gravity": DataProtocol(30, 40, 10_000, 100, "knn", 6),
+DATASETS: Mapping[str, Data] = {
+    "nbody_small": Data(30, 40, num_train=3_000, num_bodies=5),
+    "nbody": Data(6, 8, num_train=50_000, num_bodies=5),
+    "nbody_blog": Data(6, 8, num_train=3_000, num_bodies=5),
+    "gravity": Data(
+        *(30, 40),
+        num_train=10_000,
+        num_bodies=100,
+        connectivity="knn",
+        num_neighbors=6,
+    ),
 }
 
-# Simulations that are generated of a large data set where not all are asked for.
+# Simulations that are generated of a large data set if not all are asked for.
 QUICK: Mapping[str, Mapping[str, int]] = {
     "gravity": {"num_train": 400, "num_valid": 50, "num_test": 50},
 }
-NUM_NEIGHBORS = 6  # where a data set is not connected so by its own protocol
+NUM_NEIGHBORS = 6  # of --connectivity=knn where it is not the data set's own
 
 DEFAULT = Protocol("the same settings for every model")
 
-PAPER, PROJECT = "paper", "project"
 EGNN_PAPER = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
 EGNN_SOURCE = f"{EGNN_PAPER}, appendix C.1"
 SEGNN_SOURCE = "Brandstetter et al. 2022, arXiv 2110.02905, appendix C"
 
 
-def _of_egnn(**changed: Any) -> Protocol:
+def _of_egnn(learning_rate: float = 5e-4, **changed: Any) -> Protocol:
     """The protocol of a row of EGNN's table."""
-    own = Protocol(EGNN_SOURCE, PAPER, epochs=10_000, weight_decay=1e-12)
-    return dataclasses.replace(own, **changed)
+    return Protocol(
+        EGNN_SOURCE,
+        PAPER,
+        training=loop.Settings(epochs=10_000),
+        optimizer=optim.Settings(learning_rate=learning_rate, weight_decay=1e-12),
+        **changed,
+    )
 
 
 # The report of 2023 trains on other data. Longer runs overfit, whatever the rate.
 _DEMETAR = Protocol(
     "chosen on the validation set of nbody_small",
-    epochs=150,
-    learning_rate=1e-3,
-    schedule="cosine",
-    optimizer="adamw",
-    weight_decay=0.1,
-    warmup_epochs=2,
-    clip_norm=1.0,
-    average_decay=0.999,
-    loss_transform="log",
-    loss_floor=3e-2,
+    training=loop.Settings(
+        epochs=150, average_decay=0.999, loss_transform="log", loss_floor=3e-2
+    ),
+    optimizer=optim.Settings(
+        learning_rate=1e-3,
+        schedule="cosine",
+        optimizer="adamw",
+        weight_decay=0.1,
+        warmup_epochs=2,
+        clip_norm=1.0,
+    ),
 )
 
 # The rows of EGNN's table: the nodes know the charges, the edges only distances. The
@@ -138,14 +130,15 @@ _SE3_FIELDS: Mapping[str, Any] = {
 # drown the rest, and are soon made. Evaluation can afford more and shorter ones.
 _NEWTON = Protocol(
     "chosen on the validation set of nbody_small",
-    epochs=35,
+    training=loop.Settings(
+        epochs=35,
+        average_decay=0.99,
+        loss_transform="log",
+        loss_floor=1e-6,
+        clip_each=1.0,
+    ),
+    optimizer=optim.Settings(learning_rate=5e-3, schedule="cosine"),
     batch_size=50,
-    learning_rate=5e-3,
-    schedule="cosine",
-    average_decay=0.99,
-    loss_transform="log",
-    loss_floor=1e-6,
-    clip_each=1.0,
     phase=(
         "4:num_substeps=20,eta=0.2,loss_floor=1e-3",
         "6:num_substeps=40,eta=0.15,loss_floor=1e-4",
@@ -161,9 +154,15 @@ _NEWTON = Protocol(
 
 # Its gates are not bounded: the gradients of fast particles would drown the others.
 _NEQUIP = Protocol(
-    "chosen on the validation set of nbody_small", learning_rate=2e-3, clip_norm=0.1
+    "chosen on the validation set of nbody_small",
+    optimizer=optim.Settings(learning_rate=2e-3, clip_norm=0.1),
 )
-_LINEAR = Protocol(EGNN_SOURCE, PAPER, epochs=100, learning_rate=1e-2)
+_LINEAR = Protocol(
+    EGNN_SOURCE,
+    PAPER,
+    training=loop.Settings(epochs=100),
+    optimizer=optim.Settings(learning_rate=1e-2),
+)
 
 PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "linear": {"paper": _LINEAR},
@@ -177,13 +176,14 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         # close encounters dominate it) and the average of the weights do not.
         "tuned": Protocol(
             "chosen on the validation set of nbody_small",
-            epochs=110,
-            learning_rate=8e-3,
-            optimizer="adamw",
-            weight_decay=1e-2,
-            warmup_epochs=2,
-            clip_norm=0.05,
-            average_decay=0.9995,
+            training=loop.Settings(epochs=110, average_decay=0.9995),
+            optimizer=optim.Settings(
+                learning_rate=8e-3,
+                optimizer="adamw",
+                weight_decay=1e-2,
+                warmup_epochs=2,
+                clip_norm=0.05,
+            ),
         ),
     },
     "radial_field": {"paper": _of_egnn(learning_rate=2e-4)},
@@ -210,9 +210,8 @@ GRAVITY_PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         name: {
             "default": Protocol(
                 "settings with which a fit to forces settles",
-                epochs=100,
-                learning_rate=1e-2,
-                schedule="cosine",
+                training=loop.Settings(epochs=100),
+                optimizer=optim.Settings(learning_rate=1e-2, schedule="cosine"),
             )
         }
         for name in ("linear", "linear_map")
@@ -227,14 +226,12 @@ BLOG_PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
         "default": Protocol(
             f"the settings of {EGNN_SOURCE}, for the 100 epochs of the JAX EGNN blog "
             "post",
-            epochs=100,
-            weight_decay=1e-12,
+            training=loop.Settings(epochs=100),
+            optimizer=optim.Settings(weight_decay=1e-12),
         )
     }
 }
 
-# Models that move along the velocities, and so cannot do without.
-NEED_VELOCITY = ("linear", "egnn", "radial_field", "newton", "newton_octahedral")
 # Directions alone: forces have heavy tails, and as features they would drown the rest.
 _MORE_CUES: Mapping[str, Any] = {
     "node_vectors": ("velocity",),
@@ -262,24 +259,8 @@ def find(model: str, name: str, dataset: str = "nbody_small") -> Protocol:
     return named(known, model, name)
 
 
-def named(known: Mapping[str, AnyProtocol], model: str, name: str) -> AnyProtocol:
-    """The one of that name among the known protocols of a model, with its name.
-
-    Raises:
-      UserError: there is none.
-    """
-    if name == "default" and "paper" in known:
-        name = "paper"
-    if name not in known:
-        names = dict.fromkeys(("default", *known))
-        raise UserError(
-            f"{model} has no protocol {name!r}; expected one of {', '.join(names)}"
-        )
-    return dataclasses.replace(known[name], name=name)
-
-
 def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
-    """Fields by which a model reads its inputs, where the defaults do not fit.
+    """Fields by which a model reads its inputs, if the defaults do not fit.
 
     Its scalar inputs are named after the data set's, and invariants of vectors that the
     cues leave out are left out. SEGNN reads all cues: harmonics of relative velocities
@@ -288,7 +269,7 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     Raises:
       UserError: the model cannot do without the velocities that the cues leave out.
     """
-    if cues == "positions" and model in NEED_VELOCITY:
+    if cues == "positions" and "velocity" in models.model_class(model).needs:
         raise UserError(
             f"{model} moves along the velocities, which --cues=positions leaves out; "
             "give --cues=velocity, or another model such as segnn"
@@ -298,61 +279,14 @@ def input_fields(model: str, dataset: str, cues: str) -> dict[str, Any]:
     renamed = {"charge": "mass"} if dataset == "gravity" else {}
     absent = {"|velocity|"} if cues == "positions" else set()
     changed = {}
-    for field in {"node_inputs", "species_inputs"} & models.fields(model).keys():
-        default: Any = models.fields(model)[field].default
+    for field, default in models.input_defaults(model).items():
         names = tuple(renamed.get(name, name) for name in default if name not in absent)
         if names != default:
             changed[field] = names
     return changed
 
 
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A parsed phase: the fields that it changes, and the floor of the loss."""
-
-    epochs: int
-    fields: Mapping[str, Any]
-    loss_floor: float | None
-
-
-def parse_phase(model: str, text: str) -> Phase:
-    """A phase 'EPOCHS:field=value,...' of a model.
-
-    Raises:
-      UserError: it is malformed, or the model has no such field.
-    """
-    epochs, colon, assignments = text.partition(":")
-    is_number = epochs.isdecimal() and len(epochs) <= cli.MOST_DIGITS
-    if not (colon and is_number and int(epochs)):
-        raise UserError(
-            f"expected --phase=EPOCHS:field=value,... with at least 1 epoch, "
-            f"found {text!r}"
-        )
-    given = [item for item in assignments.split(",") if item]
-    floors = [item for item in given if item.startswith("loss_floor=")]
-    try:
-        values = [float(item.partition("=")[2]) for item in floors]
-    except ValueError:
-        raise UserError(f"expected a number, found {floors[0]!r} in --phase") from None
-    if any(not 0 < value < math.inf for value in values):
-        raise UserError(
-            f"expected a loss_floor above 0, found {floors[0]!r} in --phase"
-        )
-    fields = models.parse_fields(model, [item for item in given if item not in floors])
-    return Phase(int(epochs), fields, values[-1] if values else None)
-
-
-def describe(protocol: Protocol, changed: Mapping[str, Any]) -> str:
-    """The protocol, who chose it and what departs from it, in one line."""
-    whose = "" if protocol.origin == PAPER else ", of this project"
-    text = f"{protocol.name}{whose}: {protocol.source}"
-    if not changed:
-        return text
-    changes = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
-    return f"{text}; changed: {changes}"
-
-
-def folder_protocol(frames: Sequence[int]) -> DataProtocol:
-    """30 -> 40 where a folder has these frames, else its first and its last."""
+def folder_data(frames: Sequence[int]) -> Data:
+    """30 -> 40 if a folder has these frames, else its first and its last."""
     ends = (30, 40) if {30, 40} <= set(frames) else (frames[0], frames[-1])
-    return DataProtocol(*ends, num_train=None, num_bodies=None)
+    return Data(*ends)

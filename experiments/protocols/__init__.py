@@ -1,0 +1,1 @@
+"""Training protocols: the settings of each model on each kind of data."""
