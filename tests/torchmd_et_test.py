@@ -190,7 +190,7 @@ def no_envelope(lengths, cutoff):
     return jnp.ones_like(lengths)
 
 
-def no_attention(self, queries, sent, inputs):
+def no_attention(self, queries, sent, filters):
     return jnp.zeros((len(queries), self.num_heads)), list(sent[1:])
 
 
@@ -203,7 +203,7 @@ def no_gates(self, scalars, vectors):
     [
         (radial, "exp_normal", no_basis),
         (radial, "cosine_cutoff", no_envelope),
-        (torchmd_et.Attend, "__call__", no_attention),
+        (torchmd_et.Attend, "weigh", no_attention),
         (torchmd_et.GatedBlock, "__call__", no_gates),
     ],
 )

@@ -19,8 +19,8 @@ belong to the head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
 import haiku as hk
 import jax
@@ -32,11 +32,28 @@ from demetar.nn import attention, capture, mlp, radial, readout, steerable
 from demetar.types import Array, Graph, Head
 
 
+class Way(NamedTuple):
+    """How edges carry messages: from sender to receiver, or back.
+
+    Attributes:
+      own, other: node values [N, C] at the end that hears and at the other: [E, C].
+      total: sums of edge values [E, C] at the nodes that hear.
+      sign: of the directions, from the other end to the one that hears.
+    """
+
+    own: Callable[[Array, Graph], jax.Array]
+    other: Callable[[Array, Graph], jax.Array]
+    total: Callable[[Array, Graph], jax.Array]
+    sign: int = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Edges:
     """What every layer reads of the edges.
 
     Attributes:
+      graph: whose edges these are.
+      ways: the directions in which they carry messages.
       radial: [E, R] radial basis and edge features.
       own: [1, R] those of a node with itself.
       directions: [3, E, 1] unit vectors from sender to receiver.
@@ -44,6 +61,8 @@ class Edges:
       inside: [E, 1] 1 up to the cutoff and 0 beyond, or 1.
     """
 
+    graph: Graph
+    ways: Sequence[Way]
     radial: jax.Array
     own: jax.Array
     directions: jax.Array
@@ -94,25 +113,25 @@ class TorchmdEt(base.Model):
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
-        edges = self._edges(graph)
+        # Both edges of a pair have the same filters.
+        half = None if capture.is_recording() else graphs.one_way(graph)
+        edges = self._edges(half or graph, half is not None)
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
-        scalars = self._embedding(given[steerable.SCALAR][0], edges, graph)
+        scalars = self._embedding(given[steerable.SCALAR][0], edges)
         vectors: Array = jnp.zeros((3, *scalars.shape), scalars.dtype)  # [3, N, C]
         if steerable.VECTOR in given:
             vectors = _linear(scalars.shape[-1], "vector_embedding", False)(
                 given[steerable.VECTOR]
             )
         for layer in range(self.num_layers):
-            scalar_step, vector_step = self._attention(
-                layer, scalars, vectors, edges, graph
-            )
+            scalar_step, vector_step = self._attention(layer, scalars, vectors, edges)
             scalars, vectors = scalars + scalar_step, vectors + vector_step
             capture.record(f"features_{layer}_0e", scalars[None])
             capture.record(f"features_{layer}_1o", vectors)
         scalars = attention.layer_norm(scalars, "output_norm")
         return self._readout(scalars, vectors, graph)
 
-    def _edges(self, graph: Graph) -> Edges:
+    def _edges(self, graph: Graph, both_ways: bool) -> Edges:
         """Equation 1 beside the edge features, directions and envelope."""
         vectors = geometry.edge_vectors(graph)  # [E, 3]
         lengths = geometry.safe_norm(vectors)  # [E]
@@ -127,7 +146,21 @@ class TorchmdEt(base.Model):
         basis = radial.exp_normal(lengths, self.num_basis, extent) * envelope
         own = radial.exp_normal(jnp.zeros_like(lengths[:1]), self.num_basis, extent)
         no_features = ((0, 0), (0, graph.edges.shape[-1]))
+        ways = [
+            Way(graphs.gather_receivers, graphs.gather_senders, graphs.sum_to_receivers)
+        ]
+        if both_ways:
+            ways.append(
+                Way(
+                    graphs.gather_senders,
+                    graphs.gather_receivers,
+                    graphs.sum_to_senders,
+                    -1,
+                )
+            )
         return Edges(
+            graph,
+            ways,
             jnp.concatenate([basis, graph.edges], axis=-1),
             jnp.pad(own, no_features),
             directions.T[..., None],
@@ -136,7 +169,7 @@ class TorchmdEt(base.Model):
         )
 
     @hk.transparent
-    def _embedding(self, invariants: Array, edges: Edges, graph: Graph) -> Array:
+    def _embedding(self, invariants: Array, edges: Edges) -> Array:
         """Equations 2 and 3: the node's own embedding and that of its neighbours."""
         size = self.num_heads * self.head_size
         normal = hk.initializers.RandomNormal()
@@ -145,17 +178,20 @@ class TorchmdEt(base.Model):
             for name in ("embedding", "neighbor_embedding")
         )  # [N, C] each
         filters = _linear(size, "neighbor_filter")(edges.radial)  # [E, C]
-        messages = graphs.gather_senders(neighbors, graph) * filters
-        received = graphs.sum_to_receivers(messages * edges.envelope, graph)
+        filters = filters * edges.envelope
+        received = sum(
+            way.total(way.other(neighbors, edges.graph) * filters, edges.graph)
+            for way in edges.ways
+        )
         return _linear(size, "combine")(jnp.concatenate([own, received], axis=-1))
 
     @hk.transparent
     def _attention(
-        self, layer: int, scalars: Array, vectors: Array, edges: Edges, graph: Graph
+        self, layer: int, scalars: Array, vectors: Array, edges: Edges
     ) -> tuple[jax.Array, jax.Array]:
         """Steps of scalars [N, C] and vectors [3, N, C]: equations 4 to 11."""
         size = scalars.shape[-1]
-        received, messages = self._messages(layer, scalars, vectors, edges, graph)
+        received, messages = self._messages(layer, scalars, vectors, edges)
         projected = _linear(3 * size, f"vectors_{layer}", False)(vectors)
         left, right, kept = jnp.split(projected, 3, axis=-1)  # [3, N, C] each
         output = _linear(3 * size, f"output_{layer}")(received)
@@ -165,7 +201,7 @@ class TorchmdEt(base.Model):
 
     @hk.transparent
     def _messages(
-        self, layer: int, scalars: Array, vectors: Array, edges: Edges, graph: Graph
+        self, layer: int, scalars: Array, vectors: Array, edges: Edges
     ) -> tuple[jax.Array, jax.Array]:
         """What nodes receive: scalars y [N, C] and vectors w [3, N, C]."""
         size = scalars.shape[-1]
@@ -175,33 +211,55 @@ class TorchmdEt(base.Model):
         sent = _linear(3 * size, f"values_{layer}")(normed)
         parts = [keys, *jnp.split(sent, 3, axis=-1)]  # [N, C] each
         attend = Attend(self.num_heads, self.head_size, name=f"attend_{layer}")
-        weights, values = attend(
-            graphs.gather_receivers(queries, graph),
-            [graphs.gather_senders(part, graph) for part in parts],
-            edges.radial,
-        )
+        filters = attend(edges.radial)
         envelope = edges.envelope if self.vector_cutoff else edges.inside
-        old, new, mixed = (value * envelope for value in values)  # [E, C] each
-        if not self.vector_cutoff:
-            weights = weights * edges.envelope
-        capture.record(f"attention_{layer}", weights)
-        received = graphs.sum_to_receivers(
-            mixed * jnp.repeat(weights, self.head_size, axis=-1), graph
-        )
-        # One component after the other: edges are summed as they are made.
-        messages = jnp.stack(
-            [
-                graphs.sum_to_receivers(
-                    old * graphs.gather_senders(vector, graph) + new * direction, graph
-                )
-                for vector, direction in zip(vectors, edges.directions, strict=True)
-            ]
-        )
+        key, *rest = filters
+        filters = [key, *(filter_ * envelope for filter_ in rest)]  # [E, C] each
+        steps = [
+            self._one_way(
+                layer, attend, [queries, *parts], vectors, filters, edges, way
+            )
+            for way in edges.ways
+        ]
+        received, messages = (sum(step) for step in zip(*steps, strict=True))
         if self.self_loops:
-            weights, values = attend(queries, parts, edges.own)
+            weights, values = attend.weigh(queries, parts, attend(edges.own))
             received += values[2] * jnp.repeat(weights, self.head_size, axis=-1)
             messages += values[0] * vectors
         return received, messages
+
+    @hk.transparent
+    def _one_way(
+        self,
+        layer: int,
+        attend: Attend,
+        nodes: Sequence[Array],
+        vectors: Array,
+        filters: Sequence[Array],
+        edges: Edges,
+        way: Way,
+    ) -> tuple[jax.Array, jax.Array]:
+        """What nodes receive by the edges in one direction."""
+        graph = edges.graph
+        weights, (old, new, mixed) = attend.weigh(
+            way.own(nodes[0], graph),
+            [way.other(part, graph) for part in nodes[1:]],
+            filters,
+        )
+        if not self.vector_cutoff:
+            weights = weights * edges.envelope
+        capture.record(f"attention_{layer}", weights)
+        received = way.total(
+            mixed * jnp.repeat(weights, self.head_size, axis=-1), graph
+        )
+        # One component after the other: edges are summed as they are made.
+        components = [
+            way.total(old * way.other(vector, graph) + new * direction, graph)
+            for vector, direction in zip(
+                vectors, way.sign * edges.directions, strict=True
+            )
+        ]
+        return received, jnp.stack(components)
 
     @hk.transparent
     def _readout(
@@ -254,24 +312,27 @@ class Attend(hk.Module):
         self.num_heads = num_heads
         self.head_size = head_size
 
-    def __call__(
-        self, queries: Array, sent: Sequence[Array], inputs: Array
+    def __call__(self, inputs: Array) -> list[Array]:
+        """Filters of keys and of three values: radial inputs [X, R] -> [X, C] each."""
+        size = self.num_heads * self.head_size
+        parts = [
+            *_linear(size, "key_filters").parts(inputs, 1),
+            *_linear(3 * size, "value_filters").parts(inputs, 3),
+        ]
+        return [mlp.silu(part) for part in parts]
+
+    def weigh(
+        self, queries: Array, sent: Sequence[Array], filters: Sequence[Array]
     ) -> tuple[Array, list[Array]]:
         """Weights per head [X, H] and three values [X, C].
 
         Args:
           queries: [X, C] of the receivers.
           sent: [X, C] each: keys and three values of the senders.
-          inputs: [X, R] or [1, R] radial inputs.
+          filters: [X, C] or [1, C] each, of keys and values.
         """
-        size = queries.shape[-1]
-        filters = [
-            *_linear(size, "key_filters").parts(inputs, 1),
-            *_linear(3 * size, "value_filters").parts(inputs, 3),
-        ]
         key, *values = (
-            part * mlp.silu(filter_)
-            for part, filter_ in zip(sent, filters, strict=True)
+            part * filter_ for part, filter_ in zip(sent, filters, strict=True)
         )
         products = (queries * key).reshape(-1, self.num_heads, self.head_size)
         return mlp.silu(products.sum(axis=-1)), values

@@ -31,6 +31,11 @@ def recording() -> Iterator[dict[str, Array]]:
         _values.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether somebody wants the values, those of every edge among them."""
+    return _values.get() is not None
+
+
 def record(name: str, value: Array) -> None:
     """Keep a value under a name if somebody is recording; else do nothing."""
     values = _values.get()
