@@ -161,9 +161,9 @@ def _whole(
         if task.vectors
         else jnp.zeros((*positions.shape[:2], 0, 3)),
     )
-    edges = _edges(task, positions, nodes)
-    arrays = (*nodes, centers[:, 0], edges[0])
-    found = core.call(*(leaf.astype(dtype) for leaf in arrays), *edges[1:])
+    features, *ends = _edges(task, positions, nodes)
+    rounded = [leaf.astype(dtype) for leaf in (*nodes, centers[:, 0], features)]
+    found = core.call(*rounded, *ends)
     counts = [columns[name].sum(axis=1) for name in task.species]
     outputs = []
     for head, residual in zip(task.heads, found, strict=True):
@@ -267,17 +267,15 @@ def _export_core(
         )(*shapes)
 
 
-def _core(
-    model: Predictor,
-    positions: jax.Array,
-    scalars: jax.Array,
-    vectors: jax.Array,
-    centers: jax.Array,
-    edges: jax.Array,
-    senders: jax.Array,
-    receivers: jax.Array,
-) -> tuple[jax.Array, ...]:
-    """Residuals per head: [D, n, K, 3], [D, n, T] or [D, T]; means over the seeds."""
+def _core(model: Predictor, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Residuals per head: [D, n, K, 3], [D, n, T] or [D, T]; means over seeds.
+
+    Args:
+      model: what is exported.
+      arrays: positions, scalars and vectors [D, n, ...], centers [D, 3], features and
+        both ends of the edges [D, e, ...].
+    """
+    positions, scalars, vectors, centers, edges, senders, receivers = arrays
     task, (count, size) = model.task, positions.shape[:2]
     starts = size * jnp.arange(count, dtype=jnp.int32)[:, None]
     flat = Nodes(

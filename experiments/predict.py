@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,9 +115,8 @@ def export_model(model: Predictor, options: Options, path: pathlib.Path) -> None
     if num_nodes is None:
         if not options.input:
             raise UserError("expected --num_nodes with --export, or --input to read it")
-        first = next(
-            _chunks(model, pathlib.Path(options.input), 1, options.frame), None
-        )
+        paths = prediction_inputs.find(pathlib.Path(options.input), model.task)
+        first = next(_chunks(model, paths, 1, options.frame), None)
         if first is None:
             raise UserError(
                 f"expected at least one system in {options.input}, found none"
@@ -135,7 +134,7 @@ def predict_files(
     steps = options.rollout_steps
     if steps > 1:
         rollout.check(model.task)
-    paths = prediction_inputs.find(place, model.task)
+    paths = prediction_inputs.find(place, model.task, out)
     about = {
         "model": model.model,
         "task": model.task.name,
@@ -156,7 +155,7 @@ def predict_files(
             disable=not sys.stderr.isatty(),
         ) as bar,
     ):
-        for chunk in _chunks(model, place, options.batch_size, options.frame):
+        for chunk in _chunks(model, paths, options.batch_size, options.frame):
             values = _values(model, chunk, paths[chunk.file], steps)
             for name in values.keys() - model.units.keys():
                 drifts.setdefault(name, []).append(values[name])
@@ -176,12 +175,11 @@ def _joined(parts: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _chunks(
-    model: Predictor, place: pathlib.Path, size: int, frame: int | None
+    model: Predictor, paths: Sequence[pathlib.Path], size: int, frame: int | None
 ) -> Iterator[Chunk]:
     settings = model.metadata.get("settings")
     if frame is None and isinstance(settings, dict):
         frame = settings.get("start_frame")
-    paths = prediction_inputs.find(place, model.task)
     return prediction_inputs.read(paths, model.task, size, frame)
 
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.nn import attention, capture
 from tests.support import plain
 
@@ -57,10 +56,10 @@ def _plain_params(params, name):
 def test_attention_to_edges_is_that_of_the_incidence_mask():
     """The masked n x e attention over all pairs, of which one in n is computed."""
     with jax.enable_x64(True):
-        members = contract.systems((4, 3))
+        members = testing.systems((4, 3))
         for batch in (
-            contract.make_batch(members, "float64"),
-            contract.regular_batch(contract.systems((4, 4)), "float64"),
+            testing.make_batch(members, "float64"),
+            testing.regular_batch(testing.systems((4, 4)), "float64"),
         ):
             init, run = _transformed(
                 lambda nodes, edges, graph: attention.EdgeAttention(

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from demetar import geometry, graphs, models
-from demetar import testing as contract
+from demetar import geometry, graphs, models, testing
 from demetar.models import base
 from demetar.nn import steerable
 from demetar.types import HEAD_KINDS
@@ -55,43 +54,43 @@ def grouped(name: str, once_more: bool = False) -> Any:
 
 
 @functools.cache
-def subject(name: str, dtype: str = "float32") -> contract.Subject:
-    return contract.Subject(name, dtype, task=contract.home_task(name))
+def subject(name: str, dtype: str = "float32") -> testing.Subject:
+    return testing.Subject(name, dtype, task=testing.home_task(name))
 
 
 @functools.cache
-def molecular_subject(name: str) -> contract.Subject:
-    return contract.Subject(name, task=contract.MOLECULES)
+def molecular_subject(name: str) -> testing.Subject:
+    return testing.Subject(name, task=testing.MOLECULES)
 
 
 @pytest.mark.parametrize("name", [grouped(name) for name in MODELS])
 class TestEveryModel:
     def test_shapes_and_dtypes(self, name):
-        contract.assert_shapes(subject(name))
+        testing.assert_shapes(subject(name))
 
     def test_symmetry(self, name):
-        contract.assert_symmetry(subject(name))
+        testing.assert_symmetry(subject(name))
 
     def test_permutation(self, name):
-        contract.assert_permutation(subject(name))
+        testing.assert_permutation(subject(name))
 
     def test_padding_and_batch_mates_change_nothing(self, name):
-        contract.assert_alone(subject(name))
+        testing.assert_alone(subject(name))
 
     def test_values_and_gradients_are_finite(self, name):
-        contract.assert_finite(subject(name))
+        testing.assert_finite(subject(name))
 
     def test_one_trace_per_bucket(self, name):
-        contract.assert_one_trace(subject(name))
+        testing.assert_one_trace(subject(name))
 
     def test_loss_falls_on_eight_samples(self, name):
-        contract.assert_learns(subject(name))
+        testing.assert_learns(subject(name))
 
     def test_every_input_matters(self, name):
-        contract.assert_every_input_matters(subject(name))
+        testing.assert_every_input_matters(subject(name))
 
     def test_saves_and_loads(self, name):
-        contract.assert_saves_and_loads(subject(name))
+        testing.assert_saves_and_loads(subject(name))
 
     def test_states_its_symmetry_and_heads(self, name):
         cls = models.model_class(name)
@@ -104,36 +103,36 @@ class TestEveryModel:
 @pytest.mark.parametrize("name", [grouped(name) for name in MODELS])
 def test_initial_values(name):
     """The other tests draw parameters without the initialisers, which compile long."""
-    contract.assert_initial_values(subject(name))
+    testing.assert_initial_values(subject(name))
 
 
 @pytest.mark.parametrize("name", [grouped(name) for name in ALSO_MOLECULAR])
 def test_promises_hold_for_molecules(name):
     """No vectors, no edge features, species and a scalar of each graph."""
     own = molecular_subject(name)
-    contract.assert_shapes(own)
-    contract.assert_symmetry(own)
-    contract.assert_permutation(own)
-    contract.assert_mates_change_nothing(own)
-    contract.assert_one_trace(own)
-    contract.assert_inputs_matter(own, contract.inputs_of(own.task))
+    testing.assert_shapes(own)
+    testing.assert_symmetry(own)
+    testing.assert_permutation(own)
+    testing.assert_mates_change_nothing(own)
+    testing.assert_one_trace(own)
+    testing.assert_inputs_matter(own, testing.inputs_of(own.task))
 
 
 @pytest.mark.parametrize(
     "name", [grouped(name, once_more=True) for name in ALSO_MOLECULAR]
 )
 def test_gradients_are_finite_for_molecules(name):
-    contract.assert_finite(molecular_subject(name))
+    testing.assert_finite(molecular_subject(name))
 
 
 @pytest.mark.parametrize("name", [grouped(name, once_more=True) for name in MODELS])
 def test_promises_hold_in_float64(name):
     with jax.enable_x64(True):
         precise = subject(name, "float64")
-        contract.assert_shapes(precise)
-        contract.assert_symmetry(precise)
-        contract.assert_permutation(precise)
-        contract.assert_alone(precise)
+        testing.assert_shapes(precise)
+        testing.assert_symmetry(precise)
+        testing.assert_permutation(precise)
+        testing.assert_alone(precise)
 
 
 def test_centring_over_coordinates_breaks_rotations(monkeypatch):
@@ -144,11 +143,9 @@ def test_centring_over_coordinates_breaks_rotations(monkeypatch):
         return positions - positions.mean(axis=1, keepdims=True)
 
     monkeypatch.setattr(geometry, "centred_positions", wrong)
-    broken = contract.Subject("segnn")
-    error = contract.transformation_error(
-        broken, contract.rotation(), contract.NO_SHIFT
-    )
-    assert error > contract.BROKEN
+    broken = testing.Subject("segnn")
+    error = testing.transformation_error(broken, testing.rotation(), testing.NO_SHIFT)
+    assert error > testing.BROKEN
 
 
 def test_wrong_gate_breaks_rotations(monkeypatch):
@@ -160,38 +157,36 @@ def test_wrong_gate_breaks_rotations(monkeypatch):
         return {irrep: jax.nn.silu(values) for irrep, values in gated.items()}
 
     monkeypatch.setattr(steerable, "gate", broken_gate)
-    error = contract.transformation_error(
-        contract.Subject("segnn"), contract.rotation(), contract.NO_SHIFT
+    error = testing.transformation_error(
+        testing.Subject("segnn"), testing.rotation(), testing.NO_SHIFT
     )
-    assert error > contract.BROKEN
+    assert error > testing.BROKEN
 
 
 def test_clipped_components_break_rotations():
     """EGNN clips messages by component: harmless at 100, not where it acts."""
-    broken = contract.Subject("egnn", fields={"coordinate_clip": 0.01})
-    error = contract.transformation_error(
-        broken, contract.rotation(), contract.NO_SHIFT
-    )
-    assert error > contract.BROKEN
+    broken = testing.Subject("egnn", fields={"coordinate_clip": 0.01})
+    error = testing.transformation_error(broken, testing.rotation(), testing.NO_SHIFT)
+    assert error > testing.BROKEN
 
 
 def test_absolute_positions_break_translations():
     """The S(n) models read raw positions."""
     for name in set(MODELS) - set(EQUIVARIANT):
-        error = contract.transformation_error(
-            subject(name), contract.IDENTITY, contract.SHIFT
+        error = testing.transformation_error(
+            subject(name), testing.IDENTITY, testing.SHIFT
         )
-        assert error > contract.BROKEN
+        assert error > testing.BROKEN
 
 
 def test_the_fixture_notices_self_loops():
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     looped = dataclasses.replace(
         batch, graph=dataclasses.replace(batch.graph, senders=batch.graph.receivers)
     )
-    contract.assert_not_degenerate(batch)
+    testing.assert_not_degenerate(batch)
     with pytest.raises(AssertionError):
-        contract.assert_not_degenerate(looped)
+        testing.assert_not_degenerate(looped)
 
 
 def test_batch_mates_would_be_noticed(monkeypatch):
@@ -202,7 +197,7 @@ def test_batch_mates_would_be_noticed(monkeypatch):
 
     monkeypatch.setattr(geometry, "centred_positions", wrong)
     with pytest.raises(AssertionError):
-        contract.assert_alone(contract.Subject("segnn"))
+        testing.assert_alone(testing.Subject("segnn"))
 
 
 def test_padding_that_leaks_would_be_noticed(monkeypatch):
@@ -217,4 +212,4 @@ def test_padding_that_leaks_would_be_noticed(monkeypatch):
 
     monkeypatch.setattr(graphs, "sum_to_receivers", leaking)
     with pytest.raises(AssertionError):
-        contract.assert_alone(contract.Subject("gnn"))
+        testing.assert_alone(testing.Subject("gnn"))

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.errors import UserError
 from demetar.models import cormorant
 from tests.models_test import num_params
@@ -208,7 +207,7 @@ def test_products_that_are_left_out_vanish_or_are_copies():
 
 @functools.cache
 def subject():
-    return contract.Subject("cormorant", task=contract.MOLECULES)
+    return testing.Subject("cormorant", task=testing.MOLECULES)
 
 
 def no_waves(self, name, pairs):
@@ -233,13 +232,13 @@ def test_no_part_is_idle(monkeypatch, module, part, replacement):
     own = subject()
     expected = plain_molecules.energies(own)
     monkeypatch.setattr(module, part, replacement)
-    broken = contract.Subject("cormorant", fields=own.small, task=own.task)
+    broken = testing.Subject("cormorant", fields=own.small, task=own.task)
     params = own.params
     if part == "is_new_square":  # fewer channels are mixed
         shapes = broken.params
         params = jax.tree.map(lambda leaf, like: leaf[-len(like) :], params, shapes)
     found = plain_molecules.energies(broken, params)
-    assert contract.relative_error(found, expected) > 1e-3
+    assert testing.relative_error(found, expected) > 1e-3
 
 
 def test_every_layer_is_read():
@@ -250,8 +249,8 @@ def test_every_layer_is_read():
 
 def test_reflections_are_not_kept():
     """Some couplings of vectors with vectors are cross products."""
-    error = contract.transformation_error(
-        subject(), -contract.rotation(), contract.NO_SHIFT
+    error = testing.transformation_error(
+        subject(), -testing.rotation(), testing.NO_SHIFT
     )
     assert error > 1e-3
 
@@ -259,15 +258,15 @@ def test_reflections_are_not_kept():
 @pytest.mark.slow
 def test_the_papers_degrees_keep_the_symmetry():
     fields = {"lmax": 3, "hidden_size": 3}
-    contract.assert_symmetry(
-        contract.Subject("cormorant", fields=fields, task=contract.MOLECULES)
+    testing.assert_symmetry(
+        testing.Subject("cormorant", fields=fields, task=testing.MOLECULES)
     )
 
 
 def test_fields_shape_the_model():
 
     def count(**changed):
-        return num_params("cormorant", contract.MOLECULES, **{**FIELDS, **changed})
+        return num_params("cormorant", testing.MOLECULES, **{**FIELDS, **changed})
 
     for changed in (
         {"hidden_size": 2},
@@ -280,6 +279,6 @@ def test_fields_shape_the_model():
     ):
         assert count(**changed) < count(), changed
     with pytest.raises(UserError, match="cormorant needs lmax >= 0, found -1"):
-        num_params("cormorant", contract.MOLECULES, lmax=-1)
+        num_params("cormorant", testing.MOLECULES, lmax=-1)
     with pytest.raises(UserError, match="cormorant has no head of kind node_vector"):
-        models.build("cormorant", contract.TASK)
+        models.build("cormorant", testing.TASK)

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import connectivity, graphs
-from demetar import testing as contract
+from demetar import connectivity, graphs, testing
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import (
@@ -31,12 +30,12 @@ RAGGED_SIZES = (3, 7, 2, 5, 5, 1, 11, 2, 3, 7, 2)
 
 def make_dataset(sizes, batch_size=4):
     """Systems of these sizes, all of them for training, named by their charges."""
-    samples = contract.make_samples(contract.systems(sizes), "float32")
+    samples = testing.make_samples(testing.systems(sizes), "float32")
     names = np.repeat(np.arange(len(sizes)), sizes) + 0.5
     samples.nodes.scalars[:, 0] = names
-    packing = make_packing(samples, contract.TASK, batch_size)
+    packing = make_packing(samples, testing.TASK, batch_size)
     splits = {"train": np.arange(len(sizes)), "valid": np.array([4, 0, 2])}
-    return samples, Dataset(contract.TASK, packing, splits, "")
+    return samples, Dataset(testing.TASK, packing, splits, "")
 
 
 def batches(dataset, plan):
@@ -148,7 +147,7 @@ class TestPlans:
     def test_graphs_that_are_complete_need_no_stored_edges(self, sizes):
         samples, stored = make_dataset(sizes)
         bare = dataclasses.replace(samples, senders=None, receivers=None)
-        packing = make_packing(bare, contract.TASK, 4)
+        packing = make_packing(bare, testing.TASK, 4)
         assert packing.bucket == stored.packing.bucket
         computed = dataclasses.replace(stored, packing=packing)
         plan = stored.train_plan(1, 0)
@@ -236,7 +235,7 @@ def test_only_equal_complete_graphs_take_the_regular_path():
 def test_packing_refuses_what_cannot_be_packed():
     samples, _ = make_dataset(RAGGED_SIZES)
     with pytest.raises(UserError, match="batch size of at least 1, found 0"):
-        make_packing(samples, contract.TASK, 0)
+        make_packing(samples, testing.TASK, 0)
     bucket = Bucket(8, 200, 3)
     with pytest.raises(UserError, match="graph 6 has 11 nodes but a batch holds 7"):
         RaggedPacking(samples, bucket, ["position"])

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import connectivity, graphs, models
-from demetar import testing as contract
+from demetar import connectivity, graphs, models, testing
 from demetar.errors import UserError
 from demetar.nn import attention, capture, radial
 from demetar.types import Head, VectorInput
@@ -22,13 +21,13 @@ NUM_NODES = sum(SIZES)
 
 @functools.cache
 def subject(**fields):
-    return contract.Subject("demetar", fields={**TINY, **fields})
+    return testing.Subject("demetar", fields={**TINY, **fields})
 
 
 @functools.cache
 def small_batch():
     """One batch for all tests of parts, so that each subject compiles once."""
-    return contract.make_batch(contract.systems(SIZES), extra=2)
+    return testing.make_batch(testing.systems(SIZES), extra=2)
 
 
 @functools.cache
@@ -70,7 +69,7 @@ def node_tokens(system, names):
         inward = centre - x
         distance = np.linalg.norm(inward)
         cosine = unit(v) @ unit(inward) if distance > 0 else 0.0
-        extent = contract.TASK.radial_extent
+        extent = testing.TASK.radial_extent
         tokens.append(
             np.array([*(known[name] for name in names), distance / extent, cosine])
         )
@@ -78,7 +77,7 @@ def node_tokens(system, names):
 
 
 def edge_tokens(system, pairs, num_basis):
-    extent = contract.TASK.radial_extent
+    extent = testing.TASK.radial_extent
     tokens = []
     for j, i in pairs:
         r = system.positions[i] - system.positions[j]
@@ -151,10 +150,10 @@ def reference(params, fields, system):
     ids=str,
 )
 def test_forward_pass_is_the_equations(changes):
-    members = contract.systems((4, 1, 3))
+    members = testing.systems((4, 1, 3))
     with jax.enable_x64(True):
-        own = contract.Subject("demetar", "float64", {**TINY, **changes})
-        found = own.displacements(contract.make_batch(members, "float64"))[:, 0]
+        own = testing.Subject("demetar", "float64", {**TINY, **changes})
+        found = own.displacements(testing.make_batch(members, "float64"))[:, 0]
         params = {
             name.removeprefix("demetar/"): jax.tree.map(np.asarray, leaves)
             for name, leaves in own.params.items()
@@ -162,18 +161,18 @@ def test_forward_pass_is_the_equations(changes):
     defaults = {name: f.default for name, f in models.fields("demetar").items()}
     fields = {**defaults, **own.small}
     expected = np.concatenate([reference(params, fields, one) for one in members])
-    assert contract.relative_error(found, expected) < 1e-10
+    assert testing.relative_error(found, expected) < 1e-10
 
 
 # --- Bonds --------------------------------------------------------------------------
 
-BONDED = dataclasses.replace(contract.MOLECULES, edge_features=("bond",))
+BONDED = dataclasses.replace(testing.MOLECULES, edge_features=("bond",))
 
 
 @functools.cache
 def bonded(dtype="float32", **fields):
     fields = {"node_layers": 0, "edge_layers": 3, **TINY, **fields}
-    return contract.Subject("demetar", dtype, fields, BONDED)
+    return testing.Subject("demetar", dtype, fields, BONDED)
 
 
 def bonded_batch(dtype="float32", turned=False):
@@ -182,8 +181,8 @@ def bonded_batch(dtype="float32", turned=False):
     Args:
       turned: with the features of both directions exchanged.
     """
-    batch = contract.make_batch(
-        contract.systems(SIZES), dtype, bucket=contract.BUCKET, task=BONDED
+    batch = testing.make_batch(
+        testing.systems(SIZES), dtype, bucket=testing.BUCKET, task=BONDED
     )
     graph = batch.graph
     number = np.asarray(graph.senders), np.asarray(graph.receivers)
@@ -220,9 +219,9 @@ def test_tokens_of_bonds_are_the_function_of_tokens_of_directions():
                 found = own.model.apply(params, None, batch.graph, False)
             maps.append(values["attention_edge_1"].shape)
             outputs.append(np.asarray(found["energy"])[:3])
-    edges = contract.BUCKET.max_edges
+    edges = testing.BUCKET.max_edges
     assert maps == [(9, 3, edges // 2, edges // 2), (9, 3, edges, edges)]
-    assert contract.relative_error(*outputs) < 1e-10
+    assert testing.relative_error(*outputs) < 1e-10
 
 
 def test_a_bond_does_not_know_which_end_comes_first():
@@ -234,7 +233,7 @@ def test_a_bond_does_not_know_which_end_comes_first():
             one.apply(own.params, batch.graph)["energy"][:3]
             for batch in (bonded_batch(), bonded_batch(turned=True))
         ]
-        errors.append(contract.relative_error(*map(np.asarray, found)))
+        errors.append(testing.relative_error(*map(np.asarray, found)))
     assert errors[0] < 1e-6
     assert errors[1] > 1e-3
 
@@ -259,13 +258,13 @@ def test_bonds_of_a_graph_hear_of_each_other():
 
 def test_bonds_of_a_regular_bucket_and_of_a_ragged_one():
     own = bonded(bond_tokens=True)
-    members = contract.systems((5, 5, 5))
-    regular = contract.regular_batch(members, task=BONDED)
-    ragged = contract.make_batch(members, bucket=contract.BUCKET, task=BONDED)
+    members = testing.systems((5, 5, 5))
+    regular = testing.regular_batch(members, task=BONDED)
+    ragged = testing.make_batch(members, bucket=testing.BUCKET, task=BONDED)
     found = [
         np.asarray(own.outputs(batch)["energy"])[:3] for batch in (regular, ragged)
     ]
-    assert contract.relative_error(*found) < contract.TOLERANCE["float32"]
+    assert testing.relative_error(*found) < testing.TOLERANCE["float32"]
 
 
 # --- What each part does ------------------------------------------------------------
@@ -304,15 +303,13 @@ def test_the_edge_encoder_can_be_left_out():
     }
     outputs = ablated.apply(params, batch.graph)["position"]
     expected = recorder()(batch)[0]["position"]
-    assert contract.relative_error(np.asarray(outputs), np.asarray(expected)) > 0.01
+    assert testing.relative_error(np.asarray(outputs), np.asarray(expected)) > 0.01
     changed = with_edge(batch, 7)
     np.testing.assert_array_equal(
         outputs, ablated.apply(params, changed.graph)["position"]
     )
-    error = contract.transformation_error(
-        ablated, contract.rotation(), contract.NO_SHIFT
-    )
-    assert error < contract.TOLERANCE["float32"]
+    error = testing.transformation_error(ablated, testing.rotation(), testing.NO_SHIFT)
+    assert error < testing.TOLERANCE["float32"]
 
 
 def _flat(logits, mask):
@@ -335,7 +332,7 @@ def test_removing_a_part_changes_the_output(module, name, replacement, monkeypat
     monkeypatch.setattr(module, name, replacement)
     apply = jax.jit(own.model.apply, static_argnums=3)
     outputs = apply(own.params, None, batch.graph, False)["position"]
-    assert contract.relative_error(np.asarray(outputs), expected) > 1e-3
+    assert testing.relative_error(np.asarray(outputs), expected) > 1e-3
 
 
 def test_attention_maps():
@@ -362,9 +359,9 @@ def test_attention_maps():
 
 
 def test_raw_coordinates_are_the_free_model():
-    free = contract.Subject("demetar_free", fields=TINY)
+    free = testing.Subject("demetar_free", fields=TINY)
     batch = small_batch()
-    ablated = contract.Subject("demetar", fields={**TINY, "equivariance": "none"})
+    ablated = testing.Subject("demetar", fields={**TINY, "equivariance": "none"})
     params = {
         name.replace("demetar_free", "demetar"): leaves
         for name, leaves in free.params.items()
@@ -376,8 +373,8 @@ def test_raw_coordinates_are_the_free_model():
 
 def test_axial_vectors_keep_reflections():
     """An axial vector has no invariant angle with a polar one, and is no output."""
-    task = dataclasses.replace(contract.TASK, vectors=(VectorInput("velocity", 1),))
-    own = contract.Subject("demetar", fields=TINY, task=task)
+    task = dataclasses.replace(testing.TASK, vectors=(VectorInput("velocity", 1),))
+    own = testing.Subject("demetar", fields=TINY, task=task)
     batch = small_batch()
     nodes = batch.graph.nodes
     mirrored = dataclasses.replace(
@@ -385,8 +382,8 @@ def test_axial_vectors_keep_reflections():
     )
     found = own.apply(own.params, mirrored)["position"]
     expected = -own.outputs(batch)["position"]
-    error = contract.relative_error(np.asarray(found), np.asarray(expected))
-    assert error < contract.TOLERANCE["float32"]
+    error = testing.relative_error(np.asarray(found), np.asarray(expected))
+    assert error < testing.TOLERANCE["float32"]
 
 
 # --- Heads and fields ---------------------------------------------------------------
@@ -401,8 +398,8 @@ HEADS = (
 
 @functools.cache
 def all_heads():
-    task = dataclasses.replace(contract.TASK, heads=HEADS)
-    return contract.Subject("demetar", fields=TINY, task=task)
+    task = dataclasses.replace(testing.TASK, heads=HEADS)
+    return testing.Subject("demetar", fields=TINY, task=task)
 
 
 def test_every_kind_of_head_at_once():
@@ -415,9 +412,9 @@ def test_every_kind_of_head_at_once():
         "charges": (12, 3),
         "energy": (6, 2),
     }
-    matrix = -contract.rotation()
-    members = contract.moved(contract.systems(SIZES), matrix, contract.SHIFT)
-    turned = own.outputs(contract.make_batch(members, extra=2))
+    matrix = -testing.rotation()
+    members = testing.moved(testing.systems(SIZES), matrix, testing.SHIFT)
+    turned = own.outputs(testing.make_batch(members, extra=2))
     expected = np.einsum("ij,nkj->nki", matrix, found["forces"])[:NUM_NODES]
     found = {name: np.asarray(value) for name, value in found.items()}
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
@@ -429,9 +426,9 @@ def test_every_kind_of_head_at_once():
 def test_an_extensive_scalar_is_a_sum_over_the_nodes():
     def found(extensive, pooling):
         head = Head("energy", "graph_scalar", extensive=extensive)
-        task = dataclasses.replace(contract.TASK, heads=(head,))
+        task = dataclasses.replace(testing.TASK, heads=(head,))
         fields = {**TINY, "pooling": pooling}
-        own = contract.Subject("demetar", fields=fields, task=task)
+        own = testing.Subject("demetar", fields=fields, task=task)
         values = own.outputs(small_batch())["energy"]
         return np.asarray(values)[: len(SIZES), 0], own.params
 
@@ -454,7 +451,7 @@ def test_the_summary_token_reads_nodes_and_edges_of_its_graph():
     assert np.abs(found[0] - expected[0]).max() > 1e-5
     np.testing.assert_array_equal(found[1:], expected[1:])
     # Neither padding nor batch mates reach it.
-    alone = contract.make_batch(contract.systems(SIZES[:1]))
+    alone = testing.make_batch(testing.systems(SIZES[:1]))
     np.testing.assert_allclose(
         own.outputs(alone)["energy"][:1], expected[:1], rtol=1e-4, atol=1e-5
     )
@@ -470,8 +467,8 @@ def test_the_summary_token_reads_nodes_and_edges_of_its_graph():
     ],
 )
 def test_wrong_fields_are_refused(fields, message):
-    batch = contract.make_batch(contract.systems((3,)))
-    task = dataclasses.replace(contract.TASK, connectivity="knn", num_neighbors=2)
+    batch = testing.make_batch(testing.systems((3,)))
+    task = dataclasses.replace(testing.TASK, connectivity="knn", num_neighbors=2)
     model = models.build("demetar", task, fields)
     with pytest.raises(UserError, match=message):
         model.init(jax.random.key(0), batch.graph, False)
@@ -488,8 +485,8 @@ def test_wrong_fields_are_refused(fields, message):
     ],
 )
 def test_number_of_parameters(name, count):
-    batch = contract.regular_batch(contract.systems((5,)))
-    model = models.build(name, contract.TASK)
+    batch = testing.regular_batch(testing.systems((5,)))
+    model = models.build(name, testing.TASK)
     init = functools.partial(model.init, jax.random.key(0))
     params = jax.eval_shape(lambda graph: init(graph, False), batch.graph)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
@@ -500,18 +497,18 @@ def test_number_of_parameters(name, count):
 def test_more_edge_tokens_than_the_limit_are_refused_with_their_memory(
     bond_tokens, regular
 ):
-    members = contract.systems((7, 7))
-    batch = contract.make_batch(members, bucket=contract.BUCKET)
-    edges, num_graphs = contract.BUCKET.max_edges, contract.BUCKET.num_graphs
+    members = testing.systems((7, 7))
+    batch = testing.make_batch(members, bucket=testing.BUCKET)
+    edges, num_graphs = testing.BUCKET.max_edges, testing.BUCKET.num_graphs
     if regular:  # else nothing bounds the edges of one graph
-        batch = contract.regular_batch(members)
+        batch = testing.regular_batch(members)
         edges, num_graphs = 42, 2
     tokens = edges // 2 if bond_tokens else edges
     fields = {"hidden_size": 8, "num_heads": 2, "max_edge_tokens": tokens - 1}
     fields["bond_tokens"] = bond_tokens
 
     def init(**more):
-        model = models.build("demetar", contract.TASK, {**fields, **more})
+        model = models.build("demetar", testing.TASK, {**fields, **more})
         return jax.eval_shape(
             lambda key: model.init(key, batch.graph, True),
             jax.random.key(0),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import testing as contract
+from demetar import testing
 from demetar.models import base
 from demetar.nn import capture, inputs
 from demetar.types import Head
@@ -15,7 +15,7 @@ from tests.models_test import num_params
 from tests.support import plain_molecules, plain_steerable
 
 HEADS = (
-    *contract.TASK.heads,
+    *testing.TASK.heads,
     Head("charge", "node_scalar", size=2),
     Head("energy", "graph_scalar"),
 )
@@ -23,11 +23,11 @@ HEADS = (
 
 def test_a_model_may_have_heads_of_every_kind():
     """The displacement is that of the model without the other heads."""
-    alone = contract.Subject("egnn")
-    task = dataclasses.replace(contract.TASK, heads=HEADS)
-    together = contract.Subject("egnn", task=task)
+    alone = testing.Subject("egnn")
+    task = dataclasses.replace(testing.TASK, heads=HEADS)
+    together = testing.Subject("egnn", task=task)
     together.params = {**together.params, **alone.params}
-    batch = alone.batch(contract.systems())
+    batch = alone.batch(testing.systems())
     outputs = together.outputs(batch)
     shapes = {name: values.shape for name, values in outputs.items()}
     rows, num_graphs = batch.graph.bucket.max_nodes, batch.graph.bucket.num_graphs
@@ -37,24 +37,24 @@ def test_a_model_may_have_heads_of_every_kind():
         "energy": (num_graphs, 1),
     }
     assert shapes == expected
-    error = contract.relative_error(
+    error = testing.relative_error(
         together.displacements(batch), alone.displacements(batch)
     )
     assert error < 1e-6
 
 
 def test_coordinates_stay_where_no_head_asks_for_vectors():
-    subject = contract.Subject("egnn", task=contract.MOLECULES)
+    subject = testing.Subject("egnn", task=testing.MOLECULES)
     names = {key.split("/")[1] for key in subject.params}
     assert not [name for name in names if name.startswith(("coord", "velocity"))]
-    moving = {key.split("/")[1] for key in contract.Subject("egnn").params}
+    moving = {key.split("/")[1] for key in testing.Subject("egnn").params}
     assert [name for name in moving if name.startswith("coordinate_linear")]
-    assert base.vector_heads(contract.TASK) and not base.vector_heads(subject.task)
+    assert base.vector_heads(testing.TASK) and not base.vector_heads(subject.task)
 
 
 @functools.cache
 def molecular():
-    return contract.Subject("egnn", task=contract.MOLECULES)
+    return testing.Subject("egnn", task=testing.MOLECULES)
 
 
 def test_every_layer_is_read():
@@ -65,7 +65,7 @@ def test_every_layer_is_read():
 
 def test_the_gate_is_between_0_and_1_and_in_use():
     own = molecular()
-    batch = own.batch(contract.systems())
+    batch = own.batch(testing.systems())
 
     def gates(params):
         with capture.recording() as values:
@@ -80,7 +80,7 @@ def test_the_gate_is_between_0_and_1_and_in_use():
 def test_sizes_on_molecules():
     """The paper states no count for QM9; its layers give 7 of 128 channels this."""
     task = dataclasses.replace(
-        contract.MOLECULES, scalars=tuple(f"feature_{i}" for i in range(15))
+        testing.MOLECULES, scalars=tuple(f"feature_{i}" for i in range(15))
     )
 
     def square(inputs, outputs):
@@ -104,11 +104,11 @@ def test_sizes_on_molecules():
 
 @pytest.mark.parametrize("names", [("all",), ("all", "|velocity|"), ("|velocity|",)])
 def test_all_stands_for_every_scalar_of_the_task(names):
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     nodes = batch.graph.nodes._replace(
         scalars=np.arange(3.0 * batch.graph.bucket.max_nodes).reshape(-1, 3)
     )
-    task = dataclasses.replace(contract.TASK, scalars=("a", "b", "c"))
+    task = dataclasses.replace(testing.TASK, scalars=("a", "b", "c"))
     found = np.asarray(inputs.invariants(nodes, task, names))
     speeds = np.linalg.norm(nodes.vectors[:, 0], axis=-1)
     columns = {"all": list(nodes.scalars.T), "|velocity|": [speeds]}

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.errors import UserError
 from demetar.models import equiformer
 from demetar.nn import depthwise, radial, steerable
@@ -61,7 +60,7 @@ def gaussians(params, length, extent):
 
 def radial_weights(params, name, length, features):
     """Linear, layer norm, SiLU, linear."""
-    inputs = [*gaussians(params, length, contract.TASK.radial_extent), *features]
+    inputs = [*gaussians(params, length, testing.TASK.radial_extent), *features]
     hidden = plain.linear(params, f"{name}/linear_0", inputs)
     hidden = plain.silu(plain.layer_norm(params, f"{name}/norm_0", hidden))
     return plain.linear(params, f"{name}/linear_1", hidden)
@@ -155,8 +154,8 @@ def block(params, layer, batch, recorded):
 
 def test_a_block_and_its_attention_are_the_papers():
     with jax.enable_x64(True):
-        subject = contract.Subject("equiformer", "float64", FIELDS)
-        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        subject = testing.Subject("equiformer", "float64", FIELDS)
+        batch = testing.make_batch(testing.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         _, recorded = plain_steerable.forward(subject, batch)
         expected, weights = block(params, 1, batch, recorded)
@@ -169,8 +168,8 @@ def test_a_block_and_its_attention_are_the_papers():
 
 
 def test_attention_sums_to_one_over_real_neighbors():
-    subject = contract.Subject("equiformer", fields=FIELDS)
-    batch = contract.make_batch(contract.systems(BATCH_SIZES), extra=1)
+    subject = testing.Subject("equiformer", fields=FIELDS)
+    batch = testing.make_batch(testing.systems(BATCH_SIZES), extra=1)
     _, recorded = plain_steerable.forward(subject, batch)
     for layer in range(2):
         weights = recorded[f"attention_{layer}"]
@@ -223,10 +222,10 @@ def test_no_part_is_idle(monkeypatch, module, part, replacement):
 def test_the_slope_of_the_scores_is_read():
     fields = {**FIELDS, "num_layers": 1}
     subject, expected = plain_steerable.unbroken("equiformer", tuple(fields.items()))
-    steeper = contract.Subject("equiformer", fields={**fields, "negative_slope": 0.9})
+    steeper = testing.Subject("equiformer", fields={**fields, "negative_slope": 0.9})
     steeper.params = subject.params
-    batch = contract.make_batch(contract.systems(BATCH_SIZES))
-    error = contract.relative_error(steeper.displacements(batch), expected)
+    batch = testing.make_batch(testing.systems(BATCH_SIZES))
+    error = testing.relative_error(steeper.displacements(batch), expected)
     assert error > 1e-4
 
 
@@ -247,15 +246,15 @@ def test_fields_shape_the_model():
 def test_even_irreps_notice_reflections_alone():
     irreps = "4x0e+2x1e+2x2e"
     fields = {**FIELDS, "num_layers": 1, "hidden_irreps": irreps}
-    subject = contract.Subject("equiformer", fields=fields)
+    subject = testing.Subject("equiformer", fields=fields)
     plain_steerable.assert_rotations_alone(subject)
-    contract.assert_inputs_matter(subject, ("charge", "velocity", "edge feature"))
+    testing.assert_inputs_matter(subject, ("charge", "velocity", "edge feature"))
 
 
 def test_attention_drops_out_in_training_alone():
     fields = {**FIELDS, "num_layers": 1, "attention_dropout": 0.5}
-    subject = contract.Subject("equiformer", fields=fields)
-    batch = contract.make_batch(contract.systems(BATCH_SIZES))
+    subject = testing.Subject("equiformer", fields=fields)
+    batch = testing.make_batch(testing.systems(BATCH_SIZES))
 
     @functools.partial(jax.jit, static_argnums=1)
     def run(key, is_training):
@@ -266,8 +265,8 @@ def test_attention_drops_out_in_training_alone():
     kept = run(None, False)  # no key is asked for
     first, again, second = (run(jax.random.key(seed), True) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    assert contract.relative_error(first, kept) > 1e-3
-    assert contract.relative_error(first, second) > 1e-3
+    assert testing.relative_error(first, kept) > 1e-3
+    assert testing.relative_error(first, second) > 1e-3
 
 
 def test_default_size():
@@ -292,7 +291,7 @@ def test_the_protocol_has_the_published_size():
     """3.53 million, with the parameters that following linear maps absorb."""
     fields = {"node_inputs": ("all",)}
     fields |= molecule_protocols.PROTOCOLS["equiformer"]["default"].fields
-    found = num_params("equiformer", contract.MOLECULES, **fields)
+    found = num_params("equiformer", testing.MOLECULES, **fields)
     products = {0: 128 + 64 + 32, 1: 128 + 3 * 64 + 2 * 32, 2: 128 + 2 * 64 + 3 * 32}
     hidden = {0: 128, 1: 64, 2: 32}
     weights = 3 * 128 + 6 * 64 + 6 * 32  # of one product

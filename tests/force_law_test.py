@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.data import nbody
 from demetar.train import checkpoint
 from experiments import force_law
@@ -20,9 +19,9 @@ SIMULATED = {"system": "charged", "softening": 0.0}
 
 def trained(name: str, **fields: Any) -> checkpoint.ModelCheckpoint:
     """A model of two seeds with random parameters."""
-    task = contract.TASK
-    own = contract.Subject(name, "float32", {**newton_test.FIELDS, **fields}, task)
-    batch = contract.regular_batch(contract.systems((5, 5, 5)))
+    task = testing.TASK
+    own = testing.Subject(name, "float32", {**newton_test.FIELDS, **fields}, task)
+    batch = testing.regular_batch(testing.systems((5, 5, 5)))
     model = models.build(name, task, own.small)
     params = jax.tree.map(
         lambda *leaves: np.stack(leaves),
@@ -33,7 +32,7 @@ def trained(name: str, **fields: Any) -> checkpoint.ModelCheckpoint:
 
 def trained_egnn() -> checkpoint.ModelCheckpoint:
     return checkpoint.ModelCheckpoint(
-        "egnn", {}, contract.TASK, {"m": {"w": jax.numpy.ones((1, 2))}}, {}
+        "egnn", {}, testing.TASK, {"m": {"w": jax.numpy.ones((1, 2))}}, {}
     )
 
 

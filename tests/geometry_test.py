@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import geometry, graphs
-from demetar import testing as contract
+from demetar import geometry, graphs, testing
 from demetar.types import Nodes
 
 
@@ -41,7 +40,7 @@ def test_safe_norm_has_a_zero_gradient_at_zero():
 
 
 def test_edge_vectors_point_from_sender_to_receiver():
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     positions = np.asarray(batch.graph.nodes.positions)
     expected = positions[batch.graph.receivers] - positions[batch.graph.senders]
     found = geometry.edge_vectors(batch.graph)
@@ -50,8 +49,8 @@ def test_edge_vectors_point_from_sender_to_receiver():
 
 @pytest.mark.parametrize("regular", [False, True])
 def test_positions_are_centred_per_graph_over_its_particles(regular):
-    members = contract.systems((5, 5, 5) if regular else contract.SIZES)
-    make = contract.regular_batch if regular else contract.make_batch
+    members = testing.systems((5, 5, 5) if regular else testing.SIZES)
+    make = testing.regular_batch if regular else testing.make_batch
     batch = make(members)
     found = np.asarray(geometry.centred_positions(batch.graph))
     start = 0
@@ -145,8 +144,8 @@ def test_random_rotations_are_rotations_and_differ():
 
 
 def test_edge_vectors_turn_with_the_nodes():
-    batch = contract.make_batch(contract.systems())
-    matrix = contract.rotation().astype(np.float32)
+    batch = testing.make_batch(testing.systems())
+    matrix = testing.rotation().astype(np.float32)
     turned = dataclasses.replace(
         batch.graph, nodes=geometry.transform_nodes(batch.graph.nodes, matrix)
     )

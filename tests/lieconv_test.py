@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import geometry
-from demetar import testing as contract
+from demetar import geometry, testing
 from demetar.errors import UserError
 from demetar.models import lieconv
 from tests.models_test import num_params
@@ -85,7 +84,7 @@ def test_the_network_is_the_papers(norm, pooling):
 
 @functools.cache
 def subject():
-    return contract.Subject("lieconv", task=contract.MOLECULES)
+    return testing.Subject("lieconv", task=testing.MOLECULES)
 
 
 def only_lengths(graph):
@@ -99,14 +98,14 @@ right_vectors = geometry.edge_vectors
 
 def test_directions_are_what_breaks_rotations(monkeypatch):
     """Translations are kept, and with lengths alone rotations would be too."""
-    error = contract.transformation_error(
-        subject(), contract.rotation(), contract.NO_SHIFT
+    error = testing.transformation_error(
+        subject(), testing.rotation(), testing.NO_SHIFT
     )
-    assert error > contract.BROKEN
+    assert error > testing.BROKEN
     monkeypatch.setattr(geometry, "edge_vectors", only_lengths)
-    plain_subject = contract.Subject("lieconv", task=contract.MOLECULES)
-    error = contract.transformation_error(
-        plain_subject, contract.rotation(), contract.NO_SHIFT
+    plain_subject = testing.Subject("lieconv", task=testing.MOLECULES)
+    error = testing.transformation_error(
+        plain_subject, testing.rotation(), testing.NO_SHIFT
     )
     assert error < 1e-4
 
@@ -132,7 +131,7 @@ def test_unknown_norms_are_refused():
     with pytest.raises(
         UserError, match="lieconv has the norms layer, affine, found 'b"
     ):
-        num_params("lieconv", contract.MOLECULES, norm="batch")
+        num_params("lieconv", testing.MOLECULES, norm="batch")
 
 
 def test_sizes():
@@ -146,10 +145,10 @@ def test_sizes():
         mixing = size * narrow + narrow + narrow * size + size
         return 5 * size + size + layers * (convolution + norms + mixing) + 3 * size + 1
 
-    assert num_params("lieconv", contract.MOLECULES) == expected(256, 6)
-    large = num_params("lieconv", contract.MOLECULES, hidden_size=1536)
+    assert num_params("lieconv", testing.MOLECULES) == expected(256, 6)
+    large = num_params("lieconv", testing.MOLECULES, hidden_size=1536)
     assert large == expected(1536, 6)
-    assert num_params("lieconv", contract.MOLECULES, num_layers=2) == expected(256, 2)
+    assert num_params("lieconv", testing.MOLECULES, num_layers=2) == expected(256, 2)
     for changed in ({"bottleneck": 8}, {"kernel_sizes": (8,)}, {"kernel_rank": 4}):
-        found = num_params("lieconv", contract.MOLECULES, **changed)
+        found = num_params("lieconv", testing.MOLECULES, **changed)
         assert found < expected(256, 6), changed

@@ -12,8 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
 from demetar.errors import UserError
@@ -33,7 +32,7 @@ def make_dataset(kind="regular"):
     """Systems in three splits, whose batch size divides none of them."""
     total = NUM_TRAIN + NUM_VALID + NUM_TEST
     sizes = [SIZES[kind][k % len(SIZES[kind])] for k in range(total)]
-    samples = contract.make_samples(contract.systems(sizes), "float32")
+    samples = testing.make_samples(testing.systems(sizes), "float32")
     noise = np.random.default_rng(0).normal(size=samples.targets["position"].shape)
     samples.targets["position"] += noise.astype(np.float32)
     stops = np.cumsum([0, NUM_TRAIN, NUM_VALID, NUM_TEST])
@@ -43,8 +42,8 @@ def make_dataset(kind="regular"):
             ("train", "valid", "test"), stops[:-1], stops[1:], strict=True
         )
     }
-    packing = make_packing(samples, contract.TASK, BATCH_SIZE)
-    return Dataset(contract.TASK, packing, splits, "")
+    packing = make_packing(samples, testing.TASK, BATCH_SIZE)
+    return Dataset(testing.TASK, packing, splits, "")
 
 
 def make_trainer(model="linear_map", kind="regular", optimizer=ADAM, **settings):
@@ -110,8 +109,8 @@ def test_update_is_the_hand_written_step():
     batch = one_batch()
     settings = optim.Settings(learning_rate=0.01, weight_decay=0.1, clip_norm=0.5)
     optimizer = optim.make(settings, 10)
-    model = models.build("linear_map", contract.TASK)
-    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, SETTINGS))
+    model = models.build("linear_map", testing.TASK)
+    update = jax.jit(loop.make_update(model, testing.TASK, optimizer, SETTINGS))
     key = jax.random.key(0)
     params: Any = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
@@ -157,12 +156,12 @@ def test_update_is_the_hand_written_step():
 
 def one_update(name, fields, augment):
     """Loss and gradient norm of the first update from drawn parameters."""
-    batch = contract.make_batch(contract.systems(), "float64")
-    model = models.build(name, contract.TASK, fields)
-    params = contract.quick_params(model, batch)
+    batch = testing.make_batch(testing.systems(), "float64")
+    model = models.build(name, testing.TASK, fields)
+    params = testing.quick_params(model, batch)
     optimizer = optim.make(optim.Settings(), 10)
     settings = dataclasses.replace(SETTINGS, augment=augment)
-    update = loop.make_update(model, contract.TASK, optimizer, settings)
+    update = loop.make_update(model, testing.TASK, optimizer, settings)
     key = jax.random.key(4)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
     metrics = jax.jit(update)(state, batch)[1]
@@ -191,9 +190,9 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
     results = []
     for unit in (1.0, 7.0):
         head = dataclasses.replace(
-            contract.TASK.heads[0], base="", scale=unit, error="absolute"
+            testing.TASK.heads[0], base="", scale=unit, error="absolute"
         )
-        task = dataclasses.replace(contract.TASK, heads=(head,))
+        task = dataclasses.replace(testing.TASK, heads=(head,))
         targets = {"position": unit * batch.targets["position"]}
         scaled = dataclasses.replace(batch, targets=targets)
         # Its output is what the prediction is in scales.
@@ -231,14 +230,14 @@ def test_absolute_errors_are_told_in_the_unit_and_trained_on_in_scales():
 
 def test_heads_of_earlier_checkpoints_have_their_errors():
     """The field was called `loss`, and before that there was none."""
-    stored = contract.TASK.to_json()
+    stored = testing.TASK.to_json()
     for head in stored["heads"]:
         del head["error"]
-    assert TaskSpec.from_json(stored) == contract.TASK
+    assert TaskSpec.from_json(stored) == testing.TASK
     for head in stored["heads"]:
         head["loss"] = "absolute"
     (read,) = TaskSpec.from_json(stored).heads
-    assert read == dataclasses.replace(contract.TASK.heads[0], error="absolute")
+    assert read == dataclasses.replace(testing.TASK.heads[0], error="absolute")
     with pytest.raises(ValueError, match="has error 'cubic', expected one of squared"):
         Head("energy", "graph_scalar", error="cubic")
 
@@ -268,8 +267,8 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
     batch = dataset.packing.assemble(dataset.packing.arrays(), row)
     count = int(batch.weights.sum())
     assert 1 < count < BATCH_SIZE
-    model = models.build("linear_map", contract.TASK)
-    params: Any = contract.quick_params(model, batch)
+    model = models.build("linear_map", testing.TASK)
+    params: Any = testing.quick_params(model, batch)
     optimizer = optim.make(optim.Settings(), 10)
     key = jax.random.key(0)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
@@ -288,7 +287,7 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
             settings = dataclasses.replace(
                 SETTINGS, loss_transform=transform, loss_floor=floor, clip_each=clip
             )
-            update = loop.make_update(model, contract.TASK, optimizer, settings)
+            update = loop.make_update(model, testing.TASK, optimizer, settings)
             metrics = jax.jit(update)(state, batch)[1]
             scales = [min(1, clip / norm) if clip else 1 for norm in norms]
             total = [
@@ -303,7 +302,7 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
 
 
 def test_a_gradient_that_overflows_is_left_out_of_the_clipped_mean():
-    batch = contract.regular_batch(contract.systems((5, 5)))
+    batch = testing.regular_batch(testing.systems((5, 5)))
 
     def gradient_fn(params, key, single):
         first = single.graph.nodes.positions[0, 0]
@@ -320,22 +319,22 @@ def test_a_gradient_that_overflows_is_left_out_of_the_clipped_mean():
 def test_clipping_of_each_graph_needs_graphs_of_equal_size():
     settings = dataclasses.replace(SETTINGS, clip_each=1.0)
     optimizer = optim.make(ADAM, 10)
-    model = models.build("linear", contract.TASK)
+    model = models.build("linear", testing.TASK)
     batch = one_batch("mixed")
     params = model.init(jax.random.key(0), batch.graph, True)
     state = TrainState(
         params, optimizer.init(params), jnp.int32(0), jax.random.key(0), {}
     )
     with pytest.raises(UserError, match="leave --clip_each at 0 and use --clip_norm"):
-        loop.make_update(model, contract.TASK, optimizer, settings)(state, batch)
+        loop.make_update(model, testing.TASK, optimizer, settings)(state, batch)
 
 
 def test_moving_average_of_the_parameters():
     batch = one_batch()
     optimizer = optim.make(ADAM, 10)
-    model = models.build("linear", contract.TASK)
+    model = models.build("linear", testing.TASK)
     settings = dataclasses.replace(SETTINGS, average_decay=0.25)
-    update = jax.jit(loop.make_update(model, contract.TASK, optimizer, settings))
+    update = jax.jit(loop.make_update(model, testing.TASK, optimizer, settings))
     key = jax.random.key(0)
     params = model.init(key, batch.graph, True)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, params)

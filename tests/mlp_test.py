@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.nn import mlp
 
 TOLERANCE = 1e-10
@@ -65,7 +64,7 @@ def test_activations_are_those_of_jax(name):
 @pytest.mark.parametrize("regular", [True, False])
 def test_an_edge_layer_is_the_layer_on_both_ends_and_the_edge(regular):
     with jax.enable_x64(True):
-        batch = contract.float64_batch(regular)
+        batch = testing.float64_batch(regular)
         graph = batch.graph
         nodes = random(graph.bucket.max_nodes, 3)
         edges = random(graph.bucket.max_edges, 2, seed=1)

@@ -7,17 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import geometry, graphs, models
-from demetar import testing as contract
+from demetar import geometry, graphs, models, testing
 from demetar.errors import UserError
 from demetar.models import base, segnn
 from demetar.types import Head, TaskSpec, VectorInput
 
 
-def num_params(name, task=contract.TASK, **fields):
+def num_params(name, task=testing.TASK, **fields):
     """Parameters on N-body or another task, by shapes alone."""
     model = models.build(name, task, fields)
-    batch = contract.make_batch(contract.systems(), task=task)
+    batch = testing.make_batch(testing.systems(), task=task)
     params = jax.eval_shape(
         lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
@@ -40,17 +39,17 @@ def test_fields_change_the_model():
 
 def test_build_refuses_what_it_does_not_know():
     with pytest.raises(UserError, match="no model is called 'egn'; expected one of"):
-        models.build("egn", contract.TASK)
+        models.build("egn", testing.TASK)
     with pytest.raises(UserError, match="egnn has no field 'width'; it has hidden_si"):
-        models.build("egnn", contract.TASK, {"width": 8})
+        models.build("egnn", testing.TASK, {"width": 8})
     with pytest.raises(UserError, match="egnn has no field 'task'"):
-        models.build("egnn", contract.TASK, {"task": contract.TASK})
+        models.build("egnn", testing.TASK, {"task": testing.TASK})
 
 
 @pytest.mark.parametrize("value", [8.0, "8", None, True, [8]])
 def test_build_refuses_a_wrong_type(value):
     with pytest.raises(UserError, match=r"egnn\.hidden_size expects int, found"):
-        models.build("egnn", contract.TASK, {"hidden_size": value})
+        models.build("egnn", testing.TASK, {"hidden_size": value})
 
 
 def test_build_takes_json_for_tuples_and_whole_numbers_for_floats():
@@ -69,7 +68,7 @@ def test_build_takes_json_for_tuples_and_whole_numbers_for_floats():
 def test_build_refuses_a_head_that_the_model_does_not_have(name):
     supported = models.model_class(name).supports
     for kind in {"node_vector", "node_scalar", "graph_scalar"} - supported:
-        task = dataclasses.replace(contract.TASK, heads=(Head("energy", kind),))
+        task = dataclasses.replace(testing.TASK, heads=(Head("energy", kind),))
         with pytest.raises(UserError, match=f"{name} has no head of kind {kind}"):
             models.build(name, task)
 
@@ -82,12 +81,12 @@ def test_the_cutoff_of_the_task_is_that_of_envelope_and_basis(name):
     """It does what the model's own one does, and another one does something else."""
 
     def outputs(own, of_task):
-        task = dataclasses.replace(contract.MOLECULES, cutoff=of_task)
+        task = dataclasses.replace(testing.MOLECULES, cutoff=of_task)
         fields = {} if own is None else {"cutoff": own}
-        subject = contract.Subject(name, task=task, fields=fields)
-        batch = subject.batch(contract.systems())
+        subject = testing.Subject(name, task=task, fields=fields)
+        batch = subject.batch(testing.systems())
         values = subject.apply(subject.params, batch.graph)["energy"]
-        return np.asarray(values)[: len(contract.SIZES), 0]
+        return np.asarray(values)[: len(testing.SIZES), 0]
 
     found = outputs(None, 3.0)
     np.testing.assert_array_equal(found, outputs(3.0, None))
@@ -101,9 +100,9 @@ def test_the_cutoff_of_the_task_is_that_of_envelope_and_basis(name):
 def test_an_input_that_the_task_does_not_have_is_named():
     with pytest.raises(UserError, match="no node input 'mass'; it has charge, |veloc"):
         num_params("egnn", node_inputs=("mass",))
-    still: TaskSpec = dataclasses.replace(contract.TASK, vectors=())
+    still: TaskSpec = dataclasses.replace(testing.TASK, vectors=())
     model = models.build("egnn", still, {"node_inputs": ("charge",)})
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     with pytest.raises(UserError, match="no vector input 'velocity'; it has none"):
         model.init(jax.random.key(0), batch.graph, True)
 
@@ -178,9 +177,9 @@ def test_segnn_of_other_degrees_keeps_its_promises(lmax):
         "lmax_hidden": lmax,
         "lmax_attributes": max(lmax, 1),
     }
-    subject = contract.Subject("segnn", fields=fields)
-    contract.assert_shapes(subject)
-    contract.assert_symmetry(subject)
+    subject = testing.Subject("segnn", fields=fields)
+    testing.assert_shapes(subject)
+    testing.assert_symmetry(subject)
 
 
 def test_segnn_refuses_degrees_without_vectors():
@@ -189,13 +188,13 @@ def test_segnn_refuses_degrees_without_vectors():
 
 
 MORE_CUES = dataclasses.replace(
-    contract.TASK, vectors=(VectorInput("velocity"), VectorInput("force"))
+    testing.TASK, vectors=(VectorInput("velocity"), VectorInput("force"))
 )
 
 
-def with_forces(members, matrix=contract.IDENTITY):
+def with_forces(members, matrix=testing.IDENTITY):
     """A batch whose particles have a velocity and a force."""
-    batch = contract.make_batch(members, bucket=contract.BUCKET)
+    batch = testing.make_batch(members, bucket=testing.BUCKET)
     nodes = batch.graph.nodes
     forces = np.random.default_rng(2).normal(size=nodes.positions.shape) @ matrix.T
     vectors = np.stack([nodes.vectors[:, 0], forces.astype(np.float32)], axis=1)
@@ -206,26 +205,26 @@ def with_forces(members, matrix=contract.IDENTITY):
 def test_segnn_with_relative_vectors_in_the_edge_attribute():
     """It changes the function, not the parameters, and stays equivariant."""
     inputs = ("|velocity|", "|force|")
-    members, turn = contract.systems(), -contract.rotation()
+    members, turn = testing.systems(), -testing.rotation()
     batch, found = with_forces(members), {}
     for edge_vectors in ((), ("velocity",), ("velocity", "force")):
         fields = {"node_inputs": inputs, "edge_vectors": edge_vectors}
-        subject = contract.Subject("segnn", fields=fields, task=MORE_CUES)
-        subject.params = contract.quick_params(subject.model, batch)
+        subject = testing.Subject("segnn", fields=fields, task=MORE_CUES)
+        subject.params = testing.quick_params(subject.model, batch)
         found[edge_vectors] = subject.displacements(batch)
-        moved = contract.moved(members, turn, contract.SHIFT)
+        moved = testing.moved(members, turn, testing.SHIFT)
         turned = subject.displacements(with_forces(moved, turn))
         expected = np.einsum("ij,nkj->nki", turn, found[edge_vectors])
-        assert contract.relative_error(turned, expected) < 1e-4
+        assert testing.relative_error(turned, expected) < 1e-4
     outputs = iter(found.values())
     first = next(outputs)
     for output in outputs:
-        assert contract.relative_error(output, first) > 1e-2
+        assert testing.relative_error(output, first) > 1e-2
 
 
 def test_relative_velocities_enter_the_edge_attribute_of_segnn():
     """As harmonics of v_j - v_i; its scalar knows no direction and stays."""
-    batch = with_forces(contract.systems())
+    batch = with_forces(testing.systems())
     mask = np.asarray(graphs.edge_mask(batch.graph))
 
     def attributes(edge_vectors):
@@ -255,9 +254,9 @@ def test_a_vector_that_the_task_does_not_have_is_named(field):
 def test_vectors_that_the_nodes_of_segnn_do_not_start_from_still_steer():
     """Their length is not read, their direction is."""
     fields = {"node_vectors": ("velocity",)}
-    subject = contract.Subject("segnn", fields=fields, task=MORE_CUES)
-    batch = with_forces(contract.systems())
-    subject.params = contract.quick_params(subject.model, batch)
+    subject = testing.Subject("segnn", fields=fields, task=MORE_CUES)
+    batch = with_forces(testing.systems())
+    subject.params = testing.quick_params(subject.model, batch)
     expected = subject.displacements(batch)
 
     def changed(force_factors):
@@ -268,15 +267,15 @@ def test_vectors_that_the_nodes_of_segnn_do_not_start_from_still_steer():
         return subject.displacements(dataclasses.replace(batch, graph=graph))
 
     longer = changed(np.array([3.0, 3.0, 3.0]))
-    assert contract.relative_error(longer, expected) < 1e-4
+    assert testing.relative_error(longer, expected) < 1e-4
     turned = changed(np.array([-1.0, 1.0, -1.0]))
-    assert contract.relative_error(turned, expected) > 1e-2
+    assert testing.relative_error(turned, expected) > 1e-2
 
 
 def test_linear_learns_one_time_per_vector():
     """Its fit is x + a v + b F where the force is an input."""
-    subject = contract.Subject("linear", task=MORE_CUES)
-    batch = with_forces(contract.systems())
+    subject = testing.Subject("linear", task=MORE_CUES)
+    batch = with_forces(testing.systems())
     subject.params = {"linear": {"times_position": np.array([[0.5, -2.0]], "f4")}}
     vectors = np.asarray(batch.graph.nodes.vectors)
     mask = np.asarray(graphs.node_mask(batch.graph))

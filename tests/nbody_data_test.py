@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.data import nbody as nbody_folders
 from demetar.data import nbody_files
 from demetar.data.dataset import Dataset
@@ -305,14 +304,14 @@ def assert_builds(name: str, dataset: str, cues: str) -> None:
     """The model reads exactly these inputs, traced without being compiled."""
     vectors = nbody_folders.CUES[cues]
     task = dataclasses.replace(
-        contract.TASK,
+        testing.TASK,
         vectors=tuple(VectorInput(vector) for vector in vectors),
         scalars=("mass",) if dataset == "gravity" else ("charge",),
     )
-    small = contract.small_fields(name, task)
+    small = testing.small_fields(name, task)
     fields = {**small, **protocols.input_fields(name, dataset, cues)}
     model = models.build(name, task, fields)
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     nodes = batch.graph.nodes
     copies = np.repeat(nodes.vectors, len(vectors), axis=1)
     graph = dataclasses.replace(batch.graph, nodes=nodes._replace(vectors=copies))

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.data import nbody, nbody_files
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -559,9 +558,9 @@ def test_the_command_tells_a_fault_in_one_line(tmp_path, run_module):
 
 def test_edges_of_regular_batches_are_in_the_dtype_of_the_positions():
     """Molecules of one size have the bonds of their edges in bytes."""
-    samples = contract.make_samples(contract.systems((5,) * 3), "float32")
+    samples = testing.make_samples(testing.systems((5,) * 3), "float32")
     bonds = dataclasses.replace(samples, edges=(samples.edges > 0).astype(np.uint8))
-    packing = make_packing(bonds, contract.TASK, 3)
+    packing = make_packing(bonds, testing.TASK, 3)
     plan = packing.plan(np.arange(3))
     row = {name: values[0] for name, values in plan.items()}
     batch = packing.assemble(packing.arrays(), row)

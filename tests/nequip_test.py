@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.errors import UserError
 from demetar.models import nequip
 from demetar.nn import depthwise, radial, steerable
@@ -35,7 +34,7 @@ def envelope(length, cutoff):
 
 def radial_weights(params, layer, length, features, cutoff):
     """A perceptron without biases on the basis times the envelope."""
-    extent = contract.TASK.radial_extent if cutoff is None else cutoff
+    extent = testing.TASK.radial_extent if cutoff is None else cutoff
     values = np.array(
         [*bessel(length, params["nequip"]["root_shifts"], extent), *features]
     )
@@ -75,7 +74,7 @@ def block(params, layer, batch, recorded, cutoff):
                 other,
                 plain_steerable.harmonics(vector, 1),
                 {steerable.Irrep(l, p) for l in (0, 1) for p in (-1, 1)},
-                weights / np.sqrt(contract.TASK.average_neighbors),
+                weights / np.sqrt(testing.TASK.average_neighbors),
             )
             received = plain_steerable.add(received, message)
         outputs[i] = plain_steerable.gate(
@@ -91,8 +90,8 @@ def block(params, layer, batch, recorded, cutoff):
 @pytest.mark.parametrize("cutoff", [None, 3.0])
 def test_an_interaction_block_is_the_papers(cutoff):
     with jax.enable_x64(True):
-        subject = contract.Subject("nequip", "float64", {**FIELDS, "cutoff": cutoff})
-        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        subject = testing.Subject("nequip", "float64", {**FIELDS, "cutoff": cutoff})
+        batch = testing.make_batch(testing.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         _, recorded = plain_steerable.forward(subject, batch)
         expected = block(params, 1, batch, recorded, cutoff)
@@ -142,13 +141,13 @@ def test_the_self_connection_is_not_idle(monkeypatch):
 @pytest.mark.parametrize("cutoff, silent", [(50.0, True), (None, False)])
 def test_pairs_beyond_the_cutoff_are_silent(cutoff, silent):
     fields = {**FIELDS, "num_layers": 2, "cutoff": cutoff}
-    subject = contract.Subject("nequip", fields=fields)
+    subject = testing.Subject("nequip", fields=fields)
     outputs = []
     for distance in (100.0, 107.0):
-        member = contract.random_system(3, 0)
+        member = testing.random_system(3, 0)
         member.positions[0] += distance
-        outputs.append(subject.displacements(contract.make_batch([member])))
-    assert (contract.relative_error(*outputs) < 1e-6) == silent
+        outputs.append(subject.displacements(testing.make_batch([member])))
+    assert (testing.relative_error(*outputs) < 1e-6) == silent
 
 
 def test_fields_shape_the_model():
@@ -177,24 +176,24 @@ def test_default_size():
 
 def test_degree_0_keeps_the_symmetry():
     fields = {**FIELDS, "num_layers": 2, "lmax": 0}
-    subject = contract.Subject("nequip", fields=fields)
-    contract.assert_symmetry(subject)
-    contract.assert_inputs_matter(subject, ("charge", "velocity", "position"))
+    subject = testing.Subject("nequip", fields=fields)
+    testing.assert_symmetry(subject)
+    testing.assert_inputs_matter(subject, ("charge", "velocity", "position"))
 
 
 def test_without_parity_only_reflections_are_noticed():
     fields = {**FIELDS, "num_layers": 2, "lmax": 2, "parity": False}
-    subject = contract.Subject("nequip", fields=fields)
+    subject = testing.Subject("nequip", fields=fields)
     plain_steerable.assert_rotations_alone(subject)
-    contract.assert_inputs_matter(subject, ("charge", "velocity", "position"))
+    testing.assert_inputs_matter(subject, ("charge", "velocity", "position"))
     even = [steerable.Irrep(l, 1) for l in range(3)]
     assert len(depthwise.find_paths(even, even, even)) == 15
 
 
 def test_the_scale_and_shift_are_those_of_the_species():
-    task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
+    task = dataclasses.replace(testing.TASK, heads=plain_steerable.HEADS[2:])
     model = models.build("nequip", task, FIELDS)
-    batch = contract.make_batch(contract.systems(BATCH_SIZES))
+    batch = testing.make_batch(testing.systems(BATCH_SIZES))
     params: hk.Params = model.init(jax.random.key(0), batch.graph, False)
     assert not np.any(params["nequip"]["root_shifts"])
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs, integrators, models
-from demetar import testing as contract
+from demetar import graphs, integrators, models, testing
 from demetar.errors import UserError
 from demetar.models import newton
 from demetar.types import Head
@@ -27,19 +26,19 @@ FIELDS: dict[str, Any] = {
     "stretch": 1.4,
 }
 BOTH = dataclasses.replace(
-    contract.TASK,
+    testing.TASK,
     heads=(
-        *contract.TASK.heads,
+        *testing.TASK.heads,
         Head("velocity", "node_vector", base="velocity", scale=2.0),
     ),
 )
 
 
 @functools.cache
-def subject(saturation="pair", dtype="float32", task=contract.TASK, **fields):
+def subject(saturation="pair", dtype="float32", task=testing.TASK, **fields):
     name = "newton_octahedral" if saturation == "component" else "newton"
     fields = {**FIELDS, "saturation": saturation, **fields}
-    return contract.Subject(name, dtype, fields, task)
+    return testing.Subject(name, dtype, fields, task)
 
 
 # --- Against loops ------------------------------------------------------------------
@@ -116,9 +115,9 @@ def test_roll_out_is_that_of_plain_loops(saturation, is_training):
     with jax.enable_x64(True):
         own = subject(saturation, "float64", BOTH)
         params = jax.tree.map(np.array, own.params)
-        members = contract.systems((5, 5, 5))
+        members = testing.systems((5, 5, 5))
         found = []
-        for batch in (contract.make_batch(members, "float64"), regular(members)):
+        for batch in (testing.make_batch(members, "float64"), regular(members)):
             outputs = jax.jit(own.model.apply, static_argnums=3)(
                 params, None, batch.graph, is_training
             )
@@ -137,19 +136,19 @@ def test_roll_out_is_that_of_plain_loops(saturation, is_training):
 
 
 def regular(members, dtype="float64"):
-    return contract.regular_batch(members, dtype)
+    return testing.regular_batch(members, dtype)
 
 
 def test_saturation_acts_in_these_tests():
     """A bound that nothing reaches would make the variants the same."""
-    members = contract.systems()
-    batch = contract.make_batch(members)
+    members = testing.systems()
+    batch = testing.make_batch(members)
     results = [
         subject(saturation).displacements(batch) for saturation in newton.SATURATIONS
     ]
     for index, one in enumerate(results):
         for other in results[:index]:
-            assert contract.relative_error(one, other) > 1e-3
+            assert testing.relative_error(one, other) > 1e-3
 
 
 # --- Symmetries and conservation ----------------------------------------------------
@@ -160,8 +159,8 @@ def test_momentum(saturation):
     """Exact where pairs are bounded, or nothing; not where totals are."""
     task = dataclasses.replace(BOTH, heads=BOTH.heads[1:])
     own = subject(saturation, task=task)
-    members = contract.systems((5, 5, 5))
-    batch = contract.regular_batch(members)
+    members = testing.systems((5, 5, 5))
+    batch = testing.regular_batch(members)
     change = np.asarray(own.outputs(batch)["velocity"]).reshape(3, 5, 3)
     size = np.abs(change).sum()
     assert size > 1
@@ -178,9 +177,9 @@ def test_actions_are_reactions():
         own = subject(saturation)
         still = [
             dataclasses.replace(system, velocities=np.zeros((2, 3)))
-            for system in contract.systems((2, 2, 2))
+            for system in testing.systems((2, 2, 2))
         ]
-        moves = own.displacements(contract.make_batch(still)).reshape(3, 2, 3)
+        moves = own.displacements(testing.make_batch(still)).reshape(3, 2, 3)
         assert np.abs(moves).max() > 1e-2
         np.testing.assert_allclose(moves[:, 0], -moves[:, 1], rtol=1e-5, atol=1e-6)
 
@@ -211,8 +210,8 @@ def test_a_step_and_its_reverse_are_nothing():
 
 def test_bodies_that_feel_nothing_move_by_the_horizon():
     own = subject()
-    members = contract.systems((1, 1, 1))
-    moves = own.displacements(contract.make_batch(members))[:, 0]
+    members = testing.systems((1, 1, 1))
+    moves = own.displacements(testing.make_batch(members))[:, 0]
     expected = 1.25 * np.concatenate([system.velocities for system in members])
     np.testing.assert_allclose(moves, expected, rtol=1e-5)
 
@@ -222,12 +221,12 @@ def test_averages_over_frames_forget_the_axes():
     with jax.enable_x64(True):
         own = subject("component", "float64", num_frames=8)
         alone = subject("component", "float64")
-        batch = own.batch(contract.systems((2, 5, 5)))
-        for matrix in (contract.rotation(), -contract.rotation()):
+        batch = own.batch(testing.systems((2, 5, 5)))
+        for matrix in (testing.rotation(), -testing.rotation()):
             for each in (own, alone):
-                error = contract.transformation_error(each, matrix, contract.SHIFT)
+                error = testing.transformation_error(each, matrix, testing.SHIFT)
                 assert (error < 1e-9) == (each is own)
-        assert contract.relative_error(
+        assert testing.relative_error(
             own.displacements(batch), alone.displacements(batch)
         ) > (1e-3)
 
@@ -237,7 +236,7 @@ def test_averages_over_frames_are_those_of_turned_systems():
     with jax.enable_x64(True):
         own = subject("component", "float64", num_frames=8)
         alone = subject("component", "float64")
-        (system,) = contract.systems((5,))
+        (system,) = testing.systems((5,))
         centred = system.positions - system.positions.mean(axis=0)
         moments = centred.T @ centred + system.velocities.T @ system.velocities
         axes = np.linalg.eigh(moments)[1].T  # in rows
@@ -266,7 +265,7 @@ def test_frames_are_rotations():
 
 def test_training_is_in_the_frame_of_the_data():
     own, alone = (subject("component", num_frames=frames) for frames in (8, 0))
-    batch = contract.regular_batch(contract.systems((5, 5, 5)))
+    batch = testing.regular_batch(testing.systems((5, 5, 5)))
     trained = [
         each.model.apply(alone.params, None, batch.graph, True) for each in (own, alone)
     ]
@@ -283,10 +282,10 @@ def test_another_model_as_the_acceleration(name):
     """It keeps the promises, and a third body changes what two do to each other."""
     fields = {"acceleration": name, "num_layers": 2, "saturation": "radial"}
     own = subject(**fields)
-    contract.assert_shapes(own)
-    contract.assert_symmetry(own)
-    contract.assert_finite(own)
-    contract.assert_inputs_matter(own, ("velocity", "position", "edge feature"))
+    testing.assert_shapes(own)
+    testing.assert_symmetry(own)
+    testing.assert_finite(own)
+    testing.assert_inputs_matter(own, ("velocity", "position", "edge feature"))
 
 
 @pytest.mark.parametrize(
@@ -302,15 +301,15 @@ def test_another_model_as_the_acceleration(name):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields, message):
-    model = models.build("newton", contract.TASK, fields)
-    batch = contract.make_batch(contract.systems())
+    model = models.build("newton", testing.TASK, fields)
+    batch = testing.make_batch(testing.systems())
     with pytest.raises(UserError, match=message):
         model.init(jax.random.key(0), batch.graph, True)
 
 
 def test_defaults_have_few_parameters():
-    model = models.build("newton", contract.TASK, {"num_substeps": 1})
-    batch = contract.make_batch(contract.systems())
+    model = models.build("newton", testing.TASK, {"num_substeps": 1})
+    batch = testing.make_batch(testing.systems())
     shapes: hk.Params = jax.eval_shape(
         lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
@@ -322,11 +321,11 @@ def test_defaults_have_few_parameters():
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
 def test_pairs_of_regular_and_ragged_batches_are_the_same(size):
-    members = contract.systems((size, size, size))
+    members = testing.systems((size, size, size))
     random = np.random.default_rng(1)
     values = random.normal(size=(3 * size, 2)).astype(np.float32)
     sums, least = [], []
-    for batch in (contract.make_batch(members), contract.regular_batch(members)):
+    for batch in (testing.make_batch(members), testing.regular_batch(members)):
         graph = batch.graph
         bucket = graph.bucket
         padded = np.zeros((bucket.max_nodes, 2), np.float32)

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.errors import UserError
 from demetar.models import nmp
 from demetar.nn import attention, capture, mlp
@@ -128,7 +127,7 @@ def _species(data):
 
 @pytest.fixture(scope="module")
 def subject():
-    return contract.Subject("nmp", task=contract.MOLECULES)
+    return testing.Subject("nmp", task=testing.MOLECULES)
 
 
 def alike(self, direction, graph):
@@ -165,7 +164,7 @@ def test_every_layer_is_read(subject):
 
 def test_the_steps_share_their_weights():
     sizes = {
-        num_params("nmp", contract.MOLECULES, num_layers=n, num_readout_steps=m)
+        num_params("nmp", testing.MOLECULES, num_layers=n, num_readout_steps=m)
         for n, m in ((6, 12), (3, 12), (6, 2))
     }
     # The paper states no count. With 5 species and 50 channels:
@@ -177,7 +176,7 @@ def test_the_steps_share_their_weights():
 
 def test_the_start_is_the_authors():
     """Glorot's for each of the authors' matrices; biases too, but those of the cell."""
-    starts = contract.initializers("nmp", {}, contract.MOLECULES)
+    starts = testing.initializers("nmp", {}, testing.MOLECULES)
     plain_starts = {path for path in starts if starts[path] is mlp.GLOROT_UNIFORM}
     assert "message_bias" in plain_starts
     assert {path for path in starts if path.endswith("/b")} - plain_starts == {
@@ -195,7 +194,7 @@ def test_the_start_is_the_authors():
 
 def test_more_inputs_than_channels_are_refused():
     with pytest.raises(UserError, match="the 5 node inputs: expected a hidden_size of"):
-        num_params("nmp", contract.MOLECULES, hidden_size=4)
+        num_params("nmp", testing.MOLECULES, hidden_size=4)
 
 
 def test_other_heads_are_refused():

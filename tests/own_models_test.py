@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.errors import UserError
 from demetar.models import own
 from demetar.train import checkpoint
@@ -56,7 +55,7 @@ def write(tmp_path, monkeypatch):
 
 def refused(name="mine:Mine"):
     with pytest.raises(UserError) as caught:
-        models.build(name, contract.TASK)
+        models.build(name, testing.TASK)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -70,8 +69,8 @@ def test_a_file_of_the_current_folder_is_a_model(write):
     }
     with pytest.raises(UserError, match="mine:Mine has no field 'size'; it has init"):
         models.parse_fields("mine:Mine", ["size=5"])
-    batch = contract.make_batch(contract.systems((3, 2)))
-    model = models.build("mine:Mine", contract.TASK, {"initial_time": 2.0})
+    batch = testing.make_batch(testing.systems((3, 2)))
+    model = models.build("mine:Mine", testing.TASK, {"initial_time": 2.0})
     params = model.init(jax.random.key(0), batch.graph, False)
     found = model.apply(params, None, batch.graph, False)["position"]
     np.testing.assert_allclose(found, 2 * batch.graph.nodes.vectors, rtol=1e-6)
@@ -161,7 +160,7 @@ def test_a_class_that_says_too_little_is_refused(write, old, new, parts):
     assert CLASS.count(old) == 1
     future = "from __future__ import annotations\n"
     write(future + HEAD + CLASS)
-    models.build("mine:Mine", contract.TASK)
+    models.build("mine:Mine", testing.TASK)
     del sys.modules["mine"]
     write(future + HEAD + CLASS.replace(old, new) + "\n# of another size\n")
     message = refused()
@@ -199,8 +198,8 @@ def test_outputs_of_other_heads_are_refused(write):
 
 
 def trace(name):
-    model = models.build(name, contract.TASK)
-    batch = contract.make_batch(contract.systems((5, 2)))
+    model = models.build(name, testing.TASK)
+    batch = testing.make_batch(testing.systems((5, 2)))
     return jax.eval_shape(
         lambda key: model.init(key, batch.graph, True), jax.random.key(0)
     )
@@ -237,7 +236,7 @@ def saved(tmp_path, source):
     path = tmp_path / "best.npz"
     params = {"mine": {"times_position": jax.numpy.ones((1, 1, 1))}}
     content = checkpoint.ModelCheckpoint(
-        "mine:Mine", {"width": 5}, contract.TASK, params, {}, source
+        "mine:Mine", {"width": 5}, testing.TASK, params, {}, source
     )
     checkpoint.save_model(path, content)
     return path
@@ -306,7 +305,7 @@ def test_check_model_refuses_in_one_line(write, run_module, arguments, part):
 def test_a_model_that_gives_no_outputs_is_told_once_per_trial_with_its_line(write):
     write(HEAD + CLASS.replace("graph.nodes.vectors", "graph.nodes.no_such"))
     begun = []
-    found = list(contract.check("mine:Mine", begin=lambda *told: begun.append(told)))
+    found = list(testing.check("mine:Mine", begin=lambda *told: begun.append(told)))
     assert [verdict.promise for verdict in found] == ["shapes and dtypes"] * 2
     assert begun == [(verdict.task, verdict.promise) for verdict in found]
     for verdict in found:
@@ -323,7 +322,7 @@ def test_a_model_that_gives_no_outputs_is_told_once_per_trial_with_its_line(writ
 )
 def test_verdicts_tell_what_is_broken(write, outputs, broken):
     write(HEAD + CLASS.replace("graph.nodes.vectors", outputs))
-    found = list(contract.check("mine:Mine"))
+    found = list(testing.check("mine:Mine"))
     assert broken <= {verdict.promise for verdict in found if not verdict.kept}
     if "+ 1.0" not in outputs:
         kept = {verdict.promise for verdict in found if verdict.kept}

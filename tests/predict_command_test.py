@@ -128,6 +128,9 @@ def test_a_folder_of_systems_of_several_sizes(predict, runs, tmp_path):
         )
         assert found["num_nodes"].tolist() == [2, 5, 3, 4, 4]
         assert found["file"].tolist() == [0, 0, 0, 1, 1]
+    for _ in range(2):  # what was written there is not read
+        done = predict("bodies", "--input=data", "--out=data/out.npz", "--frame=0")
+        assert "predicted 5 systems" in done.stdout, done.stderr
     refused(
         predict("bodies", "--input=data", "--out=out.npz"),
         *("holds 3 frames", "--frame", "found None"),

@@ -174,6 +174,8 @@ def test_graphs_of_a_cutoff_share_few_shapes():
     for seed in range(30):
         model(**trained.bodies((4,), seed))
     assert model.num_shapes <= 3
+    alone = {**trained.bodies((3,)), "positions": [100 * np.eye(3)]}
+    assert np.isfinite(model(**alone)["position"][0]).all()  # nobody has neighbours
 
 
 def test_many_systems_are_taken_in_parts(monkeypatch):

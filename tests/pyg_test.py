@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import connectivity, data
-from demetar import testing as contract
+from demetar import connectivity, data, testing
 from demetar.data.packing import RaggedPacking, make_packing
 from demetar.data.samples import to_dtype
 from demetar.errors import UserError
@@ -90,7 +89,7 @@ def test_a_list_and_a_loader_give_the_same_samples():
 
 def test_samples_become_batches():
     samples = to_dtype(data.from_pyg(make_list(), target="energy"), "float32")
-    packing = make_packing(samples, contract.TASK, 4)
+    packing = make_packing(samples, testing.TASK, 4)
     packing = RaggedPacking(samples, packing.bucket, [])
     plan = packing.plan(np.arange(len(SIZES)))
     row = {name: values[0] for name, values in plan.items()}
@@ -160,14 +159,14 @@ def test_a_loader_of_tensors_feeds_a_model():
     samples = data.from_pyg(loader, target="energy")
     samples.targets["energy"] = samples.targets["energy"][:, :1]
     task = dataclasses.replace(
-        contract.MOLECULES, scalars=("a", "b", "c", "d"), edge_features=("e", "f")
+        testing.MOLECULES, scalars=("a", "b", "c", "d"), edge_features=("e", "f")
     )
-    own = contract.Subject("egnn", fields={"node_inputs": ("all",)}, task=task)
+    own = testing.Subject("egnn", fields={"node_inputs": ("all",)}, task=task)
     packing = make_packing(samples, task, len(SIZES))
     plan = packing.plan(np.arange(len(SIZES)))
     row = {name: value[0] for name, value in plan.items()}
     batch = jax.tree.map(np.asarray, packing.assemble(packing.arrays(), row))
-    params = contract.quick_params(own.model, batch)
+    params = testing.quick_params(own.model, batch)
     found = own.apply(params, batch.graph)["energy"]
     assert found.dtype == np.float32
     real = np.asarray(found)[batch.weights > 0]

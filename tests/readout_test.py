@@ -7,21 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import elements, geometry, heads
-from demetar import testing as contract
+from demetar import elements, geometry, heads, testing
 from demetar.errors import UserError
 from demetar.nn import inputs, readout
 from demetar.types import Head
 
 HEAD = Head("property", "graph_scalar", size=2, mean=3.0, scale=2.0)
 SIZES = (3, 2)
-TASK = contract.MOLECULES
+TASK = testing.MOLECULES
 
 
 def molecules():
     """Two molecules far from the origin, with padding."""
-    batch = contract.make_batch(
-        contract.moved(contract.systems(SIZES), np.eye(3), 10 * contract.SHIFT),
+    batch = testing.make_batch(
+        testing.moved(testing.systems(SIZES), np.eye(3), 10 * testing.SHIFT),
         "float64",
         extra=1,
         task=TASK,
@@ -146,6 +145,6 @@ def test_the_head_or_the_model_chooses_the_output():
 def test_masses_are_those_of_the_elements():
     assert len(elements.MASSES) == 92
     assert list(elements.MASSES)[5::18][:2] == ["C", "Cr"]
-    batch = contract.make_batch(contract.systems(SIZES))
+    batch = testing.make_batch(testing.systems(SIZES))
     with pytest.raises(UserError, match="no node input named after an element"):
-        inputs.masses(batch.graph.nodes, contract.TASK)
+        inputs.masses(batch.graph.nodes, testing.TASK)

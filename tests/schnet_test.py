@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import testing as contract
+from demetar import testing
 from demetar.errors import UserError
 from demetar.models import schnet
 from demetar.nn import mlp, radial
@@ -83,7 +83,7 @@ def test_the_network_is_the_papers(cutoff, activate, pooling):
 
 
 def small(**fields):
-    return contract.Subject("schnet", fields=fields, task=contract.MOLECULES)
+    return testing.Subject("schnet", fields=fields, task=testing.MOLECULES)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_a_cutoff_is_continuous_and_silences_what_is_beyond():
     subject = small(cutoff=4.0)
 
     def energy(distance):
-        pair = contract.random_system(2, 0)
+        pair = testing.random_system(2, 0)
         positions = pair.positions[0] + np.array([[0, 0, 0], [distance, 0, 0]])
         members = [dataclasses.replace(pair, positions=positions)]
         return subject.displacements(subject.batch(members))
 
     inside, outside, far, near = (energy(x) for x in (3.9999, 4.0001, 5.3, 2.0))
-    assert contract.relative_error(outside, far) < 1e-6
-    assert contract.relative_error(inside, outside) < 1e-4
-    assert contract.relative_error(near, outside) > 1e-3
+    assert testing.relative_error(outside, far) < 1e-6
+    assert testing.relative_error(inside, outside) < 1e-4
+    assert testing.relative_error(near, outside) > 1e-3
 
 
 def test_gaussians_beyond_every_distance_change_nothing():
@@ -137,14 +137,14 @@ def test_the_size_follows_from_the_paper():
     block = 300 * 64 + 64 + 3 * square + 64 * 64
     head = 64 * 32 + 32 + 32 + 1
     expected = 5 * 64 + 3 * block + head
-    assert num_params("schnet", contract.MOLECULES) == expected == 109_953
-    deeper = num_params("schnet", contract.MOLECULES, num_layers=6)
+    assert num_params("schnet", testing.MOLECULES) == expected == 109_953
+    deeper = num_params("schnet", testing.MOLECULES, num_layers=6)
     assert deeper == expected + 3 * block
 
 
 def test_the_start_is_the_authors():
     """Glorot's weights, no biases, a normal embedding, and nothing is predicted."""
-    starts = contract.initializers("schnet", {"num_layers": 1}, contract.MOLECULES)
+    starts = testing.initializers("schnet", {"num_layers": 1}, testing.MOLECULES)
     assert {path for path in starts if path.endswith("/b")} == {
         f"{name}/linear_{i}/b"
         for name in ("filters_0", "output_0", "readout_energy")
@@ -168,4 +168,4 @@ def test_unknown_poolings_are_refused(name):
     if name == "nequip":
         fields["species_inputs"] = ("all",)
     with pytest.raises(UserError, match="a pooling of target, sum, mean, found 'max'"):
-        num_params(name, contract.MOLECULES, **fields)
+        num_params(name, testing.MOLECULES, **fields)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
 from experiments.protocols import nbody as protocols
@@ -127,8 +126,8 @@ def self_interaction(kind, params, layer, attended, features):
 def test_attention_layers_are_the_papers(kind, shared):
     with jax.enable_x64(True):
         fields = {**FIELDS, "self_interaction": kind, "shared_radial": shared}
-        subject = contract.Subject(NAME, "float64", fields)
-        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        subject = testing.Subject(NAME, "float64", fields)
+        batch = testing.make_batch(testing.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         outputs, recorded = plain_steerable.forward(subject, batch)
         radial_fn = radial_inputs(3, read_edges=True)
@@ -161,17 +160,17 @@ def test_attention_layers_are_the_papers(kind, shared):
         scale = params[NAME]["output_scale"]
         for node, values in expected.items():
             found = outputs["position"][node] / scale
-            error = contract.relative_error(found, values[steerable.VECTOR])
+            error = testing.relative_error(found, values[steerable.VECTOR])
             assert error < TOLERANCE
 
 
 @functools.cache
 def base_subject():
-    return contract.Subject(NAME, fields=FIELDS)
+    return testing.Subject(NAME, fields=FIELDS)
 
 
 def test_attention_sums_to_one_over_the_real_neighbours():
-    batch = contract.make_batch(contract.systems(BATCH_SIZES), extra=2)
+    batch = testing.make_batch(testing.systems(BATCH_SIZES), extra=2)
     _, recorded = plain_steerable.forward(base_subject(), batch)
     neighbors = plain_steerable.neighbors(batch)
     assert len(neighbors) == sum(BATCH_SIZES)
@@ -207,7 +206,7 @@ def test_no_part_is_idle(monkeypatch, module, name, replacement):
     expected = displacements(base_subject())
     monkeypatch.setattr(module, name, replacement)
     found = displacements(recompiled(base_subject()), base_subject().params)
-    assert contract.relative_error(found, expected) > 1e-3
+    assert testing.relative_error(found, expected) > 1e-3
 
 
 def test_attentive_weights_are_finite_without_neighbours():
@@ -217,7 +216,7 @@ def test_attentive_weights_are_finite_without_neighbours():
         "self_interaction": "attentive",
         "shared_radial": True,
     }
-    contract.assert_finite(contract.Subject(NAME, fields=fields))
+    testing.assert_finite(testing.Subject(NAME, fields=fields))
 
 
 def test_fields_shape_the_model():
@@ -254,7 +253,7 @@ def test_sizes_of_the_default_and_of_the_comparison():
 
 
 def test_every_kind_of_head():
-    task = dataclasses.replace(contract.TASK, heads=HEADS)
+    task = dataclasses.replace(testing.TASK, heads=HEADS)
     output_shapes(NAME, FIELDS, task)
     params = output_shapes(NAME, FIELDS, dataclasses.replace(task, heads=HEADS[2:]))
     assert NAME not in params  # no output_scale without a vector head

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import testing as contract
+from demetar import testing
 from demetar.errors import UserError
 from demetar.models import segnn
 from demetar.nn import steerable
@@ -165,7 +165,7 @@ def compare(case, fields):
 @functools.cache
 def subject():
     fields = {"num_layers": 1, "hidden_units": 6}
-    return contract.Subject("segnn", fields=fields, task=contract.MOLECULES)
+    return testing.Subject("segnn", fields=fields, task=testing.MOLECULES)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_every_layer_is_read():
 def test_the_papers_degrees_keep_the_symmetry():
     """Hidden features up to degree 2, attributes up to 3."""
     fields = {"hidden_units": 9, "lmax_hidden": 2, "lmax_attributes": 3}
-    contract.assert_symmetry(
-        contract.Subject("segnn", fields=fields, task=contract.MOLECULES)
+    testing.assert_symmetry(
+        testing.Subject("segnn", fields=fields, task=testing.MOLECULES)
     )
 
 
@@ -200,12 +200,12 @@ def test_every_kind_of_head():
 
 def test_fields_shape_the_model():
     fields: dict = {**FIELDS, "node_inputs": ("all",)}
-    base = num_params("segnn", contract.MOLECULES, **fields)
+    base = num_params("segnn", testing.MOLECULES, **fields)
     for changed, fewer in (
         ({"read_positions": False}, True),
         ({"instance_norm": True}, False),
     ):
-        found = num_params("segnn", contract.MOLECULES, **{**fields, **changed})
+        found = num_params("segnn", testing.MOLECULES, **{**fields, **changed})
         assert (found < base) == fewer and found != base
 
 
@@ -248,11 +248,11 @@ def test_the_size_on_molecules_follows_from_the_paper():
         "squared_lengths": True,
     }
     expected = weights({0: 5}, hidden) + 7 * layer + readout
-    found = num_params("segnn", contract.MOLECULES, **fields)
+    found = num_params("segnn", testing.MOLECULES, **fields)
     assert found == expected == 1_033_525
 
 
 def test_degrees_out_of_reach_are_refused():
     fields = {"node_inputs": ("all",), "read_positions": False, "lmax_hidden": 2}
     with pytest.raises(UserError, match="cannot make hidden features of degree 2 from"):
-        num_params("segnn", contract.MOLECULES, **fields)
+        num_params("segnn", testing.MOLECULES, **fields)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import testing as contract
+from demetar import testing
 from demetar.errors import UserError
 from demetar.nn import attention, capture
 from demetar.types import Head
@@ -70,10 +70,10 @@ def set_transformer(params, system):
     "name, equations", [("deep_set", deep_set), ("set_transformer", set_transformer)]
 )
 def test_forward_pass_is_the_equations(name, equations):
-    members = contract.systems(SIZES)
+    members = testing.systems(SIZES)
     with jax.enable_x64(True):
-        own = contract.Subject(name, "float64", FIELDS[name])
-        found = own.displacements(contract.make_batch(members, "float64"))[:, 0]
+        own = testing.Subject(name, "float64", FIELDS[name])
+        found = own.displacements(testing.make_batch(members, "float64"))[:, 0]
         params = {
             key.removeprefix(f"{name}/"): jax.tree.map(np.asarray, leaves)
             for key, leaves in own.params.items()
@@ -85,14 +85,14 @@ def test_forward_pass_is_the_equations(name, equations):
             equations(params, system), system.positions, strict=True
         )
     ]
-    assert contract.relative_error(found, np.array(expected)) < 1e-10
+    assert testing.relative_error(found, np.array(expected)) < 1e-10
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "radial_field"])
 def test_position_and_velocity_at_once(name):
-    task = dataclasses.replace(contract.TASK, heads=BOTH)
-    own = contract.Subject(name, fields=FIELDS.get(name), task=task)
-    batch = contract.make_batch(contract.systems(SIZES))
+    task = dataclasses.replace(testing.TASK, heads=BOTH)
+    own = testing.Subject(name, fields=FIELDS.get(name), task=task)
+    batch = testing.make_batch(testing.systems(SIZES))
     outputs = own.outputs(batch)
     assert {key: value.shape for key, value in outputs.items()} == {
         "position": (9, 1, 3),
@@ -105,28 +105,28 @@ def test_position_and_velocity_at_once(name):
 
 def test_heads_of_several_vectors():
     heads = (Head("position", "node_vector", size=2),)
-    task = dataclasses.replace(contract.TASK, heads=heads)
-    batch = contract.make_batch(contract.systems(SIZES))
+    task = dataclasses.replace(testing.TASK, heads=heads)
+    batch = testing.make_batch(testing.systems(SIZES))
     for name, fields in FIELDS.items():
-        own = contract.Subject(name, fields=fields, task=task)
+        own = testing.Subject(name, fields=fields, task=task)
         assert own.outputs(batch)["position"].shape == (9, 2, 3)
     with pytest.raises(UserError, match="radial_field predicts one vector per node"):
-        contract.Subject("radial_field", task=task).outputs(batch)
+        testing.Subject("radial_field", task=task).outputs(batch)
 
 
 def test_radial_field_predicts_the_last_step_as_velocity():
     """With one layer that step is the whole displacement."""
-    task = dataclasses.replace(contract.TASK, heads=BOTH)
-    own = contract.Subject("radial_field", fields={"num_layers": 1}, task=task)
-    batch = contract.make_batch(contract.systems(SIZES))
+    task = dataclasses.replace(testing.TASK, heads=BOTH)
+    own = testing.Subject("radial_field", fields={"num_layers": 1}, task=task)
+    batch = testing.make_batch(testing.systems(SIZES))
     outputs = own.outputs(batch)
     velocities = batch.graph.nodes.vectors + 2.0 * outputs["velocity"]
     np.testing.assert_allclose(velocities, outputs["position"], rtol=1e-4, atol=1e-5)
 
 
 def test_attention_maps_of_the_set_transformer(monkeypatch):
-    own = contract.Subject("set_transformer", fields=FIELDS["set_transformer"])
-    batch = contract.make_batch(contract.systems(SIZES), extra=2)
+    own = testing.Subject("set_transformer", fields=FIELDS["set_transformer"])
+    batch = testing.make_batch(testing.systems(SIZES), extra=2)
 
     @jax.jit
     def run(params, graph):

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.errors import UserError
 from demetar.nn import depthwise, steerable
 from tests.models_test import num_params
@@ -98,8 +97,8 @@ def layer_outputs(params, layer, batch, recorded, gate, mix):
 def test_a_layer_is_the_tutorials(gate, mix):
     with jax.enable_x64(True):
         fields = {**FIELDS, "gate": gate, "mix_products": mix, "norm_epsilon": 1e-5}
-        subject = contract.Subject("simple_network", "float64", fields)
-        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        subject = testing.Subject("simple_network", "float64", fields)
+        batch = testing.make_batch(testing.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         _, recorded = plain_steerable.forward(subject, batch)
         expected = layer_outputs(params, 1, batch, recorded, gate, mix)
@@ -158,7 +157,7 @@ def test_default_size():
 def test_any_irreps_per_layer():
     layers = ("2x0e+1x0o+1x1e+1x2e+1x2o+1x3o", "3x1o+2x0e+1x3e")
     fields = {**FIELDS, "lmax": 2, "layer_irreps": layers}
-    contract.assert_symmetry(contract.Subject("simple_network", fields=fields))
+    testing.assert_symmetry(testing.Subject("simple_network", fields=fields))
 
 
 def test_refuses_irreps_that_the_heads_cannot_read():
@@ -174,7 +173,7 @@ def test_refuses_irreps_that_the_heads_cannot_read():
 def test_refuses_unknown_poolings():
     fields = {"node_inputs": ("all",), "pooling": "max"}
     with pytest.raises(UserError, match="a pooling of target, sum, mean, found 'max'"):
-        num_params("simple_network", contract.MOLECULES, **fields)
+        num_params("simple_network", testing.MOLECULES, **fields)
 
 
 def test_refuses_unknown_gates():
@@ -185,5 +184,5 @@ def test_refuses_unknown_gates():
 def test_every_kind_of_head():
     plain_steerable.assert_heads("simple_network", FIELDS)
     scalars = {**FIELDS, "layer_irreps": ("4x0e",)}
-    task = dataclasses.replace(contract.TASK, heads=plain_steerable.HEADS[2:])
-    assert contract.Subject("simple_network", fields=scalars, task=task).params
+    task = dataclasses.replace(testing.TASK, heads=plain_steerable.HEADS[2:])
+    assert testing.Subject("simple_network", fields=scalars, task=task).params

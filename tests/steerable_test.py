@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs
-from demetar import testing as contract
+from demetar import graphs, testing
 from demetar.nn import steerable
 from experiments.benchmark import generic_segnn
 
@@ -131,7 +130,7 @@ def test_parities_that_do_not_couple_are_left_out():
 @pytest.mark.parametrize("lmax, regular", [(1, False), (2, True), (3, False)])
 def test_edge_tensor_product_is_that_of_the_concatenation(lmax, regular):
     with jax.enable_x64(True):
-        batch = contract.float64_batch(regular)
+        batch = testing.float64_batch(regular)
         graph = batch.graph
         bucket = graph.bucket
         nodes = random_features(natural(lmax), bucket.max_nodes, seed=0)

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import geometry, models
-from demetar import testing as contract
+from demetar import geometry, models, testing
 from demetar.errors import UserError
 from demetar.nn import kernels, radial, steerable
 from demetar.types import Head
@@ -62,8 +61,8 @@ def test_the_network_is_the_papers(num_basis, read_edges, shared):
             "read_edges": read_edges,
             "shared_radial": shared,
         }
-        subject = contract.Subject("tfn", "float64", fields)
-        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        subject = testing.Subject("tfn", "float64", fields)
+        batch = testing.make_batch(testing.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         outputs, recorded = plain_steerable.forward(subject, batch)
         radial_fn = radial_inputs(num_basis, read_edges)
@@ -97,15 +96,15 @@ def test_the_network_is_the_papers(num_basis, read_edges, shared):
         )
         for node, values in expected.items():
             found = outputs["position"][node]
-            error = contract.relative_error(found, values[steerable.VECTOR])
+            error = testing.relative_error(found, values[steerable.VECTOR])
             assert error < TOLERANCE
 
 
 def test_kernel_bases_are_couplings_with_harmonics():
     """For degrees up to 2, whose harmonics go up to 4."""
     with jax.enable_x64(True):
-        batch = contract.make_batch(contract.systems((3,)), "float64")
-        steering = kernels.steer(batch.graph, contract.TASK, 2, 3, read_edges=True)
+        batch = testing.make_batch(testing.systems((3,)), "float64")
+        steering = kernels.steer(batch.graph, testing.TASK, 2, 3, read_edges=True)
         vectors = geometry.edge_vectors(batch.graph)
         attribute = steerable.natural_attribute(
             geometry.spherical_harmonics(vectors, 4)
@@ -135,19 +134,19 @@ def test_kernel_bases_are_couplings_with_harmonics():
 
 @functools.cache
 def base_subject():
-    return contract.Subject("tfn", fields=FIELDS)
+    return testing.Subject("tfn", fields=FIELDS)
 
 
 def displacements(subject, params=None):
     """Outputs at all nodes, of the subject's own parameters unless given."""
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
     params = subject.params if params is None else params
     return np.asarray(subject.apply(params, batch.graph)["position"])
 
 
 def recompiled(subject):
     """The same model, traced again, so that replaced functions act."""
-    return contract.Subject(subject.name, fields=subject.small)
+    return testing.Subject(subject.name, fields=subject.small)
 
 
 def no_basis(lengths, num_basis, extent):
@@ -174,7 +173,7 @@ def test_no_part_is_idle(monkeypatch, module, name, replacement):
     expected = displacements(base_subject())
     monkeypatch.setattr(module, name, replacement)
     found = displacements(recompiled(base_subject()), base_subject().params)
-    assert contract.relative_error(found, expected) > 1e-3
+    assert testing.relative_error(found, expected) > 1e-3
 
 
 def without(subject, layer):
@@ -188,23 +187,23 @@ def test_the_self_interaction_is_read():
     found = displacements(
         subject, without(subject, "tfn/convolution_1/self_interaction")
     )
-    assert contract.relative_error(found, displacements(subject)) > 1e-3
+    assert testing.relative_error(found, displacements(subject)) > 1e-3
 
 
 def test_kernels_commute_with_rotations_alone():
     """Some couplings of vectors with vectors are cross products."""
     subject = base_subject()
     for matrix, commutes in (
-        (contract.rotation(), True),
-        (-contract.rotation(), False),
+        (testing.rotation(), True),
+        (-testing.rotation(), False),
     ):
-        error = contract.transformation_error(subject, matrix, contract.NO_SHIFT)
-        assert error < 1e-4 if commutes else error > contract.BROKEN
+        error = testing.transformation_error(subject, matrix, testing.NO_SHIFT)
+        assert error < 1e-4 if commutes else error > testing.BROKEN
 
 
 def test_other_degrees_keep_the_symmetry():
     fields = {**FIELDS, "num_layers": 2, "lmax": 2}
-    contract.assert_symmetry(contract.Subject("tfn", fields=fields))
+    testing.assert_symmetry(testing.Subject("tfn", fields=fields))
 
 
 def test_fields_shape_the_model():
@@ -281,15 +280,15 @@ def test_weights_start_as_the_authors():
 def test_systems_of_one_body(name):
     """Without neighbours the self-interaction is left; nothing is divided by zero."""
     fields = {"num_layers": 2, "hidden_size": 3, "shared_radial": True}
-    subject = contract.Subject(name, fields=fields)
-    batch = contract.regular_batch(contract.systems((1, 1)))
+    subject = testing.Subject(name, fields=fields)
+    batch = testing.regular_batch(testing.systems((1, 1)))
     assert batch.graph.bucket.max_edges == 0
     flat, _ = jax.flatten_util.ravel_pytree(subject.params)
     results = subject.loss_and_gradients(flat, batch.graph.nodes, batch)
     for leaf in jax.tree.leaves(results):
         assert np.isfinite(leaf).all()
     # Separate networks take the same shapes, but long to compile.
-    subject = contract.Subject(name, fields={**fields, "shared_radial": False})
+    subject = testing.Subject(name, fields={**fields, "shared_radial": False})
     outputs = jax.eval_shape(subject.apply, subject.params, batch.graph)
     assert outputs["position"].shape == (2, 1, 3)
 
@@ -305,7 +304,7 @@ HEADS = (
 def output_shapes(name, fields, task):
     """Shapes of the parameters and of the outputs, without a compilation."""
     model = models.build(name, task, fields)
-    batch = contract.make_batch(contract.systems())
+    batch = testing.make_batch(testing.systems())
 
     def run(key):
         params = model.init(key, batch.graph, True)
@@ -322,7 +321,7 @@ def output_shapes(name, fields, task):
 
 def test_every_kind_of_head():
     for heads in (HEADS, HEADS[2:]):
-        task = dataclasses.replace(contract.TASK, heads=heads)
+        task = dataclasses.replace(testing.TASK, heads=heads)
         params = output_shapes("tfn", FIELDS, task)
         made = params["tfn/output/self_interaction"]
         assert ("w_1o" in made) == (heads == HEADS)  # nothing is made in vain
@@ -330,10 +329,10 @@ def test_every_kind_of_head():
 
 def test_vector_heads_are_the_channels_of_the_last_layer():
     heads = (HEADS[1], HEADS[0])
-    task = dataclasses.replace(contract.TASK, heads=heads)
+    task = dataclasses.replace(testing.TASK, heads=heads)
     assert kernels.output_channels(task, 5) == {steerable.VECTOR: 4}
     vectors = np.random.default_rng(0).normal(size=(3, 2, 4))
-    batch = contract.regular_batch(contract.systems((2,)))
+    batch = testing.regular_batch(testing.systems((2,)))
     found = kernels.output_heads(
         task, {steerable.VECTOR: jnp.asarray(vectors)}, batch.graph
     )
@@ -344,6 +343,6 @@ def test_vector_heads_are_the_channels_of_the_last_layer():
 
 def test_a_task_without_vectors():
     """Scalars in, vectors out."""
-    task = dataclasses.replace(contract.TASK, vectors=())
+    task = dataclasses.replace(testing.TASK, vectors=())
     params = output_shapes("tfn", FIELDS, task)
     assert "w_1o" not in params["tfn/convolution_0/self_interaction"]

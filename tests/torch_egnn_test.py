@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.types import Batch
 from tests.support import authors
 from tests.support.author_cases import egnn
@@ -35,8 +34,8 @@ def theirs(params, batch, task, fields, names):
 @pytest.mark.parametrize("regular", [True, False])
 def test_random_weights_move_particles_alike(regular):
     with jax.enable_x64(True):
-        batch = contract.float64_batch(regular)
-        task, fields = contract.TASK, {"hidden_size": 7, "num_layers": 3}
+        batch = testing.float64_batch(regular)
+        task, fields = testing.TASK, {"hidden_size": 7, "num_layers": 3}
         model = models.build("egnn", task, fields)
         key = jax.random.key(0)
         params = model.init(key, batch.graph, False)

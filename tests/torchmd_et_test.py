@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.models import torchmd_et
 from demetar.nn import mlp, radial
 from demetar.types import Head
@@ -63,11 +62,11 @@ class Loops:
     def edge(self, i, j, edge):
         """Radial inputs, unit vector and envelope."""
         if edge is None:  # i with itself
-            own = exp_normal(0.0, 4, contract.TASK.radial_extent)
+            own = exp_normal(0.0, 4, testing.TASK.radial_extent)
             return np.array([*own, 0.0]), np.zeros(3), 1.0
         vector = self.positions[i] - self.positions[j]
         length = np.linalg.norm(vector)
-        extent = contract.TASK.radial_extent if self.cutoff is None else self.cutoff
+        extent = testing.TASK.radial_extent if self.cutoff is None else self.cutoff
         phi = envelope(length, self.cutoff)
         basis = [phi * value for value in exp_normal(length, 4, extent)]
         features = np.asarray(self.batch.graph.edges)[edge]
@@ -153,8 +152,8 @@ class Loops:
 )
 def test_the_network_is_the_papers(options):
     with jax.enable_x64(True):
-        subject = contract.Subject(NAME, "float64", {**FIELDS, **options})
-        batch = contract.make_batch(contract.systems(BATCH_SIZES), "float64", extra=1)
+        subject = testing.Subject(NAME, "float64", {**FIELDS, **options})
+        batch = testing.make_batch(testing.systems(BATCH_SIZES), "float64", extra=1)
         params = jax.tree.map(np.asarray, subject.params)
         outputs, recorded = plain_steerable.forward(subject, batch)
         loops = Loops(params, batch, options)
@@ -165,22 +164,22 @@ def test_the_network_is_the_papers(options):
             for i in loops.nodes:
                 scalars = recorded[f"features_{layer}_0e"][0, i]
                 vectors = recorded[f"features_{layer}_1o"][:, i]
-                assert contract.relative_error(scalars, x[i]) < TOLERANCE
-                assert contract.relative_error(vectors, v[i]) < TOLERANCE
+                assert testing.relative_error(scalars, x[i]) < TOLERANCE
+                assert testing.relative_error(vectors, v[i]) < TOLERANCE
         assert len(loops.weights) == 2 * (6 + 2) * 2
         for (layer, edge, head), weight in loops.weights.items():
             found = recorded[f"attention_{layer}"][edge, head]
             assert abs(found - weight) < TOLERANCE
-        (head,) = contract.TASK.heads
+        (head,) = testing.TASK.heads
         for i in loops.nodes:
             _, moved = loops.output(x[i], v[i], head)
-            error = contract.relative_error(outputs["position"][i], moved.T)
+            error = testing.relative_error(outputs["position"][i], moved.T)
             assert error < TOLERANCE
 
 
 @functools.cache
 def base_subject(cutoff=None):
-    return contract.Subject(NAME, fields={**FIELDS, "cutoff": cutoff})
+    return testing.Subject(NAME, fields={**FIELDS, "cutoff": cutoff})
 
 
 def no_basis(lengths, num_basis, extent):
@@ -213,7 +212,7 @@ def test_no_part_is_idle(monkeypatch, module, name, replacement):
     expected = displacements(subject)
     monkeypatch.setattr(module, name, replacement)
     found = displacements(recompiled(subject), subject.params)
-    assert contract.relative_error(found, expected) > 1e-3
+    assert testing.relative_error(found, expected) > 1e-3
 
 
 @pytest.mark.parametrize("layer", ["neighbor_filter", "attend_1/key_filters"])
@@ -221,34 +220,34 @@ def test_filters_are_read(layer):
     """Of the neighbour embedding and of the keys."""
     subject = base_subject()
     found = displacements(subject, without(subject, f"{NAME}/{layer}"))
-    assert contract.relative_error(found, displacements(subject)) > 1e-3
+    assert testing.relative_error(found, displacements(subject)) > 1e-3
 
 
 def apart(subject, distance):
     """Displacements where the first two particles are that far from each other."""
-    pair = contract.random_system(2, 0)
+    pair = testing.random_system(2, 0)
     positions = pair.positions[0] + np.array([[0, 0, 0], [distance, 0, 0]])
-    members = [dataclasses.replace(pair, positions=positions), *contract.systems()]
-    return subject.displacements(contract.make_batch(members))
+    members = [dataclasses.replace(pair, positions=positions), *testing.systems()]
+    return subject.displacements(testing.make_batch(members))
 
 
 def test_pairs_beyond_the_cutoff_are_silent():
     for cutoff, silent in ((4.0, True), (None, False)):
         subject = base_subject(cutoff)
         near, far = (apart(subject, distance) for distance in (4.1, 5.3))
-        assert (contract.relative_error(near, far) < 1e-6) == silent
+        assert (testing.relative_error(near, far) < 1e-6) == silent
 
 
 def test_the_output_is_continuous_at_the_cutoff():
     subject = base_subject(cutoff=4.0)
     inside, outside, near = (apart(subject, x) for x in (3.9999, 4.0001, 3.0))
-    assert contract.relative_error(inside, outside) < 1e-4
-    assert contract.relative_error(near, outside) > 1e-3
+    assert testing.relative_error(inside, outside) < 1e-4
+    assert testing.relative_error(near, outside) > 1e-3
 
 
 def test_the_cutoff_keeps_the_promises():
-    contract.assert_symmetry(base_subject(cutoff=4.0))
-    contract.assert_finite(base_subject(cutoff=4.0))
+    testing.assert_symmetry(base_subject(cutoff=4.0))
+    testing.assert_finite(base_subject(cutoff=4.0))
 
 
 def test_the_basis_is_dense_where_pairs_are_close():
@@ -277,7 +276,7 @@ def test_fields_shape_the_model():
 
 def test_the_start_is_the_authors():
     """Embeddings of N(0, 1), Xavier's weights everywhere else, no biases."""
-    starts = contract.initializers(NAME, {"num_layers": 1})
+    starts = testing.initializers(NAME, {"num_layers": 1})
     assert any(path.startswith("readout_position/") for path in starts)
     for path, start in starts.items():
         if path in ("embedding/w", "neighbor_embedding/w"):
@@ -297,14 +296,14 @@ HEADS_OF_QM9 = (
 
 
 def test_mu_and_r2_have_heads_of_their_own():
-    task = dataclasses.replace(contract.MOLECULES, heads=HEADS_OF_QM9)
+    task = dataclasses.replace(testing.MOLECULES, heads=HEADS_OF_QM9)
     fields = {**FIELDS, "num_layers": 1, "node_inputs": ("all",)}
-    members = contract.systems(BATCH_SIZES)
-    turn, shift = contract.rotation(), contract.SHIFT
+    members = testing.systems(BATCH_SIZES)
+    turn, shift = testing.rotation(), testing.SHIFT
     with jax.enable_x64(True):
         model = models.build(NAME, task, fields)
-        batch = contract.make_batch(members, "float64", task=contract.MOLECULES)
-        params = contract.quick_params(model, batch)
+        batch = testing.make_batch(members, "float64", task=testing.MOLECULES)
+        params = testing.quick_params(model, batch)
 
         @jax.jit
         def outputs(positions):
@@ -318,23 +317,23 @@ def test_mu_and_r2_have_heads_of_their_own():
             for x in (positions, positions @ turn.T + shift, 1.2 * positions)
         )
     for name, values in expected.items():
-        assert contract.relative_error(moved[name], values) < TOLERANCE
-        assert contract.relative_error(larger[name], values) > 1e-3
+        assert testing.relative_error(moved[name], values) < TOLERANCE
+        assert testing.relative_error(larger[name], values) > 1e-3
     # The prediction is the length of a moment itself.
     lengths = 2.7 + 1.5 * expected["mu"]
     assert lengths.shape == (2, 2) and (lengths > 0).all()
     # An extent is made of scalars alone, unless the field has it otherwise.
     assert f"{NAME}/readout_r2/norms" not in params
-    starts = contract.initializers(NAME, {**fields, "output": "scalar"}, task)
+    starts = testing.initializers(NAME, {**fields, "output": "scalar"}, task)
     assert "readout_r2/norms/w" in starts
 
 
 def test_every_kind_of_head():
-    output_shapes(NAME, FIELDS, dataclasses.replace(contract.TASK, heads=HEADS))
+    output_shapes(NAME, FIELDS, dataclasses.replace(testing.TASK, heads=HEADS))
 
 
 def test_a_task_without_vectors():
     """Vector features start from zero, as in the paper."""
-    task = dataclasses.replace(contract.TASK, vectors=())
+    task = dataclasses.replace(testing.TASK, vectors=())
     params = output_shapes(NAME, {**FIELDS, "node_inputs": ("charge",)}, task)
     assert f"{NAME}/vector_embedding" not in params

@@ -89,8 +89,8 @@ masses = np.ones((NUM_SYSTEMS, NUM_BODIES))
 batch = demetar.make_batch(
     task, positions=x, velocities=v, masses=masses, targets={"position": true}
 )
-net = demetar.build("egnn", task, hidden_size=16, num_layers=2)
-params = net.init(jax.random.key(0), batch.graph, True)
+net = demetar.build("egnn", task, hidden_size=16, num_layers=1)
+params = jax.jit(net.init, static_argnums=2)(jax.random.key(0), batch.graph, True)
 optimizer = optax.adam(1e-2)
 state = optimizer.init(params)
 

@@ -179,7 +179,9 @@ class RaggedPacking:
     def arrays(self) -> Stored:
         samples = self.samples
         nodes, edges, targets, ends = jax.tree.map(
-            lambda leaf: np.concatenate([leaf, np.zeros_like(leaf[:1])]),
+            lambda leaf: np.concatenate(
+                [leaf, np.zeros((1, *leaf.shape[1:]), leaf.dtype)]
+            ),
             (samples.nodes, samples.edges, samples.targets, samples.ends),
         )
         n_node, n_edge = (

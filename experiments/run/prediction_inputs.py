@@ -35,8 +35,15 @@ class Chunk(NamedTuple):
     systems: Systems
 
 
-def find(place: pathlib.Path, task: TaskSpec) -> list[pathlib.Path]:
+def find(
+    place: pathlib.Path, task: TaskSpec, out: pathlib.Path | None = None
+) -> list[pathlib.Path]:
     """The files to read: one, or those of a folder in the order of their names.
+
+    Args:
+      place: file or folder.
+      task: what the model reads.
+      out: the file to write, which is not among those to read.
 
     Raises:
       UserError: there are none.
@@ -49,13 +56,17 @@ def find(place: pathlib.Path, task: TaskSpec) -> list[pathlib.Path]:
     found = [
         path
         for path in sorted(place.iterdir())
-        if path.suffix.lower() in suffixes and path.is_file()
+        if path.suffix.lower() in suffixes and path.is_file() and not _is(path, out)
     ]
     if not found:
         raise UserError(
             f"expected files {', '.join(suffixes)} in {place}, found none of them"
         )
     return found
+
+
+def _is(path: pathlib.Path, other: pathlib.Path | None) -> bool:
+    return other is not None and other.exists() and path.samefile(other)
 
 
 def read(

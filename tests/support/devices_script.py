@@ -17,8 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from demetar import models
-from demetar import testing as contract
+from demetar import models, testing
 from demetar.data import molecules, qm9
 from demetar.data.dataset import Dataset
 from demetar.data.packing import make_packing
@@ -34,7 +33,7 @@ FIELDS = {"hidden_size": 6, "num_layers": 1}
 
 def bodies(dtype: str, sizes: tuple[int, ...] = (5,)) -> Dataset:
     """Charged systems; neither they nor the devices divide the batch size."""
-    samples = contract.make_samples(contract.systems(sizes * (60 // len(sizes))), dtype)
+    samples = testing.make_samples(testing.systems(sizes * (60 // len(sizes))), dtype)
     noise = np.random.default_rng(0).normal(size=samples.targets["position"].shape)
     samples.targets["position"] += noise.astype(dtype)
     splits = {
@@ -42,8 +41,8 @@ def bodies(dtype: str, sizes: tuple[int, ...] = (5,)) -> Dataset:
         "valid": np.arange(45, 52),
         "test": np.arange(52, 60),
     }
-    packing = make_packing(samples, contract.TASK, 10)
-    return Dataset(contract.TASK, packing, splits, "")
+    packing = make_packing(samples, testing.TASK, 10)
+    return Dataset(testing.TASK, packing, splits, "")
 
 
 def some_molecules(dtype: str) -> Dataset:

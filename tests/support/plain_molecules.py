@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from demetar import testing as contract
+from demetar import testing
 from demetar.types import Head
 from tests.support import plain_steerable
 
@@ -13,7 +13,7 @@ TOLERANCE = 1e-10
 BATCH_SIZES = (3, 2)
 # With a scalar per edge, so that a transcription covers it.
 TASK = dataclasses.replace(
-    contract.MOLECULES,
+    testing.MOLECULES,
     heads=(
         Head("energy", "graph_scalar", size=2),
         Head("charge", "node_scalar"),
@@ -27,9 +27,9 @@ class Case:
     """A model in float64 with all that a pass recorded; parameters by short names."""
 
     def __init__(self, name, fields, task=TASK):
-        self.subject = contract.Subject(name, "float64", fields, task)
-        members = contract.systems(BATCH_SIZES)
-        self.batch = contract.make_batch(members, "float64", extra=1, task=task)
+        self.subject = testing.Subject(name, "float64", fields, task)
+        members = testing.systems(BATCH_SIZES)
+        self.batch = testing.make_batch(members, "float64", extra=1, task=task)
         outputs, self.recorded = plain_steerable.forward(self.subject, self.batch)
         self.outputs = {name: np.asarray(value) for name, value in outputs.items()}
         params = jax.tree.map(np.asarray, self.subject.params)
@@ -56,15 +56,15 @@ class Case:
 
 def assert_close(found, expected):
     assert np.shape(found) == np.shape(expected)
-    assert contract.relative_error(np.asarray(found), np.array(expected)) < TOLERANCE
+    assert testing.relative_error(np.asarray(found), np.array(expected)) < TOLERANCE
 
 
 def energies(subject, params=None):
     """Of real graphs, with the subject's own parameters unless given."""
-    batch = subject.batch(contract.systems())
+    batch = subject.batch(testing.systems())
     params = subject.params if params is None else params
     return np.asarray(subject.apply(params, batch.graph)["energy"])[
-        : len(contract.SIZES)
+        : len(testing.SIZES)
     ]
 
 
@@ -72,8 +72,8 @@ def assert_not_idle(monkeypatch, subject, module, part, replacement):
     """Taking a part out changes the energies."""
     expected = energies(subject)
     monkeypatch.setattr(module, part, replacement)
-    broken = contract.Subject(subject.name, fields=subject.small, task=subject.task)
-    assert contract.relative_error(energies(broken, subject.params), expected) > 1e-3
+    broken = testing.Subject(subject.name, fields=subject.small, task=subject.task)
+    assert testing.relative_error(energies(broken, subject.params), expected) > 1e-3
 
 
 def assert_layers_read(subject, *layers):
@@ -86,4 +86,4 @@ def assert_layers_read(subject, *layers):
             key: jax.tree.map(np.zeros_like, subject.params[key]) for key in touched
         }
         found = energies(subject, {**subject.params, **zeros})
-        assert contract.relative_error(found, expected) > 1e-4, layer
+        assert testing.relative_error(found, expected) > 1e-4, layer

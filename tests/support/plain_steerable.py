@@ -7,8 +7,7 @@ import e3nn_jax as e3nn
 import jax
 import numpy as np
 
-from demetar import graphs, models
-from demetar import testing as contract
+from demetar import graphs, models, testing
 from demetar.nn import capture, depthwise
 from demetar.types import Head
 
@@ -173,32 +172,32 @@ def without_directions(vectors, lmax):
 @functools.cache
 def unbroken(name, fields):
     """A model with disturbed parameters, and its displacements; fields as items."""
-    subject = contract.Subject(name, fields=dict(fields))
-    return subject, subject.displacements(contract.make_batch(contract.systems((3, 2))))
+    subject = testing.Subject(name, fields=dict(fields))
+    return subject, subject.displacements(testing.make_batch(testing.systems((3, 2))))
 
 
 def assert_not_idle(monkeypatch, name, fields, module, part, replacement):
     """Taking a part out changes the displacements."""
     subject, expected = unbroken(name, tuple(fields.items()))
     monkeypatch.setattr(module, part, replacement)
-    broken = contract.Subject(name, fields=fields)
+    broken = testing.Subject(name, fields=fields)
     broken.params = subject.params
-    found = broken.displacements(contract.make_batch(contract.systems((3, 2))))
-    assert contract.relative_error(found, expected) > 1e-3
+    found = broken.displacements(testing.make_batch(testing.systems((3, 2))))
+    assert testing.relative_error(found, expected) > 1e-3
 
 
 def assert_rotations_alone(subject):
     """Rotations and translations turn the output, reflections change it."""
-    tolerance = contract.TOLERANCE[subject.dtype]
+    tolerance = testing.TOLERANCE[subject.dtype]
     for matrix, shift in (
-        (contract.rotation(), contract.NO_SHIFT),
-        (contract.IDENTITY, contract.SHIFT),
+        (testing.rotation(), testing.NO_SHIFT),
+        (testing.IDENTITY, testing.SHIFT),
     ):
-        error = contract.transformation_error(subject, matrix, shift)
+        error = testing.transformation_error(subject, matrix, shift)
         assert error < tolerance
-    reflection = -contract.rotation()
-    error = contract.transformation_error(subject, reflection, contract.NO_SHIFT)
-    assert error > contract.BROKEN
+    reflection = -testing.rotation()
+    error = testing.transformation_error(subject, reflection, testing.NO_SHIFT)
+    assert error > testing.BROKEN
 
 
 HEADS = (
@@ -211,7 +210,7 @@ HEADS = (
 
 def assert_heads(name, fields):
     """Every kind of head at once, then scalars alone; returns the last parameters."""
-    batch = contract.make_batch(contract.systems((3, 2)))
+    batch = testing.make_batch(testing.systems((3, 2)))
     key = jax.random.key(0)
     rows, num_graphs = batch.graph.bucket.max_nodes, batch.graph.bucket.num_graphs
     expected = {
@@ -221,7 +220,7 @@ def assert_heads(name, fields):
         "energy": (num_graphs, 1),
     }
     for heads in (HEADS, HEADS[2:]):
-        task = dataclasses.replace(contract.TASK, heads=heads)
+        task = dataclasses.replace(testing.TASK, heads=heads)
         model = models.build(name, task, fields)
 
         def run(model=model):
