@@ -64,7 +64,10 @@ NEVER_IMPORTS = {
     "demetar.models": _SIDE_EFFECTS,
 }
 # The comparison with PyTorch, which nothing else needs.
-USES_TORCH = "experiments.benchmark.torch_egnn"
+USES_TORCH = {
+    "experiments.benchmark.torch_egnn",
+    "experiments.benchmark.torch_potentials",
+}
 
 
 def _sources(root: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -103,7 +106,7 @@ def _wrong_arrows(module: str, source: str) -> list[str]:
         for name in imports
         if _within(module, scope) and any(_within(name, bad) for bad in forbidden)
     }
-    if module == USES_TORCH:
+    if module in USES_TORCH:
         wrong -= {name for name in wrong if _within(name, "torch")}
     package, _, rest = module.partition(".")
     part = rest.partition(".")[0]
