@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from demetar import elements
-from demetar.data import molecule_files, molecules, qm9
+from demetar.data import molecule_files, molecules, targets
 from demetar.data.readers import comment, gdb, npz, text
 from demetar.errors import UserError
 from tests.support import molecule_texts
@@ -221,7 +221,7 @@ def test_many_names_are_cut(tmp_path):
     assert len(str(caught.value)) < 300
     known = of_text(tmp_path, f"1\n{many}\nH 0 0 0\n")
     with pytest.raises(UserError, match="p9 and 4,990 more"):
-        qm9.target_values(known, "q")
+        targets.target_values(known, "q")
     for number in range(30):
         (tmp_path / f"{number}.xyz").write_text("")
     with pytest.raises(UserError, match="and 21 more"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from demetar import models
-from demetar.data import molecules, qm9
+from demetar.data import molecules, qm9, targets
 from demetar.train import checkpoint, loop, optim
 from demetar.train.trainer import Trainer
 from experiments.protocols import molecules as protocols
@@ -231,7 +231,7 @@ def test_every_protocol_is_one_that_its_model_can_take():
 def test_the_protocol_of_egnn_is_the_paper_s():
     rates = {
         target: protocols.find("egnn", "paper", target).optimizer.learning_rate
-        for target in qm9.TARGETS
+        for target in targets.TARGETS
     }
     assert {name for name, rate in rates.items() if rate == 1e-3} == {
         *("gap", "homo", "lumo"),

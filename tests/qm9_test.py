@@ -10,7 +10,7 @@ import pytest
 
 from demetar import elements
 from demetar.connectivity import complete_edges
-from demetar.data import bonds, molecule_files, molecules, qm9, smiles
+from demetar.data import bonds, molecule_files, molecules, qm9, smiles, targets
 from demetar.errors import UserError
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.467], [0.0, -0.757, -0.467]])
@@ -342,12 +342,12 @@ def test_targets_are_in_the_units_of_the_tables(tmp_path, shared_dir):
     }
     assert len(references) == 5
     for column, target in enumerate(("U0", "U", "H", "G")):
-        table = qm9.ATOMIC_REFERENCES[target]
+        table = targets.ATOMIC_REFERENCES[target]
         for symbol, row in references.items():
             assert table[elements.NUMBERS[symbol]] == row[column]
         energy = {"U0": -40.47893, "U": -40.476062, "H": -40.475117, "G": -40.498597}
         free = references["C"][column] + 4 * references["H"][column]
-        (found,), unit = qm9.target_values(known, target)
+        (found,), unit = targets.target_values(known, target)
         assert unit == "meV"
         np.testing.assert_allclose(found, (energy[target] - free) * 27211.386)
     for target, value in {
@@ -355,8 +355,8 @@ def test_targets_are_in_the_units_of_the_tables(tmp_path, shared_dir):
         "alpha": 13.21,
         "Cv": 6.469,
     }.items():
-        np.testing.assert_allclose(qm9.target_values(known, target)[0], value)
-    assert set(qm9.TARGETS) == set(molecule_files.PROPERTIES) - set("ABC")
+        np.testing.assert_allclose(targets.target_values(known, target)[0], value)
+    assert set(targets.TARGETS) == set(molecule_files.PROPERTIES) - set("ABC")
 
 
 def test_atoms_as_egnn_has_them(shared_dir):
@@ -482,7 +482,9 @@ def test_identity_is_of_everything_that_decides_the_numbers(tmp_path, monkeypatc
         *(of_rows([0, 1, 2], [3], [4]), of_rows([0, 1, 2], [4], [3])),
         of_rows([1, 0, 2], [3], [4]),
     ]
-    monkeypatch.setitem(qm9.ATOMIC_REFERENCES, "U0", {1: -0.5, 6: -37.8, 7: 0, 8: 0})
+    monkeypatch.setitem(
+        targets.ATOMIC_REFERENCES, "U0", {1: -0.5, 6: -37.8, 7: 0, 8: 0}
+    )
     found.append(identity())
     assert len({*found}) == len(found)
 
@@ -590,7 +592,7 @@ def test_the_molecules_of_qm9(whole, shared_dir):
         *(("alpha", 75.37, 6.27), ("homo", -6539, 440), ("lumo", 325, 1034)),
         *(("gap", 6863, 1062), ("mu", 2.675, 1.176), ("Cv", 31.62, 3.21)),
     ):
-        values = qm9.target_values(known, target)[0][valid]
+        values = targets.target_values(known, target)[0][valid]
         np.testing.assert_allclose(values.mean(), mean, rtol=2e-3)
         found = np.abs(values - values.mean()).mean()
         np.testing.assert_allclose(found, deviation, rtol=3e-3)

@@ -21,7 +21,6 @@ from tests import qm9_test
 from tests.support import nbody_folder
 
 FEW = ("--num_train=9", "--start_frame=10", "--target_frame=30")
-OF_FEW = "num_train=9", "start_frame=10", "target_frame=30"
 PLACE = "--data_dir=molecules.npz"
 # Arguments, the default work directory and the hash of all settings, as version 0.1.0
 # had them: a run that was begun with it goes on.

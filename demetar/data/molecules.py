@@ -130,28 +130,9 @@ def build(
         finite, or an index twice. The message names the first such row.
     """
     known = elements.QM9 if source == "qm9" else range(1, elements.MOST + 1)
-    species = frozenset(known)
-    kept: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, str]] = []
-    for record in records:
-        _check(record, len(names), species)
-        kept.append(
-            (
-                record.number,
-                np.array(record.numbers, np.uint8),
-                np.asarray(record.positions, np.float64).reshape(-1, 3),
-                np.asarray(record.properties, np.float64),
-                record.smiles,
-            )
-        )
-    if not kept:
-        raise UserError("expected at least one molecule, found none in the data")
-    kept.sort(key=lambda item: item[0])
-    index = np.array([item[0] for item in kept], np.int32)
-    if (np.diff(index) == 0).any():
-        twice = index[:-1][np.diff(index) == 0][0]
-        raise UserError(f"expected every molecule once, found number {twice} twice")
+    kept = _collect(records, len(names), frozenset(known))
     measured = {
-        "index": index,
+        "index": np.array([item[0] for item in kept], np.int32),
         "n_atoms": np.array([len(item[1]) for item in kept], np.int32),
         "numbers": np.concatenate([item[1] for item in kept]),
         "positions": np.concatenate([item[2] for item in kept]),
@@ -168,6 +149,36 @@ def build(
     if not with_bonds:
         return known_molecules
     return _with_bonds(known_molecules, [item[4] for item in kept], progress)
+
+
+def _collect(
+    records: Iterable[Record], num_properties: int, species: frozenset[int]
+) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray, str]]:
+    """Number, elements, positions, properties and SMILES, by ascending number.
+
+    Raises:
+      UserError: as `build`.
+    """
+    kept = []
+    for record in records:
+        _check(record, num_properties, species)
+        kept.append(
+            (
+                record.number,
+                np.array(record.numbers, np.uint8),
+                np.asarray(record.positions, np.float64).reshape(-1, 3),
+                np.asarray(record.properties, np.float64),
+                record.smiles,
+            )
+        )
+    if not kept:
+        raise UserError("expected at least one molecule, found none in the data")
+    kept.sort(key=lambda item: item[0])
+    index = np.array([item[0] for item in kept], np.int32)
+    if (np.diff(index) == 0).any():
+        twice = index[:-1][np.diff(index) == 0][0]
+        raise UserError(f"expected every molecule once, found number {twice} twice")
+    return kept
 
 
 def _check(record: Record, num_properties: int, species: frozenset[int]) -> None:

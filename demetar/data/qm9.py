@@ -1,12 +1,8 @@
 """QM9, or molecules of one's own: one scalar per molecule.
 
-The twelve targets stand in the units of the papers' tables. U0, U, H and G are energies
-of atomisation: QM9's reference energies of the free atoms are subtracted. Energies are
-converted with 1 Ha = 27.211386 eV. What else is known of a target, and the scale of
-what remains, follow from the training molecules alone (`heads.fit`); it is subtracted
-in float64, before anything is rounded.
-
-Splits are those of `demetar.data.splits`.
+Targets are those of `demetar.data.targets`, splits those of `demetar.data.splits`. What
+is known of a target, and the scale of what remains, follow from the training molecules
+alone (`heads.fit`); it is subtracted in float64, before anything is rounded.
 
 Source: Ramakrishnan, Dral, Rupp, von Lilienfeld 2014, doi 10.1038/sdata.2014.22.
 """
@@ -18,24 +14,21 @@ import dataclasses
 import hashlib
 import math
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from demetar import connectivity, files, heads
-from demetar.data import bonds, edges, molecule_files, molecules
+from demetar.data import bonds, edges, molecule_files, molecules, targets
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
-from demetar.data.readers import text
 from demetar.data.samples import Samples, centred, to_dtype
 from demetar.data.splits import PARTS, SPLITS, split_rows
 from demetar.errors import UserError
 from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
 
-MEV_PER_HARTREE = 27_211.386
 EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial extent
 RADIAL_PERCENTILE = 99.9
 # Of targets and of their scales, in any unit: far from the ends of float32.
@@ -45,55 +38,7 @@ CONNECTIVITY = ("complete", "radius", "bonds")
 CUTOFF = 5.0  # in Å, where a radius graph is asked for without one
 
 
-# Properties of own molecules that grow with the molecule, in lower case.
-EXTENSIVE_NAMES = frozenset(
-    {
-        *("energy", "total_energy", "free_energy", "e", "u0", "u", "h", "g"),
-        *("zpve", "alpha", "cv", "r2"),
-    }
-)
 ALL = "all"  # default of numbers of molecules
-TARGET_KINDS = ("auto", "extensive", "intensive")
-
-
-class Target(NamedTuple):
-    """A target of the papers' tables.
-
-    Attributes:
-      unit: of the tables.
-      factor: what one unit of QM9 is in it.
-      extensive: whether it grows with the molecule.
-      quantity: of `types.Head`.
-    """
-
-    unit: str
-    factor: float = 1.0
-    extensive: bool = True
-    quantity: str = ""
-
-
-TARGETS: Mapping[str, Target] = {
-    "mu": Target("D", extensive=False, quantity="dipole"),
-    "alpha": Target("bohr^3"),
-    "homo": Target("meV", MEV_PER_HARTREE, extensive=False),
-    "lumo": Target("meV", MEV_PER_HARTREE, extensive=False),
-    "gap": Target("meV", MEV_PER_HARTREE, extensive=False),
-    "r2": Target("bohr^2", quantity="spatial_extent"),
-    "zpve": Target("meV", MEV_PER_HARTREE),
-    "U0": Target("meV", MEV_PER_HARTREE),
-    "U": Target("meV", MEV_PER_HARTREE),
-    "H": Target("meV", MEV_PER_HARTREE),
-    "G": Target("meV", MEV_PER_HARTREE),
-    "Cv": Target("cal/(mol K)"),
-}
-
-# Energies of the free atoms in Ha, by atomic number. Source: QM9's `atomref.txt`.
-ATOMIC_REFERENCES: Mapping[str, Mapping[int, float]] = {
-    "U0": {1: -0.500273, 6: -37.846772, 7: -54.583861, 8: -75.064579, 9: -99.718730},
-    "U": {1: -0.498857, 6: -37.845355, 7: -54.582445, 8: -75.063163, 9: -99.717314},
-    "H": {1: -0.497912, 6: -37.844411, 7: -54.581501, 8: -75.062219, 9: -99.716370},
-    "G": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +54,8 @@ class Settings:
 
     target: str = setting(
         "homo",
-        f"What is predicted: {', '.join(TARGETS)}, or a property of own molecules.",
+        f"What is predicted: {', '.join(targets.TARGETS)}, or a property of own "
+        "molecules.",
         DATA,
     )
     target_kind: str = setting(
@@ -118,7 +64,7 @@ class Settings:
         "auto: known of QM9's targets; by its name (energy, U0, alpha, ...) of own "
         "molecules'.",
         DATA,
-        choices=TARGET_KINDS,
+        choices=targets.TARGET_KINDS,
     )
     offsets: str = setting(
         "species",
@@ -229,7 +175,7 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
         asked for.
     """
     _check(settings)
-    values, unit = target_values(known, settings.target)
+    values, unit = targets.target_values(known, settings.target)
     rows = split_rows(settings.split, len(known.index))
     for part, count in (("train", settings.num_train), ("valid", settings.num_valid)):
         if count is not None and not 1 <= count <= len(rows[part]):
@@ -260,9 +206,9 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     train = splits["train"]
     head = heads.fit(head, values[chosen][train], counts[train], settings.offsets)
     task = dataclasses.replace(task, heads=(head,))
-    targets = {head.name: heads.residual(head, values[chosen][:, None], counts)}
+    residuals = {head.name: heads.residual(head, values[chosen][:, None], counts)}
     _check_size(head.scale, settings.target)
-    samples = dataclasses.replace(samples, targets=targets)
+    samples = dataclasses.replace(samples, targets=residuals)
     samples = to_dtype(samples, settings.dtype)
     packing = make_packing(samples, task, settings.batch_size)
     identity = identify(known.fingerprint, _described(known, settings, unit), rows)
@@ -291,6 +237,7 @@ def _described(
     """What decides the numbers beside the molecules and the rows of the splits."""
     ignored = ("split", "num_train", "num_valid", "batch_size")
     read = dataclasses.asdict(settings)
+    references = targets.ATOMIC_REFERENCES.get(settings.target, {})
     return {
         **{name: value for name, value in read.items() if name not in ignored},
         "source": known.source,
@@ -298,7 +245,7 @@ def _described(
         "unit": unit,
         "references": {
             str(number): energy
-            for number, energy in ATOMIC_REFERENCES.get(settings.target, {}).items()
+            for number, energy in references.items()
             if known.source == "qm9"
         },
         **_hashed_bonds(known, settings),
@@ -320,7 +267,7 @@ def _check(settings: Settings) -> None:
     for name, options in (
         ("connectivity", CONNECTIVITY),
         ("node_features", NODE_FEATURES),
-        ("target_kind", TARGET_KINDS),
+        ("target_kind", targets.TARGET_KINDS),
         ("offsets", heads.OFFSETS),
     ):
         found = getattr(settings, name)
@@ -330,39 +277,6 @@ def _check(settings: Settings) -> None:
             )
     if settings.cutoff is not None and not 0 < settings.cutoff < math.inf:
         raise UserError(f"expected a --cutoff above 0 Å, found {settings.cutoff}")
-
-
-def target_values(known: molecules.Molecules, target: str) -> tuple[np.ndarray, str]:
-    """A target of every molecule in its unit, [D] float64, and the unit.
-
-    Raises:
-      UserError: there is no such target.
-    """
-    names = tuple(TARGETS) if known.source == "qm9" else known.names
-    if target not in names:
-        raise UserError(
-            f"no target is called {target!r}; expected one of "
-            f"{text.listed(names) or 'none: the molecules have no properties'}"
-        )
-    values = known.column(target)
-    if known.source != "qm9":
-        return values, known.units[known.names.index(target)]
-    if target in ATOMIC_REFERENCES:
-        table = np.zeros(256)
-        for number, energy in ATOMIC_REFERENCES[target].items():
-            table[number] = energy
-        starts = np.cumsum(known.n_atoms) - known.n_atoms
-        values = values - np.add.reduceat(table[known.numbers], starts)
-    return values * TARGETS[target].factor, TARGETS[target].unit
-
-
-def is_extensive(known: molecules.Molecules, settings: Settings) -> bool:
-    """Whether the target is a sum over the atoms."""
-    if settings.target_kind != "auto":
-        return settings.target_kind == "extensive"
-    if known.source == "qm9":
-        return TARGETS[settings.target].extensive
-    return settings.target.lower() in EXTENSIVE_NAMES
 
 
 # --- Graphs -------------------------------------------------------------------------
@@ -444,8 +358,10 @@ def _task(
         "graph_scalar",
         unit=unit,
         error="absolute",
-        extensive=is_extensive(known, settings),
-        quantity=TARGETS[settings.target].quantity if known.source == "qm9" else "",
+        extensive=targets.is_extensive(known, settings.target, settings.target_kind),
+        quantity=targets.TARGETS[settings.target].quantity
+        if known.source == "qm9"
+        else "",
     )
     return TaskSpec(
         name=f"{source} {settings.target}",

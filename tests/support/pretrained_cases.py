@@ -18,7 +18,7 @@ import sys
 
 import numpy as np
 
-from demetar.data import qm9, splits
+from demetar.data import qm9, splits, targets
 from experiments.run import cli
 
 PATH = pathlib.Path(__file__).with_suffix(".npz")
@@ -58,7 +58,7 @@ def _molecules() -> dict[str, np.ndarray]:
         "qm9_homo/n_node": known.n_atoms[rows],
         "qm9_homo/species": known.numbers[atoms],
         "qm9_homo/positions": known.positions[atoms],
-        "qm9_homo/homo": qm9.target_values(known, "homo")[0][rows],
+        "qm9_homo/homo": targets.target_values(known, "homo")[0][rows],
     }
 
 
