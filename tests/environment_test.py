@@ -279,3 +279,23 @@ def test_a_kept_program_that_fails_is_removed(run, tmp_path):
     )
     assert len(list(programs.iterdir())) < 3
     run(*again, setup=cache).succeeded()
+
+
+def test_memory_that_was_freed_is_kept(run_python):
+    code = (
+        "import resource, numpy as np\n"
+        "from demetar.distributed import launch\n"
+        "def new_pages():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    np.ones(2**23)\n"  # 64 MiB, 16,384 pages of 4 KiB
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "new_pages()\n"
+        "given_back = new_pages()\n"
+        "launch.keep_memory()\n"
+        "new_pages()\n"
+        "print(given_back, new_pages())\n"
+    )
+    given_back, kept = map(int, run_python(code).stdout.split())
+    assert kept < 100
+    if given_back < 100:
+        pytest.skip("this C library keeps memory by itself")
