@@ -85,12 +85,12 @@ def test_steps_are_those_of_the_loop_and_go_on():
 
 def small(name):
     fields = {**potentials.POTENTIALS[name], "num_layers": 1}
-    sizes = {
+    sizes: dict[str, dict[str, Any]] = {
         "nequip": {"hidden_size": 4, "lmax": 1, "radial_sizes": (8,)},
         "torchmd_et": {"num_heads": 2, "head_size": 4, "num_basis": 5},
         "schnet": {"hidden_size": 8},
     }
-    return fields | sizes[name]
+    return {**fields, **sizes[name]}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_forces_are_slopes_and_those_of_all_edges(name):
 
     def moved(step):
         nodes = batch.graph.nodes
-        positions = nodes.positions.at[3, 1].add(step)
+        positions = jnp.asarray(nodes.positions).at[3, 1].add(step)
         nodes = nodes._replace(positions=positions)
         graph = dataclasses.replace(batch.graph, nodes=nodes)
         return float(outputs(graph)["energy"][0, 0])
