@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 import pytest
 
-from demetar import connectivity, graphs
+from demetar import connectivity, graphs, pairs
 from demetar.data.packing import RaggedPacking, make_packing
 from demetar.data.samples import Samples
 from demetar.types import Batch, Bucket, Graph, Nodes, TaskSpec
@@ -317,9 +317,9 @@ def test_dense_form_of_regular_graphs(size, degree):
 @pytest.mark.parametrize("odd", [0, 1])
 def test_bonds_are_the_pairs_that_edges_join(odd):
     """In a triangle, a node alone, a chain and padding, whatever the senders' order."""
-    pairs = [(0, 1), (1, 2), (0, 2), (4, 5), (5, 6), (6, 7)]
+    joined = [(0, 1), (1, 2), (0, 2), (4, 5), (5, 6), (6, 7)]
     edges = sorted(
-        [(b, a) for a, b in pairs] + [(a, b) for a, b in pairs],
+        [(b, a) for a, b in joined] + [(a, b) for a, b in joined],
         key=lambda edge: (edge[0], -edge[1]),
     )
     edges += [(9, 9)] * (4 + odd)
@@ -330,12 +330,12 @@ def test_bonds_are_the_pairs_that_edges_join(odd):
     nodes = Nodes(nothing, nothing[:, :0], nothing[:, None])
     features = np.zeros((len(edges), 0))
     graph = Graph(nodes, features, senders, receivers, n_node, n_edge, None, bucket)
-    bonds = graphs.find_bonds(graph)
+    bonds = pairs.find_bonds(graph)
     ends = [
         [(int(senders[edge]), int(receivers[edge])) for edge in both]
         for both in np.asarray(bonds.edges)
     ]
-    real = sorted(tuple(sorted(pair)) for pair in pairs)
+    real = sorted(tuple(sorted(pair)) for pair in joined)
     assert [tuple(sorted(both[0])) for both in ends[:6]] == real
     assert all(forth == back[::-1] for forth, back in ends)
     assert ends[6:] == [[(9, 9)] * 2] * (2 + odd)
@@ -353,7 +353,7 @@ def test_bonds_are_the_pairs_that_edges_join(odd):
 @pytest.mark.parametrize("size", SIZES)
 def test_bonds_of_regular_graphs(size):
     graph, _ = both_paths(size, None)
-    bonds = graphs.find_bonds(graph)
+    bonds = pairs.find_bonds(graph)
     ends = np.stack([graph.senders, graph.receivers], -1)[np.asarray(bonds.edges)]
     assert len(ends) == NUM_GRAPHS * size * (size - 1) // 2
     np.testing.assert_array_equal(ends[:, 0], ends[:, 1, ::-1])
@@ -496,7 +496,7 @@ def test_one_edge_of_each_pair_sums_to_all(spare):
     row = {name: values[0] for name, values in packing.plan(np.arange(2)).items()}
     graph = packing.assemble(packing.arrays(), row).graph
     values = np.random.default_rng(0).normal(size=(bucket.max_nodes, 5))
-    half = graphs.one_way(graph)
+    half = pairs.one_way(graph)
     assert half is not None and half.bucket.max_edges == bucket.max_edges // 2
     assert int(graphs.edge_mask(half).sum()) == 5
     found = graphs.sum_to_receivers(graphs.gather_senders(values, half), half)
@@ -510,4 +510,4 @@ def test_edges_with_features_or_of_one_direction_stay():
     samples = dataclasses.replace(mutual_samples(), edges=np.ones((10, 1)))
     packing = make_packing(samples, TaskSpec("molecules", ()), 2)
     row = {name: values[0] for name, values in packing.plan(np.arange(2)).items()}
-    assert graphs.one_way(packing.assemble(packing.arrays(), row).graph) is None
+    assert pairs.one_way(packing.assemble(packing.arrays(), row).graph) is None

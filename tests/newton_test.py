@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demetar import graphs, integrators, models, testing
+from demetar import integrators, models, pairs, testing
 from demetar.errors import UserError
 from demetar.models import newton
 from demetar.types import Head
@@ -330,13 +330,13 @@ def test_pairs_of_regular_and_ragged_batches_are_the_same(size):
         bucket = graph.bucket
         padded = np.zeros((bucket.max_nodes, 2), np.float32)
         padded[: len(values)] = values
-        differences = graphs.pair_differences(padded, graph)
-        features = graphs.pair_features(graph.edges, graph)
+        differences = pairs.differences(padded, graph)
+        features = pairs.features(graph.edges, graph)
         assert len(features) == len(differences)
         pulls = differences * jnp.cos(features) + differences**3
-        sums.append(graphs.sum_pairs(pulls, graph)[: len(values)])
+        sums.append(pairs.sum_to_nodes(pulls, graph)[: len(values)])
         sizes = jnp.abs(differences).sum(axis=-1)
-        least.append(graphs.least_of_pairs(sizes, graph)[: len(values)])
+        least.append(pairs.least(sizes, graph)[: len(values)])
     if bucket.nodes_per_graph:
         assert len(differences) == 3 * size * (size // 2)
     np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5, atol=1e-5)

@@ -21,7 +21,7 @@ PACKAGES = ("demetar", "experiments", "tools")
 
 # What each part of `demetar` may import of the rest of it, beside `errors`. A part that
 # is not named here may import nothing and be imported by nobody.
-_BASE = {"types", "geometry", "graphs", "connectivity", "elements"}
+_BASE = {"types", "geometry", "graphs", "pairs", "connectivity", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "archives": {"files"},
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": {"files"},
     "settings": set(),
     "graphs": {"types"},
+    "pairs": {"types", "graphs"},
     "heads": {"types", "graphs"},
     "geometry": {"types", "graphs"},
     "nn": _BASE | {"heads", "nn"},

@@ -23,7 +23,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs
+from demetar import geometry, graphs, pairs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import attention, capture, inputs, mlp, radial, readout
@@ -220,7 +220,7 @@ class Demetar(base.Model):
         tokens = self._edge_tokens(graph)
         if not self.bond_tokens:
             return encode(embed(tokens), "edges")
-        bonds = graphs.find_bonds(graph)
+        bonds = pairs.find_bonds(graph)
         both = embed(jnp.asarray(tokens)[bonds.edges])  # [P, 2, C]
         return encode(both.mean(axis=1), "bonds")[bonds.of_edge]
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import geometry, graphs, integrators
+from demetar import geometry, graphs, integrators, pairs
 from demetar.errors import UserError
 from demetar.models import base, egnn, segnn
 from demetar.nn import capture, inputs, mlp
@@ -206,7 +206,7 @@ class Newton(base.Model):
         ) -> tuple[tuple[integrators.Motion, jax.Array], None]:
             motion, remaining = carry
             distances = distances_fn(jax.lax.stop_gradient(motion.positions))[1]
-            least = graphs.least_of_pairs(distances[:, 0], graph)  # [N, 1]
+            least = pairs.least(distances[:, 0], graph)  # [N, 1]
             wanted = jnp.minimum(eta * least * jnp.sqrt(least), longest)
             dt = jnp.clip(wanted, remaining / left, remaining)
             motion = integrators.kick_drift_kick(accelerate, dt)(motion)
@@ -222,7 +222,7 @@ class Newton(base.Model):
     def _pair_fn(self, graph: Graph) -> Accelerate:
         """Accelerations along x_i - x_j: network(log r, features) / r^p."""
         distances_fn = _distances_fn(graph, self.softening)
-        features = graphs.pair_features(graph.edges, graph)  # [P, F]
+        features = pairs.features(graph.edges, graph)  # [P, F]
         sizes = [self.hidden_size] * self.num_layers
         network = mlp.MLP([*sizes, 1], name="force")
         power = hk.get_parameter("power", (), features.dtype, jnp.ones)
@@ -236,7 +236,7 @@ class Newton(base.Model):
             pulls = strengths * vectors
             if self.saturation == "pair":
                 pulls = saturate(pulls)
-            total = graphs.sum_pairs(pulls, graph)  # [N, 3]
+            total = pairs.sum_to_nodes(pulls, graph)  # [N, 3]
             return total if self.saturation == "pair" else saturate(total)
 
         return accelerate
@@ -329,10 +329,10 @@ def _distances_fn(
     graph: Graph, softening: float
 ) -> Callable[[Array], tuple[jax.Array, jax.Array]]:
     """Vectors x_i - x_j [P, 3] and distances [P, 1] of pairs, by shifts [N, 3]."""
-    start = graphs.pair_differences(graph.nodes.positions, graph)
+    start = pairs.differences(graph.nodes.positions, graph)
 
     def distances(shifts: Array) -> tuple[jax.Array, jax.Array]:
-        vectors = start + graphs.pair_differences(shifts, graph)
+        vectors = start + pairs.differences(shifts, graph)
         squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
         return vectors, jnp.sqrt(squares + softening**2)
 

@@ -21,7 +21,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs
+from demetar import geometry, graphs, pairs
 from demetar.models import base
 from demetar.nn import capture, inputs, mlp, radial, readout
 from demetar.types import Array, Graph
@@ -88,7 +88,7 @@ class Schnet(base.Model):
             features
         )  # [N, C]
         # Both edges of a pair have the same filters.
-        half = graphs.one_way(graph)
+        half = pairs.one_way(graph)
         edges = half or graph
         lengths = geometry.safe_norm(geometry.edge_vectors(edges))  # [E]
         basis = radial.gaussian_steps(

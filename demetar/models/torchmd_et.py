@@ -26,7 +26,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs
+from demetar import geometry, graphs, pairs
 from demetar.models import base
 from demetar.nn import attention, capture, mlp, radial, readout, steerable
 from demetar.types import Array, Graph, Head
@@ -114,7 +114,7 @@ class TorchmdEt(base.Model):
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         # Both edges of a pair have the same filters.
-        half = None if capture.is_recording() else graphs.one_way(graph)
+        half = None if capture.is_recording() else pairs.one_way(graph)
         edges = self._edges(half or graph, half is not None)
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
         scalars = self._embedding(given[steerable.SCALAR][0], edges)
