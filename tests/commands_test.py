@@ -77,6 +77,7 @@ def test_it_is_the_same_program(run_module, tmp_path, project_root):
     assert scripts.split() == ["demetar", "=", "experiments.__main__:main"]
 
 
+@pytest.mark.slow
 def test_the_record_is_the_same(run_module, tmp_path):
     from tests.support import nbody_folder
 

@@ -423,6 +423,7 @@ def test_every_kind_of_head_at_once():
     close(turned["energy"][:3], found["energy"][:3])
 
 
+@pytest.mark.slow
 def test_an_extensive_scalar_is_a_sum_over_the_nodes():
     def found(extensive, pooling):
         head = Head("energy", "graph_scalar", extensive=extensive)

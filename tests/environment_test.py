@@ -224,6 +224,7 @@ def test_replicas_that_no_memory_holds_are_refused(run):
     run(*HERE, "--num_seeds=2", setup=few).refused("GiB", "--num_seeds=2: ask for less")
 
 
+@pytest.mark.slow
 def test_products_are_not_rounded_below_float32(run):
     """GPUs would; what a compiled step asks of them is the same everywhere."""
     setup = """

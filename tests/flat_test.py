@@ -37,7 +37,7 @@ def test_states_come_back_as_they_were():
         loop_test.assert_equal_trees(restore(vectors), state)
 
 
-@pytest.mark.parametrize("clip_each", [0.0, 0.5])
+@pytest.mark.parametrize("clip_each", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_training_is_that_of_the_trees(clip_each):
     """Every part of an update, against updates one by one with their names."""
     with jax.enable_x64(True):

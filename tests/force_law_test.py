@@ -70,6 +70,7 @@ def test_true_laws():
     np.testing.assert_allclose(found, [-0.5 / 0.5**1.5, -2 / 4.25**1.5])
 
 
+@pytest.mark.slow
 def test_the_command_draws_what_it_names(run_module, tmp_path):
     folder = tmp_path / "data"
     nbody_folder.write(folder)

@@ -11,9 +11,8 @@ from experiments.benchmark import generic_segnn, programs
 TOLERANCE = 1e-10
 
 
-@pytest.mark.parametrize(
-    "lmax", [1, *(pytest.param(lmax, marks=pytest.mark.slow) for lmax in (2, 3))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lmax", [1, 2, 3])
 def test_segnn_and_its_gradient_are_those_of_the_generic_layers(lmax):
     with jax.enable_x64(True):
         dataset = programs.random_dataset(2, 4)

@@ -226,6 +226,7 @@ def test_a_data_set_that_the_trained_model_does_not_know(run, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("finished")
 def test_a_model_is_evaluated_on_another_size_during_and_after_its_run(
     run, tmp_path, dataset
@@ -647,7 +648,7 @@ BAD_SETTINGS = {
     "too many": (["--num_train=41"], "--num_train between 1 and the 40 training"),
     "input": (
         ["--model=gnn", "--model=egnn", "--set=node_inputs=mass"],
-        "has no node input 'mass'; it has charge, |velocity|",
+        "has no node input 'mass', which egnn.node_inputs names; set node_inputs to",
     ),
 }
 

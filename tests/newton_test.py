@@ -275,9 +275,8 @@ def test_training_is_in_the_frame_of_the_data():
 # --- Settings -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["egnn", pytest.param("segnn", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["egnn", "segnn"])
 def test_another_model_as_the_acceleration(name):
     """It keeps the promises, and a third body changes what two do to each other."""
     fields = {"acceleration": name, "num_layers": 2, "saturation": "radial"}

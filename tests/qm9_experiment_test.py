@@ -159,6 +159,7 @@ def test_bad_input_is_one_line(train, tmp_path, place, args, message):
     assert not left  # the work directory is taken away again
 
 
+@pytest.mark.slow
 def test_a_split_that_was_overwritten_is_that_of_another_run(train, tmp_path, place):
     """Between two starts, rows of the test set became rows to train on."""
     split, args = tmp_path / "split.npz", (*SMALL, f"--data_dir={place}")

@@ -162,6 +162,7 @@ def test_a_record_and_errors_that_do_not_fit_are_refused(run, finished):
     run(*HERE).refused("run/record.json is no record: 'model' is 3")
 
 
+@pytest.mark.slow
 def test_metrics_that_are_lost_are_told(run, finished):
     (finished / "record.json").unlink()
     path = finished / "metrics.jsonl"

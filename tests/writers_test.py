@@ -288,6 +288,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_no_space_on_the_disk_is_told_in_one_line(tmp_path, run_python):
     metrics = json.dumps(checkpoint.to_json(make_metrics(0)))
     # A writer in a thread of its own would wait for ever.

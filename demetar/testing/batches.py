@@ -109,7 +109,8 @@ def make_samples(
         spreads = [[system.positions.std()] for system in members]
         distances = [_from_center(system.positions) for system in members]
         targets = {"energy": np.array(spreads), "size": np.concatenate(distances)}
-        targets = {head.name: targets[head.name] for head in task.heads}
+        names = {head.name for head in task.heads} & targets.keys()
+        targets = {name: targets[name] for name in sorted(names)}
     samples = Samples(
         nodes=nodes,
         edges=edges,
