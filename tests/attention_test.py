@@ -46,6 +46,7 @@ def _transformed(function):
     return model.init, run
 
 
+@pytest.mark.slow
 def _plain_params(params, name):
     return {
         key.removeprefix(name): jax.tree.map(np.asarray, leaves)

@@ -281,6 +281,7 @@ def test_nodes_attend_to_their_own_edges_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_edges_of_a_graph_hear_of_each_other_before():
     before, after = (
         np.asarray(recorder()(item)[1]["edge_encoding"])

@@ -326,6 +326,7 @@ def test_stream_gives_the_published_charges_of_the_large_set():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_bodies", "count"),
     [("charged5_seed43_first32", 5, 32), ("charged20_seed43_first4", 20, 4)],

@@ -181,6 +181,7 @@ def test_degree_0_keeps_the_symmetry():
     testing.assert_inputs_matter(subject, ("charge", "velocity", "position"))
 
 
+@pytest.mark.slow
 def test_without_parity_only_reflections_are_noticed():
     fields = {**FIELDS, "num_layers": 2, "lmax": 2, "parity": False}
     subject = testing.Subject("nequip", fields=fields)
