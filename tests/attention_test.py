@@ -46,7 +46,6 @@ def _transformed(function):
     return model.init, run
 
 
-@pytest.mark.slow
 def _plain_params(params, name):
     return {
         key.removeprefix(name): jax.tree.map(np.asarray, leaves)
@@ -54,6 +53,7 @@ def _plain_params(params, name):
     }
 
 
+@pytest.mark.slow
 def test_attention_to_edges_is_that_of_the_incidence_mask():
     """The masked n x e attention over all pairs, of which one in n is computed."""
     with jax.enable_x64(True):

@@ -281,7 +281,6 @@ def test_nodes_attend_to_their_own_edges_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_edges_of_a_graph_hear_of_each_other_before():
     before, after = (
         np.asarray(recorder()(item)[1]["edge_encoding"])
@@ -291,6 +290,7 @@ def test_edges_of_a_graph_hear_of_each_other_before():
     np.testing.assert_array_equal(after[5:9], before[5:9])  # other graphs
 
 
+@pytest.mark.slow
 def test_the_edge_encoder_can_be_left_out():
     batch = small_batch()
     full, ablated = subject(), subject(node_only=True)

@@ -36,9 +36,8 @@ def trained_egnn() -> checkpoint.ModelCheckpoint:
     )
 
 
-@pytest.mark.parametrize(
-    "saturation", [pytest.param("pair", marks=pytest.mark.slow), "component"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("saturation", ["pair", "component"])
 def test_the_law_is_that_of_plain_loops(saturation):
     own = trained("newton", saturation=saturation)
     distances = np.array([0.11, 0.7, 3.1])

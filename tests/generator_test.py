@@ -326,7 +326,6 @@ def test_stream_gives_the_published_charges_of_the_large_set():
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_bodies", "count"),
     [("charged5_seed43_first32", 5, 32), ("charged20_seed43_first4", 20, 4)],
@@ -351,6 +350,7 @@ def test_charged_trajectories_agree_with_the_published_simulator(
             assert np.mean(error < 1e-6) > 0.95
 
 
+@pytest.mark.slow
 def test_gravity_trajectories_agree_with_the_published_simulator(shared_dir):
     settings = dataclasses.replace(
         GRAVITY, num_steps=1000, num_train=2, num_valid=0, num_test=0

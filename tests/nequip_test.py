@@ -181,7 +181,6 @@ def test_degree_0_keeps_the_symmetry():
     testing.assert_inputs_matter(subject, ("charge", "velocity", "position"))
 
 
-@pytest.mark.slow
 def test_without_parity_only_reflections_are_noticed():
     fields = {**FIELDS, "num_layers": 2, "lmax": 2, "parity": False}
     subject = testing.Subject("nequip", fields=fields)
@@ -191,6 +190,7 @@ def test_without_parity_only_reflections_are_noticed():
     assert len(depthwise.find_paths(even, even, even)) == 15
 
 
+@pytest.mark.slow
 def test_the_scale_and_shift_are_those_of_the_species():
     task = dataclasses.replace(testing.TASK, heads=plain_steerable.HEADS[2:])
     model = models.build("nequip", task, FIELDS)

@@ -245,6 +245,7 @@ def test_the_output_is_continuous_at_the_cutoff():
     assert testing.relative_error(near, outside) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_cutoff_keeps_the_promises():
     testing.assert_symmetry(base_subject(cutoff=4.0))
     testing.assert_finite(base_subject(cutoff=4.0))

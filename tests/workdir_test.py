@@ -306,6 +306,7 @@ def longer(epochs: int, workdir: str = "run") -> tuple[str, ...]:
     return (*SHORT[:-1], f"--epochs={epochs}", f"--workdir={workdir}")
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_as_if_it_had_been_longer(run, finished, tmp_path):
     before = read(finished / "record.json")
     done = run(*longer(5)).succeeded()
