@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 
+import demetar.export
 from demetar.errors import UserError
 from demetar.export import export
 from demetar.predict import Predictor
@@ -16,29 +18,16 @@ ATOMS = dataclasses.replace(
     trained.MOLECULES, connectivity="radius 2", cutoff=2.0, num_neighbors=None
 )
 
-# What a person needs to run an exported model.
-LOADER = """
+# What a person needs to run an exported model: the function that the module shows.
+SHOWN = textwrap.dedent(demetar.export.__doc__.partition("to run it:")[2])
+LOADER = f"""
 import json
 import pathlib
 
 import jax
 import jax.export
 import numpy as np
-
-def load(path):
-    jax.config.update("jax_enable_x64", True)
-    header, _, program = pathlib.Path(path).read_bytes().partition(b"\\n")
-    header = json.loads(header)
-    call = jax.export.deserialize(bytearray(program)).call
-
-    def predict(**inputs):
-        asked = header["inputs"]
-        arrays = [np.asarray(inputs[own["name"]], own["dtype"]) for own in asked]
-        names = [own["name"] for own in header["outputs"]]
-        return dict(zip(names, map(np.asarray, call(*arrays))))
-
-    return predict
-"""
+{SHOWN}"""
 ALONE = """
 import sys
 
