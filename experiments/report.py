@@ -1,9 +1,15 @@
 r"""A table of run records, with published values beside ours.
 
     python -m experiments.report DIR... [--format=markdown|csv] [--out=FILE]
+    python -m experiments.report DIR... --html=FILE
 
 Every record.json in the folders is one line. Runs on the same test set are compared
 sample by sample with the best of them, where their test_errors.npz are at hand.
+
+--html writes a page for a browser instead, one file that needs no network: the table,
+training curves, the tails of the errors, their cost, and the motion of some test
+systems in 3-D. The motion needs the data set on this machine; what models predict of it
+needs their checkpoints, from the folders or by --checkpoints.
 """
 
 from __future__ import annotations
@@ -12,15 +18,17 @@ import csv
 import dataclasses
 import io
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from demetar.errors import UserError
-from demetar.settings import OUTPUT, setting
+from demetar.settings import DATA, MODEL, OUTPUT, setting
 from demetar.train import checkpoint
+from experiments.page import content, html, scenes
 from experiments.protocols import published
 from experiments.run import cli, finished, run_files
-from tools.command_line import CommandLine, Given
+from tools.command_line import MOST_DIGITS, CommandLine, Given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,25 @@ class Options:
     )
     out: str | None = setting(
         None, "File to write.", OUTPUT, default_words="the screen"
+    )
+    html: str | None = setting(None, "Page to write, .html or .htm.", OUTPUT)
+    checkpoints: tuple[str, ...] = setting(
+        (),
+        "Trained models that the page shows too: work directories, checkpoints or "
+        "pretrained:NAME.",
+        MODEL,
+    )
+    systems: tuple[str, ...] = setting(
+        (),
+        "Numbers from 0 of the test samples that the page shows.",
+        DATA,
+        default_words="an easy one to the hardest of each test set",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Folder of the generated data sets.",
+        DATA,
+        default_words="where experiments.nbody keeps them",
     )
 
 
@@ -184,12 +211,59 @@ def main(given: Given, folders: Sequence[str]) -> None:
             "give it as in: python -m experiments.report runs"
         )
     options = given.read(Options)
+    wanted = _wanted(options)
     runs = finished.read_runs(folders)
+    if options.html:
+        write_page(runs, pathlib.Path(options.html), wanted)
+        if "format" not in given and not options.out:
+            return
     text = markdown(runs) if options.format == "markdown" else csv_text(runs)
     if options.out:
         checkpoint.write_bytes(options.out, text.encode())
     else:
         print(text, end="")
+
+
+def _wanted(options: Options) -> scenes.Wanted:
+    """What the page is to show.
+
+    Raises:
+      UserError: flags of the page without a page, another ending than of HTML, or a
+        test sample that is no number.
+    """
+    of_page = ("checkpoints", "systems", "data_dir")
+    for name in of_page:
+        if getattr(options, name) and not options.html:
+            raise UserError(f"--{name} is of the page: give --html=FILE too")
+    if options.html and pathlib.Path(options.html).suffix not in (".html", ".htm"):
+        raise UserError(f"expected --html=FILE.html, found {options.html!r}")
+    for text in options.systems:
+        if not text.isdecimal() or len(text) > MOST_DIGITS:
+            raise UserError(f"expected whole numbers in --systems, found {text!r}")
+    root = options.data_dir or cli.cache_dir() / "data"
+    systems = dict.fromkeys(map(int, options.systems))
+    return scenes.Wanted(
+        options.checkpoints, (*systems,), pathlib.Path(root), cli.cache_dir()
+    )
+
+
+def write_page(
+    runs: Sequence[finished.Run], path: pathlib.Path, wanted: scenes.Wanted
+) -> None:
+    """Write the page, and tell what it holds and lacks.
+
+    Raises:
+      UserError: it cannot be written, or would be too large.
+    """
+    shown = content.gather(runs, wanted)
+    page = html.render(shown, "Results of demetar").encode()
+    if len(page) > html.MOST_BYTES:
+        raise UserError(
+            f"the page would have {len(page) / 1e6:.1f} MB, more than "
+            f"{html.MOST_BYTES / 1e6:.0f}; name fewer folders or --systems"
+        )
+    checkpoint.write_bytes(path, page)
+    print(f"{path}: " + "\n  ".join(html.describe(shown, len(page))))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import haiku as hk
 import jax
@@ -193,6 +193,9 @@ class Newton(base.Model):
     ) -> integrators.Motion:
         """The motion after the horizon.
 
+        Whoever records is told of the way there too: `path`, the shifts [steps, N, 3]
+        after every step, and `path_time` [steps, N, 1], if there is one frame.
+
         Positions are kept for the backward pass, and what a step makes of them is made
         again there. The length of the steps has no gradient: it is the integrator's.
         """
@@ -200,22 +203,28 @@ class Newton(base.Model):
         eta = self.eta if is_training else self.eval_eta
         longest = self.stretch * self.horizon / count
         distances_fn = _distances_fn(graph, self.softening)
+        keeps_path = capture.is_recording() and not self.num_frames
 
         def substep(
             carry: tuple[integrators.Motion, jax.Array], left: jax.Array
-        ) -> tuple[tuple[integrators.Motion, jax.Array], None]:
+        ) -> tuple[tuple[integrators.Motion, jax.Array], Any]:
             motion, remaining = carry
             distances = distances_fn(jax.lax.stop_gradient(motion.positions))[1]
             least = pairs.least(distances[:, 0], graph)  # [N, 1]
             wanted = jnp.minimum(eta * least * jnp.sqrt(least), longest)
             dt = jnp.clip(wanted, remaining / left, remaining)
             motion = integrators.kick_drift_kick(accelerate, dt)(motion)
-            return (motion, remaining - dt), None
+            remaining = remaining - dt
+            passed = (motion.positions, self.horizon - remaining)
+            return (motion, remaining), passed if keeps_path else None
 
         dtype = motion.positions.dtype
         remaining = jnp.full((graph.bucket.max_nodes, 1), self.horizon, dtype)
         left = jnp.arange(count, 0, -1, dtype)
-        (motion, _), _ = hk.scan(hk.remat(substep), (motion, remaining), left)
+        (motion, _), passed = hk.scan(hk.remat(substep), (motion, remaining), left)
+        if keeps_path:
+            capture.record("path", passed[0])
+            capture.record("path_time", passed[1])
         return motion
 
     @hk.transparent

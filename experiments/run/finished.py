@@ -27,11 +27,13 @@ class Run:
       record: the content of its record.json.
       errors: per seed and test sample [R, D], in the record's unit and averaged over
         the heads; None without the file.
+      folder: where they lie.
     """
 
     label: str
     record: dict[str, Any]
     errors: np.ndarray | None
+    folder: pathlib.Path
 
     @property
     def test_set(self) -> str:
@@ -76,7 +78,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 def _read_run(folder: pathlib.Path, label: str) -> Run:
     record = run_files.read_record(folder / RECORD_FILE)
     record["unit"] = records.same_unit(record["unit"])
-    return Run(label, record, run_files.read_errors(folder, record))
+    return Run(label, record, run_files.read_errors(folder, record), folder)
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Comparison]:
