@@ -1,4 +1,4 @@
-"""What the page shows, as JSON: groups of runs on one test set, curves and motion."""
+"""What the page shows, as JSON: groups of runs on one task, curves and motion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import demetar
 from demetar.errors import UserError
 from experiments.page import curves, molecules, motion, tails
-from experiments.page.scenes import Asked, Wanted
+from experiments.page.scenes import Asked, Shown, Wanted
 from experiments.protocols import published
 from experiments.run import finished, statistics
 
@@ -39,13 +39,13 @@ def gather(runs: Sequence[finished.Run], wanted: Wanted) -> dict[str, Any]:
       UserError: a checkpoint that is asked for cannot be read, or fits no run, or a
         test system has a number that there is not.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for index, run in enumerate(runs):
-        groups.setdefault(run.test_set, []).append(index)
+        groups.setdefault(_task(run), []).append(index)
     notes: list[str] = []
     asked = [Asked.of(name) for name in wanted.checkpoints]
     shown = [_group(runs, rows, wanted, asked, notes) for rows in groups.values()]
-    _name_apart(shown, [runs[rows[0]] for rows in groups.values()])
+    _number(shown)
     for own in asked:
         if not own.used:
             raise UserError(
@@ -105,29 +105,58 @@ def _group(
     asked: Sequence[Asked],
     notes: list[str],
 ) -> dict[str, Any]:
-    """The runs on one test set, their differences, and what is known of its samples."""
+    """The runs on one task, their differences, and what is known of the test samples.
+
+    The data may have been generated more than once, by machines whose last digits
+    differ: only runs on the very same numbers are compared sample by sample.
+    """
     members = [runs[row] for row in rows]
-    with_errors = [row for row in rows if runs[row].errors is not None]
-    _check_sizes([runs[row] for row in with_errors])
+    test_sets: dict[str, list[int]] = {}
+    for row in rows:
+        test_sets.setdefault(runs[row].test_set, []).append(row)
     checkpoints = _checkpoints(members, asked, notes)
+    own, shown = _first_shown(runs, [*test_sets.values()], checkpoints, wanted)
+    name = _name(members[0])
+    notes += [f"{name}: {note}" for note in shown.notes]
     first = members[0].record
-    of_motion = "start_frame" in first["settings"]
-    show = motion.show if of_motion else molecules.show
-    shown = show(members, checkpoints, wanted)
-    notes += [f"{_name(members[0])}: {note}" for note in shown.notes]
     group = {
-        "name": _name(members[0]),
+        "name": name,
         "target": first["target"],
         "unit": first["unit"],
         "runs": list(rows),
-        "paired": _paired(runs, with_errors),
+        "paired": [_paired(runs, found) for found in test_sets.values()],
         "scenes": shown.scenes,
+        "first_scene": 0 if wanted.systems else len(shown.scenes) // 2,
         "scenes_reason": shown.reason,
     }
     if shown.closest is None:
         return group
+    with_errors = [row for row in own if runs[row].errors is not None]
     codes = {str(row): tails.encode(runs[row].errors) for row in with_errors}
     return group | {"closest": tails.encode(shown.closest), "samples": codes}
+
+
+def _first_shown(
+    runs: Sequence[finished.Run],
+    test_sets: Sequence[list[int]],
+    checkpoints: Sequence[Asked],
+    wanted: Wanted,
+) -> tuple[list[int], Shown]:
+    """The first test set whose samples are there, and those; else why there are none.
+
+    Large test sets come first.
+    """
+    found: tuple[list[int], Shown] = ([], Shown())
+    for rows in sorted(test_sets, key=len, reverse=True):
+        members = [runs[row] for row in rows]
+        _check_sizes(members)
+        of_motion = "start_frame" in members[0].record["settings"]
+        show = motion.show if of_motion else molecules.show
+        shown = show(members, checkpoints, wanted)
+        if shown.scenes or shown.closest is not None:
+            return rows, shown
+        found = found if found[1].reason else (rows, shown)
+    return found
 
 
 def _check_sizes(members: Sequence[finished.Run]) -> None:
@@ -160,10 +189,14 @@ def _checkpoints(
     return chosen + [Asked.of(str(run.folder), run.label) for run in kept[:room]]
 
 
-def _paired(runs: Sequence[finished.Run], rows: Sequence[int]) -> dict[str, Any]:
-    """Mean differences of all pairs of runs with errors, and their intervals."""
+def _paired(runs: Sequence[finished.Run], members: Sequence[int]) -> dict[str, Any]:
+    """Mean differences of all pairs of runs with errors, and their intervals.
+
+    The pairs stand in the order (0, 1), (0, 2), ..., (1, 2), ...
+    """
+    rows = [row for row in members if runs[row].errors is not None]
     if len(rows) < 2:
-        return {"runs": list(rows), "values": []}
+        return {"runs": rows, "values": []}
     errors = [np.asarray(runs[row].errors) for row in rows]
     with np.errstate(invalid="ignore"):  # of a run whose errors are not finite
         values = statistics.all_paired_differences(errors)
@@ -172,21 +205,32 @@ def _paired(runs: Sequence[finished.Run], rows: Sequence[int]) -> dict[str, Any]
         for i in range(len(rows))
         for j in range(i + 1, len(rows))
     ]
-    return {"runs": list(rows), "values": upper}
+    return {"runs": rows, "values": upper}
+
+
+def _frames(run: finished.Run) -> list[Any]:
+    settings = run.record["settings"]
+    return [settings.get(name) for name in ("start_frame", "target_frame")]
+
+
+def _task(run: finished.Run) -> tuple[str, ...]:
+    """Runs of which this is equal stand in one table."""
+    named = [run.record[name] for name in ("dataset", "target", "unit")]
+    return (*named, *map(str, _frames(run)))
 
 
 def _name(run: finished.Run) -> str:
-    settings = run.record["settings"]
-    frames = [settings.get(name) for name in ("start_frame", "target_frame")]
-    ending = "" if None in frames else f", frame {frames[0]} to {frames[1]}"
-    return f"{pathlib.PurePath(run.record['dataset']).name}: {run.record['target']}" + (
-        ending
-    )
+    start, target = _frames(run)
+    ending = "" if None in (start, target) else f", frame {start} to {target}"
+    dataset = pathlib.PurePath(run.record["dataset"]).name
+    return f"{dataset}: {run.record['target']}{ending}"
 
 
-def _name_apart(groups: Sequence[dict[str, Any]], runs: Sequence[finished.Run]) -> None:
-    """Groups of one name are told apart by the fingerprint of their data."""
-    names = [group["name"] for group in groups]
-    for group, run in zip(groups, runs, strict=True):
-        if names.count(group["name"]) > 1:
-            group["name"] += f" (data {run.record['fingerprint'][:6]})"
+def _number(groups: Sequence[dict[str, Any]]) -> None:
+    """Groups of one name, of folders that end alike, are told apart."""
+    seen: dict[str, int] = {}
+    for group in groups:
+        name = group["name"]
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            group["name"] = f"{name} ({seen[name]})"

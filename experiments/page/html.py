@@ -14,7 +14,10 @@ from experiments.page import content
 
 TEMPLATE, STYLE = "page.html", "page.css"
 # In this order; the last one starts the page.
-SCRIPTS = ("base.js", "charts.js", "table.js", "figures.js", "player.js", "main.js")
+SCRIPTS = (
+    *("base.js", "charts.js", "table.js", "figures.js"),
+    *("scene.js", "player.js", "main.js"),
+)
 THREE = "three.module.min.js"
 MOST_BYTES = 6_000_000
 
