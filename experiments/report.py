@@ -237,6 +237,8 @@ def _wanted(options: Options) -> scenes.Wanted:
             raise UserError(f"--{name} is of the page: give --html=FILE too")
     if options.html and pathlib.Path(options.html).suffix not in (".html", ".htm"):
         raise UserError(f"expected --html=FILE.html, found {options.html!r}")
+    if options.html and not pathlib.Path(options.html).parent.is_dir():
+        raise UserError(f"there is no folder for --html={options.html}; make it first")
     for text in options.systems:
         if not text.isdecimal() or len(text) > MOST_DIGITS:
             raise UserError(f"expected whole numbers in --systems, found {text!r}")

@@ -266,11 +266,11 @@
     renderer.setSize(width, height, false);
     renderer.setScissorTest(true);
     const from = canvas.getBoundingClientRect();
-    const distance = (scene().kind === "motion" ? 6 : 4.6) / view.zoom;
+    const distance = (scene().kind === "motion" ? 4.6 : 4.4) / view.zoom;
     camera.position.set(
       distance * Math.cos(view.pitch) * Math.sin(view.yaw), distance * Math.sin(view.pitch),
       distance * Math.cos(view.pitch) * Math.cos(view.yaw));
-    camera.lookAt(0, 0.12, 0); // the label is above
+    camera.lookAt(0, 0.05, 0); // the label is above
     for (const panel of stage.panels) {
       const place = panel.place.getBoundingClientRect();
       const box = [place.left - from.left, from.bottom - place.bottom, place.width, place.height];

@@ -54,9 +54,12 @@
       return { object, setShare };
     }
 
-    function cube(color) {
-      const edges = new three.EdgesGeometry(new three.BoxGeometry(2.15, 2.15, 2.15));
-      return new three.LineSegments(edges, new three.LineBasicMaterial({ color, transparent: true, opacity: 0.35 }));
+    // A floor under the lowest point, which tells up from down.
+    function floor(lowest) {
+      const color = Page.theme() === "dark" ? "#3c444e" : "#d3d8dd";
+      const found = new three.GridHelper(2.1, 6, color, color);
+      found.position.y = lowest - 0.12;
+      return found;
     }
 
     function bodyLook(own, body) {
@@ -79,11 +82,11 @@
       const bodies = own.sources.map((_, body) => body);
       const green = PREDICTED[Page.theme()];
       const alongPath = (path, body) => path.map((frame) => fit(frame[body]));
-      found.add(cube(Page.theme() === "dark" ? "#8892a0" : "#9aa3ad"));
       const moving = bodies.map((body) => trueBody(own, body, alongPath(own.true, body)));
       const guesses = !model ? [] : bodies.map((body) =>
         predictedBody(model, body, alongPath, fit, green, bodyLook(own, body)[1], moving[body].path));
       for (const item of [...moving, ...guesses]) found.add(...item.objects);
+      found.add(floor(Math.min(...moving.flatMap((item) => item.path.map((point) => point.y)))));
       const show = (share) => { for (const item of [...moving, ...guesses]) item.show(share); };
       return { scene: found, sun, show };
     }

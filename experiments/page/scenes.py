@@ -64,8 +64,8 @@ class Asked:
         Raises:
           UserError: there is none, or it is damaged.
         """
-        short = name.removeprefix(PRETRAINED)
-        own = f"{short} (pretrained)" if short != name else pathlib.Path(name).name
+        short = name.removeprefix(PRETRAINED).rpartition("-")[0]
+        own = f"{short}, pretrained" if name.startswith(PRETRAINED) else name
         return cls(name, label or own, demetar.load(name))
 
     @property
