@@ -334,3 +334,20 @@ def test_samples_of_every_difficulty_are_chosen(tmp_path):
     assert list(np.argsort(errors[numbers])) == [0, 1, 2, 3, 4]
     assert numbers[-1] == errors.argmax() and found[numbers[-1]] == "the hardest"
     assert found[numbers[1]] == "harder than 50 %"
+
+
+def test_the_committed_page_says_what_the_records_say(project_root):
+    page = (project_root / "docs" / "results.html").read_text()
+    assert len(page.encode()) < 3_000_000
+    assert Elements(page).open == []
+    assert [own for own in references(page) if "//" in own] == []
+    runs = data_of(page)["runs"]
+    assert len(runs) > 50
+    for own in runs:
+        path = project_root / "experiments/results" / own["label"] / "record.json"
+        record = json.loads(path.read_text())
+        named = {name: record[name] for name in COPIED}
+        assert {name: own[name] for name in COPIED} == named, (
+            f"docs/results.html is older than {path}; experiments/results/README.md "
+            "has the command that writes it anew"
+        )

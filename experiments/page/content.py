@@ -186,7 +186,12 @@ def _checkpoints(
     if len(kept) > room:
         left = ", ".join(run.label for run in kept[room:])
         notes.append(f"the player shows {MAX_MODELS} models and leaves out {left}")
-    return chosen + [Asked.of(str(run.folder), run.label) for run in kept[:room]]
+    for run in kept[:room]:
+        try:
+            chosen.append(Asked.of(str(run.folder), run.label))
+        except UserError as error:  # its numbers are shown all the same
+            notes.append(f"{run.label} is not in the player: {error}")
+    return chosen
 
 
 def _paired(runs: Sequence[finished.Run], members: Sequence[int]) -> dict[str, Any]:
