@@ -351,3 +351,12 @@ def test_the_committed_page_says_what_the_records_say(project_root):
             f"docs/results.html is older than {path}; experiments/results/README.md "
             "has the command that writes it anew"
         )
+
+
+def test_a_damaged_checkpoint_costs_the_motion_alone(tmp_path):
+    write_two(tmp_path / "runs")
+    (tmp_path / "runs/a/best.npz").write_bytes(b"PK")
+    shown = gathered(tmp_path)
+    assert len(shown["runs"]) == 2
+    (note,) = shown["notes"]
+    assert note.startswith("a is not in the player") and "best.npz" in note

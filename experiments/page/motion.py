@@ -105,8 +105,8 @@ def _folder(record: Mapping[str, Any], root: pathlib.Path) -> pathlib.Path:
         folder = nbody_data.folder_of(name, fields.replaced(own, given), root)
     if not (folder / nbody_files.METADATA).is_file():
         raise UserError(
-            f"the data set {folder.name} is not there; an evaluation of its runs "
-            "generates it, or --data_dir names its place"
+            f"the data set {folder.name} is not there; experiments.nbody generates it, "
+            "and --data_dir names another place"
         )
     metadata = nbody_files.read_metadata(folder)
     if metadata["fingerprint"] != record["fingerprint"]:
