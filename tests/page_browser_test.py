@@ -57,7 +57,11 @@ MOLECULE = {
 def write_runs(folder: pathlib.Path, mark: str) -> None:
     """Two models with checkpoints, a curve, molecules, and a run alone."""
     settings = {"start_frame": 3, "target_frame": 8, "num_train": 50}
-    of_data = {"dataset": "data", "fingerprint": mark, "settings": settings}
+    of_data: dict[str, Any] = {
+        "dataset": "data",
+        "fingerprint": mark,
+        "settings": settings,
+    }
     for number, name in enumerate(("linear", "newton")):
         errors = np.linspace(1, 2 + number, 5)[None]
         run = report_test.write_run(
@@ -77,7 +81,7 @@ def write_runs(folder: pathlib.Path, mark: str) -> None:
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch) -> str:
+def page(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     write_runs(tmp_path / "runs", page_motion_test.write_data(tmp_path / "data"))
     wanted = scenes.Wanted((), (), tmp_path, tmp_path)

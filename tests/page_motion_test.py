@@ -40,8 +40,12 @@ def simulated(**changes: Any) -> tuple[simulation.Settings, dict[str, np.ndarray
 
 def states(arrays: dict[str, np.ndarray], kind: str = "charges") -> paths.States:
     real = np.arange(arrays[kind].shape[1]) < arrays["num_bodies"][:, None]
-    start = [arrays[name][:, START] for name in ("positions", "velocities")]
-    return paths.States(*start, arrays[kind], real)
+    return paths.States(
+        positions=arrays["positions"][:, START],
+        velocities=arrays["velocities"][:, START],
+        sources=arrays[kind],
+        real=real,
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def write_data(folder: pathlib.Path) -> str:
     """A data set of three frames as the generator writes it; its fingerprint."""
     made, arrays = simulated()
     frames = {name: arrays[name][:, FRAMES] for name in ("positions", "velocities")}
-    own = {**frames, "charges": arrays["charges"]}
+    own: dict[str, Any] = {**frames, "charges": arrays["charges"]}
     folder.mkdir()
     for split in nbody_files.SPLITS:
         np.savez(folder / f"{split}.npz", **own)

@@ -75,6 +75,11 @@ def references(page: str) -> list[str]:
     return asked + re.findall(r"(?:https?|wss?):/{2}[^\s\"'`<]*", text)
 
 
+def errors_of(run: finished.Run) -> np.ndarray:
+    assert run.errors is not None
+    return run.errors
+
+
 def write_two(folder: pathlib.Path) -> None:
     for name, shift, seeds in (("a", 0.0, 2), ("b", 1e-3, 1)):
         errors = np.abs(report_test.make_errors(seeds, shift))
@@ -100,7 +105,8 @@ def test_the_page_is_one_valid_file_that_asks_for_nothing(tmp_path):
 
 
 def test_what_is_drawn_in_3d_is_in_the_file_too():
-    shown = {"runs": [], "notes": [], "groups": [{"scenes": [{}]}]}
+    group: dict[str, Any] = {"scenes": [{}]}
+    shown = {"runs": [], "notes": [], "groups": [group]}
     page = html.render(shown, "Results")
     assert "WebGLRenderer" in page
     assert Elements(page).open == []
@@ -117,11 +123,12 @@ def test_the_data_are_those_of_the_records(tmp_path):
         assert {name: own[name] for name in COPIED} == {
             name: run.record[name] for name in COPIED
         }
-        assert own["published"]["loss"] == published.find(run.record).loss
+        found = published.find(run.record)
+        assert found and own["published"]["loss"] == found.loss
     (group,) = data["groups"]
     (paired,) = group["paired"]
     assert group["runs"] == paired["runs"] == [0, 1]
-    expected = statistics.paired_difference(runs[0].errors, runs[1].errors)
+    expected = statistics.paired_difference(*map(errors_of, runs))
     np.testing.assert_allclose(paired["values"][0], expected, rtol=1e-4)
     assert "no_such_folder" not in json.dumps(data)
     assert "nbody_small is not there" in group["scenes_reason"]
@@ -329,7 +336,8 @@ def test_samples_of_every_difficulty_are_chosen(tmp_path):
     runs = finished.read_runs([str(tmp_path)])
     found = scenes.choose(runs, (), 499)
     assert len(found) == len(scenes.QUANTILES)
-    errors = np.log(np.stack([run.errors.mean(axis=0) for run in runs])).mean(axis=0)
+    means = [errors_of(run).mean(axis=0) for run in runs]
+    errors = np.log(np.stack(means)).mean(axis=0)
     numbers = list(found)
     assert list(np.argsort(errors[numbers])) == [0, 1, 2, 3, 4]
     assert numbers[-1] == errors.argmax() and found[numbers[-1]] == "the hardest"

@@ -3,7 +3,7 @@
 // The charts below the table, each drawn from the runs that are ticked there.
 {
   const { el } = Page;
-  const WORST = ["1 %", "5 %", "10 %"];
+  const WORST = ["1", "5", "10"]; // percent
   const SCATTERED = { run: null }; // whose samples the chart of closest approaches shows
 
   // Fills a figure with its title, what it shows in words, and the rest.
@@ -90,7 +90,7 @@
       host.append(el("p", { class: "hint" }, "The ticked runs have no errors per sample."));
       return;
     }
-    const head = ["Run", ...WORST.map((share) => `worst ${share}`)];
+    const head = ["Run", ...WORST.map((share) => `worst ${share}\u00a0%`)];
     host.append(el("div", { class: "chart" }, el("table", { class: "bars" },
       el("thead", null, el("tr", null, ...head.map((name) => el("th", { class: "left", scope: "col" }, name)))),
       el("tbody", null, ...rows))));
