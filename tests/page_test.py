@@ -128,7 +128,8 @@ def test_the_data_are_those_of_the_records(tmp_path):
     (group,) = data["groups"]
     (paired,) = group["paired"]
     assert group["runs"] == paired["runs"] == [0, 1]
-    expected = statistics.paired_difference(*map(errors_of, runs))
+    first, second = map(errors_of, runs)
+    expected = statistics.paired_difference(first, second)
     np.testing.assert_allclose(paired["values"][0], expected, rtol=1e-4)
     assert "no_such_folder" not in json.dumps(data)
     assert "nbody_small is not there" in group["scenes_reason"]

@@ -87,8 +87,12 @@ const Page = {};
   Page.percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
   // A quantity without dimension needs no unit on an axis.
   Page.withUnit = (label, unit) => (unit && !unit.includes("dimensionless") ? `${label} / ${unit}` : label);
-  // A long name may be broken behind a slash or an underscore.
-  Page.breakable = (text) => text.split(/(?<=[/_])/).flatMap((part) => [Page.el("wbr"), part]).slice(1);
+  // The name of a run: the folder above it, small, and the last part.
+  Page.twoLines = (label) => {
+    const place = label.lastIndexOf("/") + 1;
+    const folder = place ? [Page.el("small", null, label.slice(0, place))] : [];
+    return [...folder, label.slice(place)];
+  };
   Page.clock = (seconds) => {
     if (seconds == null) return "–";
     const whole = Math.round(seconds);

@@ -84,7 +84,7 @@
     const known = selected.filter((index) => Page.run(index).tail);
     const bar = (share, color) => el("td", { class: "left" }, el("span", { class: "bar" },
       el("i", { style: `width:${(4.5 * share).toFixed(2)}em;background:${color}` }), Page.percent(share)));
-    const rows = known.map((index) => el("tr", null, el("td", { class: "left" }, ...Page.breakable(Page.run(index).label)),
+    const rows = known.map((index) => el("tr", null, el("td", { class: "left" }, ...Page.twoLines(Page.run(index).label)),
       ...Page.run(index).tail.shares.map((share) => bar(share, Page.color(index)))));
     if (!rows.length) {
       host.append(el("p", { class: "hint" }, "The ticked runs have no errors per sample."));

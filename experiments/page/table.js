@@ -26,14 +26,7 @@
     return el("span", { class: "name-cell" },
       el("input", { type: "checkbox", checked, "aria-label": `show ${run.label} in the charts`, "data-run": index, onchange: () => Page.toggle(index) }),
       el("span", { class: "swatch", style: `background:${checked ? Page.color(index) : "transparent"}` }),
-      el("button", { type: "button", "data-reference": index, "aria-pressed": String(Page.state.reference === index), onclick: () => setReference(index) }, ...twoLines(run.label)));
-  }
-
-  // The folder above the run, small, and the run.
-  function twoLines(label) {
-    const place = label.lastIndexOf("/") + 1;
-    const folder = place ? [el("small", null, label.slice(0, place))] : [];
-    return [...folder, label.slice(place)];
+      el("button", { type: "button", "data-reference": index, "aria-pressed": String(Page.state.reference === index), onclick: () => setReference(index) }, ...Page.twoLines(run.label)));
   }
 
   const setReference = (index) =>
