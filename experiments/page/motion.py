@@ -6,6 +6,7 @@ has a path. The true path is the generator's own, from the data of the start fra
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 
 from demetar import settings as fields
 from demetar.data import nbody_files
-from demetar.errors import UserError
 from experiments.page import paths, scenes
 from experiments.page.scenes import Asked, Shown, Wanted
 from experiments.protocols import nbody as protocols
@@ -28,6 +28,27 @@ CLOSE_ENOUGH = 1e-2  # of the end of a path to the stored frame
 _DECIMALS = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A test set between two frames.
+
+    Attributes:
+      made: settings of its generator.
+      kind: 'charges' or 'masses'.
+      unit: of length.
+      states: all systems at the start.
+      ends: positions at the target [S, n, 3].
+      num_steps: of the generator from the start to the target.
+    """
+
+    made: Mapping[str, Any]
+    kind: str
+    unit: str
+    states: paths.States
+    ends: np.ndarray
+    num_steps: int
+
+
 def show(
     members: Sequence[finished.Run], checkpoints: Sequence[Asked], wanted: Wanted
 ) -> Shown:
@@ -37,50 +58,32 @@ def show(
       UserError: a file of the data is damaged, or a test system has a number that
         there is not.
     """
-    record = members[0].record
     try:
-        folder = _folder(record, wanted.data_root)
-    except UserError as error:
+        case = _read(members[0].record, wanted.data_root)
+    except Missing as error:
         return Shown(reason=f"no motion and no closest approaches: {error}")
-    metadata = nbody_files.read_metadata(folder)
-    made, frames = metadata["settings"], metadata["frames"]
-    ends = [record["settings"][name] for name in ("start_frame", "target_frame")]
-    if not paths.is_known(made) or ends[0] >= ends[1]:
-        return Shown(reason="no motion: the data do not tell how they were simulated")
-    arrays = nbody_files.read_split(folder, "test", metadata)
-    start, target = (frames.index(frame) for frame in ends)
-    kind = nbody_files.sources(metadata)
-    real = np.arange(arrays[kind].shape[1]) < arrays["num_bodies"][:, None]
-    states = paths.States(
-        positions=arrays["positions"][:, start],
-        velocities=arrays["velocities"][:, start],
-        sources=arrays[kind],
-        real=real,
-    )
-    num_steps = made["sample_every"] * (ends[1] - ends[0])
-    chosen = scenes.choose(members, wanted.systems, len(real))
-    closest = paths.closest(made, states, num_steps)
-    few = states.rows([*chosen])
-    count = FEW_FRAMES if real.shape[1] > MANY_BODIES else NUM_FRAMES
-    times, true = paths.true_paths(made, few, num_steps, count)
-    gap = np.abs(true[-1] - arrays["positions"][[*chosen], target])[few.real].max()
+    chosen = scenes.choose(members, wanted.systems, len(case.ends))
+    closest = paths.closest(case.made, case.states, case.num_steps)
+    few = case.states.rows([*chosen])
+    count = FEW_FRAMES if few.real.shape[1] > MANY_BODIES else NUM_FRAMES
+    times, true = paths.true_paths(case.made, few, case.num_steps, count)
+    gap = np.abs(true[-1] - case.ends[[*chosen]])[few.real].max()
     if not gap < CLOSE_ENOUGH:
         reason = f"no motion: the simulator ends {gap:.2g} from the stored frame"
         return Shown(reason=reason, closest=closest)
-    predicted, notes = _predicted(checkpoints, few, kind, times)
+    predicted, notes = _predicted(checkpoints, few, case.kind, times)
     found = []
     for row, (number, difficulty) in enumerate(chosen.items()):
-        mask = few.real[row]
-        path = true[:, row, mask]
+        path = true[:, row, few.real[row]]
         found.append(
             {
                 "kind": "motion",
                 "title": f"test system {number}",
                 "difficulty": difficulty,
                 "closest": float(f"{closest[number]:.4g}"),
-                "source": kind,
-                "sources": few.sources[row, mask].tolist(),
-                "unit": metadata["units"]["positions"],
+                "source": case.kind,
+                "sources": few.sources[row, few.real[row]].tolist(),
+                "unit": case.unit,
                 "times": np.round(times, 6).tolist(),
                 "true": _rounded(path),
                 "models": [_scene_of(own, row, path) for own in predicted],
@@ -90,11 +93,46 @@ def show(
     return Shown(found, closest=closest, notes=notes)
 
 
+class Missing(Exception):
+    """The data of a run are not there, or tell too little."""
+
+
+def _read(record: Mapping[str, Any], root: pathlib.Path) -> Case:
+    """The test set of a run.
+
+    Raises:
+      Missing: it is not there, or does not tell how it was simulated.
+      UserError: a file of it is damaged.
+    """
+    folder = _folder(record, root)
+    metadata = nbody_files.read_metadata(folder)
+    if metadata["fingerprint"] != record["fingerprint"]:
+        raise Missing(f"the data set {folder.name} that is there is another one")
+    if "test" not in metadata["arrays"]:
+        raise Missing(f"the data set {folder.name} has no test set")
+    made, frames = metadata["settings"], metadata["frames"]
+    ends = [record["settings"][name] for name in ("start_frame", "target_frame")]
+    if not paths.is_known(made) or ends[0] >= ends[1] or not {*ends} <= {*frames}:
+        raise Missing("the data do not tell how they were simulated")
+    arrays = nbody_files.read_split(folder, "test", metadata)
+    start, target = map(frames.index, ends)
+    kind = nbody_files.sources(metadata)
+    states = paths.States(
+        positions=arrays["positions"][:, start],
+        velocities=arrays["velocities"][:, start],
+        sources=arrays[kind],
+        real=np.arange(arrays[kind].shape[1]) < arrays["num_bodies"][:, None],
+    )
+    num_steps = made["sample_every"] * (ends[1] - ends[0])
+    unit = metadata["units"]["positions"]
+    return Case(made, kind, unit, states, arrays["positions"][:, target], num_steps)
+
+
 def _folder(record: Mapping[str, Any], root: pathlib.Path) -> pathlib.Path:
     """Where the data of a run lie.
 
     Raises:
-      UserError: they are not there, or others.
+      Missing: they are not there.
     """
     name, settings = record["dataset"], record["settings"]
     own = protocols.DATASETS.get(name)
@@ -104,15 +142,10 @@ def _folder(record: Mapping[str, Any], root: pathlib.Path) -> pathlib.Path:
         given = {key: settings[key] for key in settings.keys() & names}
         folder = nbody_data.folder_of(name, fields.replaced(own, given), root)
     if not (folder / nbody_files.METADATA).is_file():
-        raise UserError(
+        raise Missing(
             f"the data set {folder.name} is not there; experiments.nbody generates it, "
             "and --data_dir names another place"
         )
-    metadata = nbody_files.read_metadata(folder)
-    if metadata["fingerprint"] != record["fingerprint"]:
-        raise UserError(f"the data set {folder.name} that is there is another one")
-    if "test" not in metadata["arrays"]:
-        raise UserError(f"the data set {folder.name} has no test set")
     return folder
 
 
