@@ -7,9 +7,10 @@ kick-drift-kick leapfrog (Verlet 1967, doi 10.1103/PhysRev.159.98) with steps as
 as the closest pair of each system asks for.
 
 What it knows: translations, rotations and reflections, action and reaction, that motion
-can be reversed, that close bodies need short steps, that accelerations are bounded. It
-knows no law of force and no bound: exponent, shape, bound and the age of the velocities
-are learned from the end points of motions. All bodies have the same mass.
+can be reversed, that close bodies need short steps, that accelerations are bounded, or
+(law=separable) smooth where bodies meet. It knows no law of force and no bound: sign,
+strength, exponent, shape, softening, bound and the age of the velocities are learned
+from the end points of motions. All bodies have the same mass.
 """
 
 from __future__ import annotations
