@@ -162,30 +162,29 @@ def test_equal_steps_are_those_of_plain_loops(is_training):
 
 def test_the_separable_law_is_its_formula():
     """Of two bodies at rest, whatever the sign of their charges; it bends the power."""
-    fields = {"law": "separable", "num_layers": 1, "num_bumps": 3}
-    with jax.enable_x64(True):
-        own = subject("none", "float64", **fields)
-        params = own.params
-        values = params["newton"]
-        values["heights"] = jnp.array([0.5, -0.7, 0.3])
-        values["power"] = jnp.array(1.5)
-        values["log_smoothing"] = jnp.log(0.4)
-        network = {key: params[f"newton/force/linear_{key}"] for key in (0, 1)}
-        r = np.geomspace(1e-2, 9, 7)
-        for product in (1.0, -1.0):
-            graph = force_law.pairs(own.task, r, product)
-            with capture.recording() as found:
-                own.model.apply(params, None, graph, False)
-            hidden = product * network[0]["w"][0] + network[0]["b"]
-            hidden = hidden / (1 + np.exp(-hidden))
-            amplitude = hidden @ network[1]["w"][:, 0] + network[1]["b"]
-            d = np.sqrt(r**2 + 0.01**2 + 0.4**2)
-            centers = own.task.radial_extent / 1.7 ** np.arange(3)
-            off = np.log(d[:, None] / centers) / (0.7 * np.log(1.7))
-            bumps = np.exp(-(off**2) / 2) @ np.asarray(values["heights"])
-            expected = amplitude * d**-2.5 * np.exp(bumps) * r
-            accelerations = np.asarray(found["acceleration"])[::2, 0]
-            np.testing.assert_allclose(accelerations, expected, rtol=1e-6)
+    own = subject("none", law="separable", num_layers=1, num_bumps=3)
+    params = jax.tree.map(np.array, own.params)
+    heights, smoothing, power = np.array([0.5, -0.7, 0.3]), 0.4, 1.5
+    params["newton"] |= {
+        "heights": np.float32(heights),
+        "log_smoothing": np.float32(np.log(smoothing)),
+        "power": np.float32(power),
+    }
+    first, last = (params[f"newton/force/linear_{layer}"] for layer in (0, 1))
+    r = np.geomspace(1e-2, 9, 7)
+    d = np.sqrt(r**2 + 0.01**2 + smoothing**2)
+    off = np.log(d[:, None] / own.task.radial_extent * 1.7 ** np.arange(3))
+    bumps = np.exp(-((off / (0.7 * np.log(1.7))) ** 2) / 2) @ heights
+    for product in (1.0, -1.0):
+        hidden = product * first["w"][0] + first["b"]
+        hidden = hidden / (1 + np.exp(-hidden))
+        amplitude = hidden @ last["w"][:, 0] + last["b"]
+        graph = force_law.pairs(own.task, r, product)
+        with capture.recording() as found:
+            own.model.apply(params, None, graph, False)
+        accelerations = np.asarray(found["acceleration"])[::2, 0]
+        expected = amplitude * d ** -(power + 1) * np.exp(bumps) * r
+        np.testing.assert_allclose(accelerations, expected, rtol=1e-5)
 
 
 def test_the_separable_law_is_finite_where_bodies_meet():
