@@ -242,11 +242,8 @@ def test_heads_of_earlier_checkpoints_have_their_errors():
         Head("energy", "graph_scalar", error="cubic")
 
 
-def hand_gradients(params, batch, floor=None):
-    """Errors [G] of `linear_map` and the gradient of each, in loops.
-
-    With a floor, the gradients are those of the mean log(error + floor) / 2 of nodes.
-    """
+def hand_gradients(params, batch):
+    """Errors [G] of `linear_map` and the gradient of each, in loops."""
     (path,) = params
     w, b = (np.array(params[path][name], np.float64) for name in ("w", "b"))
     nodes = batch.graph.nodes
@@ -257,9 +254,6 @@ def hand_gradients(params, batch, floor=None):
     for start, stop in zip([0, *stops[:-1]], stops, strict=True):
         residual = inputs[start:stop] @ w + b - targets[start:stop]
         slope = 2 * residual / residual.size
-        if floor is not None:
-            of_nodes = np.mean(residual**2, axis=1, keepdims=True)
-            slope = slope / (2 * (of_nodes + floor))
         errors.append(np.mean(residual**2))
         gradients.append((inputs[start:stop].T @ slope, slope.sum(axis=0)))
     return np.array(errors), gradients
@@ -278,14 +272,11 @@ def test_the_logarithmic_loss_and_clipping_of_each_graph():
     optimizer = optim.make(optim.Settings(), 10)
     key = jax.random.key(0)
     state = TrainState(params, optimizer.init(params), jnp.int32(0), key, {})
-    errors, plain = hand_gradients(params, batch)
+    errors, gradients = hand_gradients(params, batch)
+    errors, gradients = errors[:count], gradients[:count]
     floor, bound = 0.3, 0.1
-    _, of_nodes = hand_gradients(params, batch, floor)
-    ones, errors = np.ones(count), errors[:count]
-    factors = {"none": ones, "log": 1 / (2 * (errors + floor)), "log_nodes": ones}
+    factors = {"none": np.ones(count), "log": 1 / (2 * (errors + floor))}
     for transform in loop.LOSS_TRANSFORMS:
-        gradients = of_nodes if transform == "log_nodes" else plain
-        gradients = gradients[:count]
         own = [
             [f * leaf for leaf in g]
             for f, g in zip(factors[transform], gradients, strict=True)

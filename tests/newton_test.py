@@ -172,8 +172,9 @@ def test_the_separable_law_is_its_formula():
     }
     first, last = (params[f"newton/force/linear_{layer}"] for layer in (0, 1))
     r = np.geomspace(1e-2, 9, 7)
-    d = np.sqrt(r**2 + 0.01**2 + smoothing**2)
-    off = np.log(d[:, None] / own.task.radial_extent * 1.7 ** np.arange(3))
+    own_r = np.sqrt(r**2 + 0.01**2)
+    d = np.sqrt(own_r**2 + smoothing**2)
+    off = np.log(own_r[:, None] / own.task.radial_extent * 1.7 ** np.arange(3))
     bumps = np.exp(-((off / (0.7 * np.log(1.7))) ** 2) / 2) @ heights
     for product in (1.0, -1.0):
         hidden = product * first["w"][0] + first["b"]

@@ -43,11 +43,11 @@ def network_law(features: Array, network: mlp.MLP) -> Law:
 def separable_law(
     features: Array, network: mlp.MLP, smoothing: float, num_bumps: int, extent: float
 ) -> Law:
-    """network(features) d^-(p + 1) exp(bumps of log d), with d^2 = r^2 + s^2.
+    """network(features) (r^2 + s^2)^(-(p + 1) / 2) exp(bumps of log r).
 
-    Learned are the network, p, s and the heights of the bumps, Gaussians of log d. So
-    any smooth positive function of the distance can be learned, and it is smooth in r^2
-    at short distances too.
+    Learned are the network, p, s and the heights of the bumps, Gaussians of log r. So
+    any smooth positive function of the distance can be learned, and each bump changes
+    it at its distances alone.
 
     Args:
       features: [P, F] of the pairs.
@@ -66,9 +66,10 @@ def separable_law(
     centers = (np.log(extent) - gap * np.arange(num_bumps)).tolist()
 
     def law(distances: jax.Array) -> jax.Array:
-        squares = jnp.square(distances) + jnp.exp(2 * log_smoothing)
-        logs = jnp.log(squares) / 2  # [P, 1]
-        exponents = -(power + 1) * logs
+        squares = jnp.square(distances)
+        smooth = jnp.log(squares + jnp.exp(2 * log_smoothing)) / 2  # [P, 1]
+        logs = jnp.log(squares) / 2
+        exponents = -(power + 1) * smooth
         # One after the other: there is no array of pairs and bumps.
         for height, center in zip(heights, centers, strict=True):
             off = (logs - center) / (BUMP_WIDTH * gap)

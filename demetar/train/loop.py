@@ -29,7 +29,7 @@ from demetar.train import equivariance, losses
 from demetar.types import Array, Batch, Params, TaskSpec, TrainState
 
 AUGMENTATIONS = ("none", "rotation")
-LOSS_TRANSFORMS = ("none", "log", "log_nodes")
+LOSS_TRANSFORMS = ("none", "log")
 METRICS = ("loss", "gradient_norm", "update_norm")  # of one update
 SUMS = (*METRICS, "updates", "graphs")  # of a call; the loss is summed over graphs
 AVERAGE_WARMUP = 10  # the moving average forgets its start over this many updates
@@ -68,15 +68,13 @@ class Settings:
     loss_transform: str = setting(
         "none",
         "log: train on log(error + floor) / 2 of each graph, so that relative "
-        "improvements weigh alike; log_nodes: of each node, so that a few nodes whose "
-        "motion is chaotic do not drown the others. What is reported is the error "
-        "either way.",
+        "improvements weigh alike. What is reported is the error either way.",
         TRAINING,
         choices=LOSS_TRANSFORMS,
     )
     loss_floor: float = setting(
         1e-3,
-        "The floor of --loss_transform=log and log_nodes, in the unit of the errors.",
+        "The floor of --loss_transform=log, in the unit of the errors.",
         TRAINING,
         Bounds(above=0),
     )
@@ -178,9 +176,6 @@ def _make_gradient_fn(
         told = losses.mean_loss(errors, batch.weights)
         if settings.loss_transform == "log":
             errors = losses.log_errors(errors, settings.loss_floor)
-        elif settings.loss_transform == "log_nodes":
-            floor = settings.loss_floor
-            errors = losses.sample_errors(task, predictions, batch, floor)
         return losses.training_loss(task, errors, batch.weights), told
 
     def told_and_gradients(

@@ -39,24 +39,18 @@ def predict(
 
 
 def sample_errors(
-    task: TaskSpec,
-    predictions: Mapping[str, Array],
-    batch: Batch,
-    floor: float | None = None,
+    task: TaskSpec, predictions: Mapping[str, Array], batch: Batch
 ) -> dict[str, jax.Array]:
     """Mean error of each graph, {head: [G]}, over its nodes and components.
 
     Squared, in unit^2, or absolute, in the unit of the head: what the head says.
-
-    Args:
-      floor: if given, the mean over nodes is that of log(error + floor) / 2 of each.
     """
     measures = {"squared": jnp.square, "absolute": jnp.abs}
     return {
         head.name: _per_graph(
             head,
             measures[head.error](predictions[head.name] - batch.targets[head.name]),
-            *(batch.graph, floor),
+            batch.graph,
         )
         for head in task.heads
     }
@@ -70,12 +64,8 @@ def log_errors(errors: Mapping[str, Array], floor: float) -> dict[str, jax.Array
     return {name: jnp.log(error + floor) / 2 for name, error in errors.items()}
 
 
-def _per_graph(
-    head: Head, values: Array, graph: Graph, floor: float | None
-) -> jax.Array:
+def _per_graph(head: Head, values: Array, graph: Graph) -> jax.Array:
     means = values.reshape(values.shape[0], -1).mean(axis=-1)  # [N] or [G]
-    if floor is not None:
-        means = jnp.log(means + floor) / 2
     if head.kind == "graph_scalar":
         return means
     return graphs.pool_mean(means[:, None], graph)[:, 0]

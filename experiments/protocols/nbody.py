@@ -213,7 +213,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
 }
 
 # Every body feels all others. Encounters make the motion chaotic: the law starts smooth
-# and the steps long, and what is left of both errors falls with the floor of the loss.
+# and the steps long, and the floor of the loss falls with what is left of both errors.
 _GRAVITY_FIELDS: Mapping[str, Any] = {
     "law": "separable",
     "num_layers": 0,
@@ -229,7 +229,7 @@ def _newton_on_gravity(
 ) -> Protocol:
     """Phases of ever shorter steps, under one cosine."""
     return Protocol(
-        "chosen on the validation set of the quick start on gravity",
+        "chosen on the training loss of the quick start on gravity",
         of_data={"connectivity": "complete"},
         training=loop.Settings(loss_transform="log", clip_each=1.0, **training),
         optimizer=optim.Settings(learning_rate=2e-2, schedule="cosine"),
@@ -239,25 +239,18 @@ def _newton_on_gravity(
     )
 
 
+_GRAVITY_START = (
+    "1:num_substeps=20,loss_floor=1e-1",
+    "1:num_substeps=40,loss_floor=3e-2",
+    "1:num_substeps=80,loss_floor=1e-2",
+    "3:num_substeps=160,loss_floor=3e-3",
+)
 _NEWTON_QUICK = _newton_on_gravity(
-    *(4, 320),
-    (
-        "1:num_substeps=20,loss_floor=1e-1",
-        "1:num_substeps=40,loss_floor=3e-2",
-        "1:num_substeps=80,loss_floor=1e-2",
-        "3:num_substeps=160,loss_floor=3e-3",
-    ),
-    **{"epochs": 10, "loss_floor": 1e-3, "average_decay": 0.9},
+    *(4, 320, _GRAVITY_START),
+    **{"epochs": 12, "loss_floor": 1e-3, "average_decay": 0.9},
 )
 _NEWTON_FULL = _newton_on_gravity(
-    *(50, 640),
-    (
-        "1:num_substeps=20,loss_floor=1e-1",
-        "1:num_substeps=40,loss_floor=3e-2",
-        "1:num_substeps=80,loss_floor=1e-2",
-        "3:num_substeps=160,loss_floor=3e-3",
-        "8:num_substeps=320,loss_floor=1e-3",
-    ),
+    *(50, 640, (*_GRAVITY_START, "8:num_substeps=320,loss_floor=1e-3")),
     **{"epochs": 16, "loss_floor": 1e-4, "average_decay": 0.98, "eval_every": 4},
 )
 
