@@ -87,7 +87,7 @@ def differences(values: Array, graph: Graph) -> jax.Array:
     return found.reshape(*lead, -1, channels)
 
 
-def _partners(bodies: jax.Array, rings: int) -> jax.Array:
+def _partners(bodies: Array, rings: int) -> jax.Array:
     """Body i + k of each ring k from 1 to `rings`: [..., n, C] -> [..., rings, n, C].
 
     Entry k * (n + 1) + i of the n bodies repeated without end is body (i + k) mod n.
@@ -141,7 +141,7 @@ def sum_to_nodes(values: Array, graph: Graph) -> jax.Array:
     return total.reshape(-1, values.shape[-1])
 
 
-def _sum_to_partners(blocks: jax.Array) -> jax.Array:
+def _sum_to_partners(blocks: Array) -> jax.Array:
     """Sums over the rings k of the values of body i - k: [G, rings, n, C] -> [G, n, C].
 
     The transpose of `_partners`, by the same skew.

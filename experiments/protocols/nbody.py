@@ -225,13 +225,13 @@ _GRAVITY_FIELDS: Mapping[str, Any] = {
 
 
 def _newton_on_gravity(
-    batch_size: int, num_substeps: int, phase: tuple[str, ...], **training: Any
+    batch_size: int, num_substeps: int, phase: tuple[str, ...], training: loop.Settings
 ) -> Protocol:
     """Phases of ever shorter steps, under one cosine."""
     return Protocol(
         "chosen on the training loss of the quick start on gravity",
         of_data={"connectivity": "complete"},
-        training=loop.Settings(loss_transform="log", clip_each=1.0, **training),
+        training=dataclasses.replace(training, loss_transform="log", clip_each=1.0),
         optimizer=optim.Settings(learning_rate=2e-2, schedule="cosine"),
         batch_size=batch_size,
         phase=phase,
@@ -247,11 +247,11 @@ _GRAVITY_START = (
 )
 _NEWTON_QUICK = _newton_on_gravity(
     *(4, 320, _GRAVITY_START),
-    **{"epochs": 12, "loss_floor": 1e-3, "average_decay": 0.9},
+    loop.Settings(epochs=12, loss_floor=1e-3, average_decay=0.9),
 )
 _NEWTON_FULL = _newton_on_gravity(
     *(50, 640, (*_GRAVITY_START, "8:num_substeps=320,loss_floor=1e-3")),
-    **{"epochs": 16, "loss_floor": 1e-4, "average_decay": 0.98, "eval_every": 4},
+    loop.Settings(epochs=16, loss_floor=1e-4, average_decay=0.98, eval_every=4),
 )
 
 # On gravity one paper has one model.
