@@ -78,7 +78,7 @@ def differences(values: Array, graph: Graph) -> jax.Array:
         receivers = graphs.gather_receivers(values, graph)
         return receivers - graphs.gather_senders(values, graph)
     *lead, _, channels = values.shape
-    bodies = values.reshape(*lead, bucket.num_graphs, size, channels)
+    bodies = jnp.asarray(values).reshape(*lead, bucket.num_graphs, size, channels)
     if rings > ROLLED_RINGS:
         found = bodies[..., None, :, :] - _partners(bodies, rings)
     else:
@@ -87,7 +87,7 @@ def differences(values: Array, graph: Graph) -> jax.Array:
     return found.reshape(*lead, -1, channels)
 
 
-def _partners(bodies: Array, rings: int) -> jax.Array:
+def _partners(bodies: jax.Array, rings: int) -> jax.Array:
     """Body i + k of each ring k from 1 to `rings`: [..., n, C] -> [..., rings, n, C].
 
     Entry k * (n + 1) + i of the n bodies repeated without end is body (i + k) mod n.
