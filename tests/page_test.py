@@ -257,9 +257,17 @@ def test_a_table_of_a_curve_may_have_unknown_cells(tmp_path):
     table.write_text("epoch,train_loss,valid_loss\n2,,5\n4,1,3\n")
     found = curves.of(tmp_path, report_test.make_record())["curve"]
     assert found["epoch"] == [2, 4] and found["valid"] == [5, 3]
-    table.write_text("epoch,loss\n2,5\n")
-    with pytest.raises(UserError, match="expected epoch,train_loss,valid_loss in line"):
-        curves.of(tmp_path, report_test.make_record())
+    table.write_text("epoch,seconds,train,valid\n2,17,1,3\n")
+    found = curves.of(tmp_path, report_test.make_record())["curve"]
+    assert found["train"] == [1] and found["valid"] == [3]
+    for text, words in (
+        ("epoch,loss\n2,5\n", "columns epoch, train_loss and valid_loss in line 1"),
+        ("epoch,train,valid\n2,5\n", "expected 3 numbers in line 2"),
+        ("epoch,train,valid\n2,5,x\n", "expected 3 numbers in line 2"),
+    ):
+        table.write_text(text)
+        with pytest.raises(UserError, match=words):
+            curves.of(tmp_path, report_test.make_record())
 
 
 # --- Published values ---------------------------------------------------------------
@@ -301,7 +309,7 @@ def test_the_command_writes_a_page_and_tells_what_it_lacks(tmp_path, capsys):
     flags = {"html": str(page), "data_dir": str(tmp_path / "data")}
     report.main(Given(flags), [str(tmp_path / "runs")])
     out = capsys.readouterr().out
-    assert out.startswith(f"{page}: 2 runs on 1 test sets, 0 training curves")
+    assert out.startswith(f"{page}: 2 runs on 1 task, 0 training curves")
     assert "the data set nbody_small is not there" in out
     assert data_of(page.read_text())["runs"][1]["label"] == "b"
 

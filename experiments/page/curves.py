@@ -15,7 +15,8 @@ from demetar import files
 from demetar.errors import UserError
 from demetar.train import writers
 
-CURVE_FILE = "curve.csv"  # epoch, train_loss, valid_loss; an empty cell is unknown
+CURVE_FILE = "curve.csv"  # among its columns are these; an empty cell is unknown
+_NAMES = (("epoch",), ("train_loss", "train"), ("valid_loss", "valid"))
 MOST_POINTS = 400
 _COLUMNS = ("epoch", "train_loss", "valid_loss")
 _NONE = f"no {writers.METRICS_FILE} or {CURVE_FILE} beside the record"
@@ -87,15 +88,20 @@ def _of_metrics(
 
 
 def _of_table(path: pathlib.Path) -> list[tuple[float, float, float]]:
+    """Rows of epoch, training and validation loss, by the names of the columns."""
     lines = list(csv.reader(io.StringIO(_text(path))))
-    if not lines or tuple(lines[0]) != _COLUMNS:
-        raise _damaged(path, 1, ",".join(_COLUMNS))
+    header = lines[0] if lines else []
+    found = [[name for name in names if name in header] for names in _NAMES]
+    if not all(found):
+        raise _damaged(path, 1, "columns epoch, train_loss and valid_loss")
+    columns = [header.index(names[0]) for names in found]
     rows = []
     for number, cells in enumerate(lines[1:], 2):
         try:
-            epoch, train, valid = (float(cell) if cell else np.nan for cell in cells)
-        except ValueError:
-            raise _damaged(path, number, "three numbers") from None
+            texts = [cells[column] for column in columns]
+            epoch, train, valid = (float(text) if text else np.nan for text in texts)
+        except (ValueError, IndexError):
+            raise _damaged(path, number, f"{len(header)} numbers") from None
         rows.append((epoch, train, valid))
     return rows
 

@@ -64,7 +64,7 @@ def describe(shown: Mapping[str, Any], size: int) -> Sequence[str]:
     curves = sum(run["curve"] is not None for run in runs)
     scenes = sum(len(group["scenes"]) for group in groups)
     first = (
-        f"{len(runs)} runs on {len(groups)} test sets, {curves} training curves, "
+        f"{_count(runs, 'run')} on {_count(groups, 'task')}, {curves} training curves, "
         f"{scenes} test samples in the player, {size / 1e6:.2f} MB"
     )
     reasons = [
@@ -73,3 +73,7 @@ def describe(shown: Mapping[str, Any], size: int) -> Sequence[str]:
         if group["scenes_reason"]
     ]
     return [first, *reasons, *shown["notes"]]
+
+
+def _count(items: Sequence[Any], name: str) -> str:
+    return f"{len(items)} {name}" + ("" if len(items) == 1 else "s")
