@@ -101,18 +101,21 @@ def test_imported_data_have_no_known_motion():
 
 
 @functools.cache
-def model(name: str) -> predict.Predictor:
-    made = trained.make(name, trained.BODIES, fields={**trained.SMALL, **NEWTON})
+def model(name: str, **changes: Any) -> predict.Predictor:
+    fields = {**trained.SMALL, **NEWTON, **changes}
+    made = trained.make(name, trained.BODIES, fields=fields)
     return predict.Predictor(made)
 
 
-def test_the_path_of_newton_ends_at_what_it_predicts():
+@pytest.mark.parametrize("stretch", [4.0, 1.0])
+def test_the_path_of_newton_ends_at_what_it_predicts(stretch):
     inputs = trained.bodies((3, 4))
     share = np.linspace(0, 1, 6)
-    shifts = paths.path_of_model(model("newton"), inputs, share)
+    newton = model("newton", stretch=stretch)
+    shifts = paths.path_of_model(newton, inputs, share)
     assert shifts is not None and shifts.shape == (6, 7, 3)
     start = np.concatenate(inputs["positions"])
-    end = np.concatenate(model("newton")(**inputs)["position"])
+    end = np.concatenate(newton(**inputs)["position"])
     np.testing.assert_array_equal(shifts[0], 0)
     np.testing.assert_allclose(start + shifts[-1], end, atol=1e-5)
     # In so short a time it is no straight line, but nearly.

@@ -218,11 +218,9 @@ class Newton(base.Model):
     ) -> integrators.Motion:
         """The motion after the horizon.
 
-        Whoever records is told of the way there too: `path`, the shifts [steps, N, 3]
-        after every step, and `path_time` [steps, N, 1], if there is one frame.
-
         Positions are kept for the backward pass, and what a step makes of them is made
         again there. The length of the steps has no gradient: it is the integrator's.
+        Recorded are the shifts after every step [steps, N, 3] and their times.
         """
         count = self.num_substeps if is_training else self.eval_substeps
         if self.stretch == 1:
@@ -249,7 +247,7 @@ class Newton(base.Model):
         remaining = jnp.full((graph.bucket.max_nodes, 1), self.horizon, dtype)
         left = jnp.arange(count, 0, -1, dtype)
         (motion, _), passed = hk.scan(hk.remat(substep), (motion, remaining), left)
-        if keeps_path:
+        if passed is not None:
             capture.record("path", passed[0])
             capture.record("path_time", passed[1])
         return motion
@@ -260,13 +258,19 @@ class Newton(base.Model):
     ) -> integrators.Motion:
         """The motion after the horizon, in steps that look at no distance."""
         step_fn = integrators.kick_drift_kick(accelerate, self.horizon / count)
+        keeps_path = capture.is_recording() and not self.num_frames
 
         def substep(
             motion: integrators.Motion, _: None
-        ) -> tuple[integrators.Motion, None]:
-            return step_fn(motion), None
+        ) -> tuple[integrators.Motion, Any]:
+            motion = step_fn(motion)
+            return motion, motion.positions if keeps_path else None
 
-        motion, _ = hk.scan(hk.remat(substep), motion, None, length=count)
+        motion, passed = hk.scan(hk.remat(substep), motion, None, length=count)
+        if passed is not None:
+            times = self.horizon * jnp.arange(1, count + 1)[:, None, None] / count
+            capture.record("path", passed)
+            capture.record("path_time", jnp.broadcast_to(times, (*passed.shape[:2], 1)))
         return motion
 
     @hk.transparent
