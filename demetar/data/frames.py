@@ -42,8 +42,8 @@ class Frames:
     @property
     def starts(self) -> np.ndarray:
         """The row of each frame's first atom, [F]."""
-        stops: np.ndarray = np.cumsum(self.n_node, dtype=np.int64)
-        return stops - self.n_node
+        found: np.ndarray = np.cumsum(self.n_node, dtype=np.int64) - self.n_node
+        return found
 
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Frames:
         """The frames of some rows, in that order."""
@@ -134,9 +134,14 @@ def uniform(
 
 def joined(parts: Sequence[Frames]) -> Frames:
     """The frames of several sources, one after the other."""
-    fields = ("numbers", "positions", "energies", "forces", "n_node")
     velocities = [part.velocities for part in parts if part.velocities is not None]
     return Frames(
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in fields),
-        np.concatenate(velocities) if len(velocities) == len(parts) else None,
+        numbers=np.concatenate([part.numbers for part in parts]),
+        positions=np.concatenate([part.positions for part in parts]),
+        energies=np.concatenate([part.energies for part in parts]),
+        forces=np.concatenate([part.forces for part in parts]),
+        n_node=np.concatenate([part.n_node for part in parts]),
+        velocities=np.concatenate(velocities)
+        if len(velocities) == len(parts)
+        else None,
     )
