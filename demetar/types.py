@@ -264,6 +264,8 @@ class TaskSpec:
       radial_extent: distance that a radial basis spans; the 99.9th percentile of the
         lengths of the training edges. No pair beyond it is silenced.
       average_neighbors: average number of neighbours per node of the training set.
+      judged_by: the head whose error selects the best epoch and is the error of a run,
+        where the heads have different units; '' for the mean over all by their weights.
     """
 
     name: str
@@ -278,8 +280,15 @@ class TaskSpec:
     average_neighbors: float = 1.0
     species: tuple[str, ...] = ()
     cutoff: float | None = None
+    judged_by: str = ""
 
     def __post_init__(self) -> None:
+        names = [head.name for head in self.heads]
+        if self.judged_by and self.judged_by not in names:
+            raise ValueError(
+                f"task {self.name!r} is judged by {self.judged_by!r}, expected one of "
+                f"its heads: {', '.join(names)}"
+            )
         for head in self.heads:
             if head.offsets and len(head.offsets) != len(self.species):
                 raise ValueError(

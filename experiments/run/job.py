@@ -309,8 +309,10 @@ def finish(
       writer: of metrics and pictures.
     """
     dataset, trainer = job.dataset, run.trainer
-    by_head, predictions = tested
-    errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
+    by_head, predictions, measures = tested
+    errors = losses.overall(
+        dataset.task, {name: own.astype(np.float64) for name, own in by_head.items()}
+    )
     best = trainer.placement.here(run.best)
     record = {
         **job_record(job, config),
