@@ -308,8 +308,6 @@ class TaskSpec:
                     f"expected a graph scalar of size 1: "
                     f"{', '.join(sorted(scalars)) or 'the task has none'}"
                 )
-        if self.heads and not any(head.weight for head in self.heads):
-            raise ValueError(f"task {self.name!r} has no head with a weight above 0")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serialisable dictionary that `from_json` reads back."""

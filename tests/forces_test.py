@@ -1,22 +1,15 @@
 """Heads that are the negative gradient of another: forces of any model's energy."""
 
 import dataclasses
-import functools
 
-import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import demetar
-from demetar import graphs, models, testing
-from demetar.errors import UserError
-from demetar.models import gradients
-from demetar.nn import capture
+from demetar import graphs, models
 from demetar.testing import batches
 from demetar.testing.subject import quick_params, small_fields
-from demetar.types import Head, TaskSpec
+from demetar.types import Head
 
 ENERGY = Head("energy", "graph_scalar", unit="meV", extensive=True, scale=3.0)
 FORCES = Head(

@@ -34,8 +34,8 @@ class Settings(potentials.Settings):
 
     forces: str = setting(
         "conservative",
-        "conservative: minus the gradient of the energy; direct: vectors that the model "
-        "predicts beside it.",
+        "conservative: minus the gradient of the energy; direct: vectors that the "
+        "model predicts beside it.",
         DATA,
         choices=MODES,
     )
@@ -55,8 +55,8 @@ class Settings(potentials.Settings):
     )
     reference_energies: tuple[str, ...] = setting(
         (),
-        "SYMBOL=eV, what is subtracted for each atom of an element in place of what the "
-        "training frames say; for all elements or none.",
+        "SYMBOL=eV, what is subtracted for each atom of an element in place of what "
+        "the training frames say; for all elements or none.",
         DATA,
         repeatable=True,
     )
@@ -182,8 +182,8 @@ def references(task: TaskSpec, given: tuple[str, ...]) -> tuple[float, ...]:
     missing = [name for name in task.species if name not in found]
     if missing:
         raise UserError(
-            f"expected --reference_energies of {', '.join(task.species)}, found none of "
-            f"{', '.join(missing)}"
+            f"expected --reference_energies of {', '.join(task.species)}, found none "
+            f"of {', '.join(missing)}"
         )
     return tuple(found[name] for name in task.species)
 

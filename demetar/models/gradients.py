@@ -25,7 +25,7 @@ Outputs = dict[str, Array]
 def without_gradients(task: TaskSpec) -> TaskSpec:
     """The task of the model itself: the heads that are no gradients."""
     own = tuple(head for head in task.heads if not head.gradient_of)
-    return dataclasses.replace(task, heads=own)
+    return dataclasses.replace(task, heads=own, judged_by="")
 
 
 def with_gradients(model: hk.Transformed, task: TaskSpec) -> hk.Transformed:

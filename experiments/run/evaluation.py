@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from demetar.data.dataset import Dataset
-from demetar.train import equivariance, loop, optim
+from demetar.train import equivariance, loop, losses, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Params, TaskSpec
 from experiments.run import statistics
