@@ -418,7 +418,7 @@ def test_the_partial_last_batch_counts_by_its_graphs(kind, tmp_path):
         expected = linear_errors(split, 0.7, kind).mean()
         np.testing.assert_allclose(metrics[name][0], expected, rtol=1e-5)
     # More test batches than validation batches pass through the same program.
-    errors, _ = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
+    errors = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test")).errors
     expected = linear_errors("test", 0.7, kind)
     np.testing.assert_allclose(errors["position"], expected[None], rtol=1e-5)
     assert trainer.programs.num_compiled == 2
