@@ -35,6 +35,9 @@ class Model(hk.Module):
         particles along them.
       ignores: inputs that the model does not read, by its paper: 'charge', 'velocity',
         'position', 'species' or 'edge feature'. Tests hold it to reading the others.
+      fades_at_cutoff: whether what an edge says ends smoothly at the cutoff of the
+        task, by an envelope, so that energies have no jump as an atom crosses it. Tests
+        hold a model to it; molecular dynamics within a cutoff asks for it.
       small: fields of the configuration that tests use, which compiles fast.
       small_molecular: further ones, on molecules.
     """
@@ -43,6 +46,7 @@ class Model(hk.Module):
     supports: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]] = frozenset()
     ignores: ClassVar[frozenset[str]] = frozenset()
+    fades_at_cutoff: ClassVar[bool] = False
     small: ClassVar[Mapping[str, Any]] = {}
     small_molecular: ClassVar[Mapping[str, Any]] = {}
 

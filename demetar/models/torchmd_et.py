@@ -99,6 +99,7 @@ class TorchmdEt(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    fades_at_cutoff: ClassVar[bool] = True
     small = {"num_layers": 2, "num_basis": 5}
 
     num_heads: int = 8
