@@ -91,17 +91,16 @@ class Evaluator:
         values = heads.absolute_all(task, predictions, counts)
         return Evaluation(errors, values, measures)
 
-    def validate(self, params: Params) -> np.ndarray:
-        """Validation loss of each replica, [R]: the mean over the samples of the error
-        by which a run is judged (`losses.overall`).
+    def validate(self, params: Params) -> dict[str, np.ndarray]:
+        """Mean error of each head and replica on the validation samples, {head: [R]}.
+
+        `losses.overall` makes the validation loss of them.
         """
         errors = self.evaluate(params, self._valid_plan).errors
-        means = {
+        return {
             name: value.astype(np.float64).mean(axis=1)
             for name, value in errors.items()
         }
-        found: np.ndarray = losses.overall(self._dataset.task, means)
-        return found
 
     def first_batch(
         self, plan: Plan, predictions: Mapping[str, Array]

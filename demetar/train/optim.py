@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import optax
-from optax import contrib
 
 from demetar.settings import NOT_NEGATIVE, TRAINING, Bounds, setting
+from demetar.train.muon import muon
 
 OPTIMIZERS = ("adam", "adamw", "amsgrad", "muon")
 SCHEDULES = ("constant", "cosine", "steps")
@@ -56,7 +56,7 @@ class Settings:
     )
 
 
-def keeps_shapes(settings: Settings) -> bool:
+def needs_shapes(settings: Settings) -> bool:
     """Whether the optimiser treats parameters as matrices, not each number alike."""
     return settings.optimizer == "muon"
 
@@ -90,7 +90,7 @@ def make(
     rate = learning_rate(settings, num_steps, steps_per_epoch)
     decay = settings.weight_decay
     if settings.optimizer == "muon":
-        parts.append(contrib.muon(rate, weight_decay=decay, adam_weight_decay=decay))
+        parts.append(muon(rate, decay))
         return optax.chain(*parts)
     if settings.optimizer != "adamw" and decay:
         parts.append(optax.add_decayed_weights(decay))

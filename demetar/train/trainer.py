@@ -72,7 +72,7 @@ class Trainer:
         self.schedule = Schedule(dataset, settings, phases)
         rated = (optimizer, self.schedule.num_steps, num_batches)
         self._optimizer = optim.make(*rated)
-        self._is_flat = not optim.keeps_shapes(optimizer)
+        self._needs_shapes = optim.needs_shapes(optimizer)
         self.learning_rate = optim.learning_rate(*rated)
         self.evaluator = Evaluator(
             *(model, dataset, self.programs, self.placement, self._arrays),
@@ -151,9 +151,10 @@ class Trainer:
         task, packing = self.dataset.task, self.dataset.packing
         shared = self.placement.num_devices > 1
         slots = self._whole.bucket.num_graphs if shared else 0
-        if self._is_flat:
-            model = flat.of_vectors(model, state.params)
-        update = loop.make_update(model, task, self._optimizer, settings, slots)
+        model, optimizer = flat.of_vectors(model, state.params), self._optimizer
+        if self._needs_shapes:
+            optimizer = flat.optimizer_of_vectors(optimizer, state.params)
+        update = loop.make_update(model, task, optimizer, settings, slots)
 
         def step(
             state: TrainState, row: Mapping[str, Array]
@@ -178,12 +179,8 @@ class Trainer:
             state, metrics = jax.lax.scan(step, state, rows)
             return state, {name: value.sum(axis=0) for name, value in metrics.items()}
 
-        flat_state, restore = flat.flatten(state) if self._is_flat else (state, _same)
+        flat_state, restore = flat.flatten(state)
         num_replicas, on_cpu = len(self.settings.seeds), self.placement.on_cpu
         call = over_replicas(steps, (0, 1), num_replicas, on_cpu)
         flat_state, sums = call(flat_state, rows)
         return restore(flat_state), sums
-
-
-def _same(state: TrainState) -> TrainState:
-    return state
