@@ -42,8 +42,8 @@ class Frames:
     @property
     def starts(self) -> np.ndarray:
         """The row of each frame's first atom, [F]."""
-        stops: np.ndarray = np.cumsum(self.n_node, dtype=np.int64)
-        return stops - self.n_node
+        found: np.ndarray = np.cumsum(self.n_node, dtype=np.int64) - self.n_node
+        return found
 
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Frames:
         """The frames of some rows, in that order."""
@@ -132,11 +132,80 @@ def uniform(
     )
 
 
+def ragged(
+    n_atoms: np.ndarray,
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    energies: np.ndarray,
+    forces: np.ndarray,
+    place: object,
+    velocities: np.ndarray | None = None,
+) -> Frames:
+    """The frames of molecules of any sizes.
+
+    Args:
+      n_atoms: [F].
+      numbers: [A] atomic numbers, frame after frame.
+      positions: [A, 3] in Å.
+      energies: [F] or [F, 1] in eV.
+      forces: [A, 3] in eV/Å.
+      place: where they were read, for errors.
+      velocities: [A, 3] in Å/fs.
+
+    Raises:
+      UserError: as `uniform`.
+    """
+    sizes = files.whole_numbers(n_atoms, "n_atoms", place, [None], least=1)
+    count, total = len(sizes), int(sizes.sum())
+    if not count:
+        raise UserError(f"expected at least one frame of atoms in {place}, found none")
+    species = files.whole_numbers(
+        numbers, "numbers", place, [total], least=1, most=elements.MOST
+    )
+    if energies.shape == (count, 1):
+        energies = energies[:, 0]
+    values = files.real_numbers(energies, "energies", place, [count], ("frame",))
+
+    def vectors(array: np.ndarray, name: str) -> np.ndarray:
+        bad = np.zeros(0, bool)
+        if array.dtype.kind == "f" and array.shape == (total, 3):
+            bad = ~np.isfinite(array).all(axis=1)
+        if bad.any():
+            frame, atom = _frame_of(int(np.argmax(bad)), sizes)
+            raise UserError(
+                f"expected finite numbers in {name!r} of {place}, found others at "
+                f"frame {frame}, atom {atom} (from 0), {int(bad.sum())} in all; leave "
+                "those frames out or mend them"
+            )
+        return files.real_numbers(array, name, place, [total, 3], ("atom", "axis"))
+
+    return Frames(
+        species.astype(np.uint8),
+        vectors(positions, "positions"),
+        values,
+        vectors(forces, "forces"),
+        sizes.astype(np.int32),
+        None if velocities is None else vectors(velocities, "velocities"),
+    )
+
+
+def _frame_of(row: int, sizes: np.ndarray) -> tuple[int, int]:
+    """Frame and atom, from 0, of a row of all atoms."""
+    stops = np.cumsum(sizes)
+    frame = int(np.searchsorted(stops, row, side="right"))
+    return frame, row - int(stops[frame] - sizes[frame])
+
+
 def joined(parts: Sequence[Frames]) -> Frames:
     """The frames of several sources, one after the other."""
-    fields = ("numbers", "positions", "energies", "forces", "n_node")
     velocities = [part.velocities for part in parts if part.velocities is not None]
     return Frames(
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in fields),
-        np.concatenate(velocities) if len(velocities) == len(parts) else None,
+        numbers=np.concatenate([part.numbers for part in parts]),
+        positions=np.concatenate([part.positions for part in parts]),
+        energies=np.concatenate([part.energies for part in parts]),
+        forces=np.concatenate([part.forces for part in parts]),
+        n_node=np.concatenate([part.n_node for part in parts]),
+        velocities=np.concatenate(velocities)
+        if len(velocities) == len(parts)
+        else None,
     )
