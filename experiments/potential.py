@@ -1,9 +1,10 @@
-"""Train a model on energies and forces: an interatomic potential.
+"""Train a model on energies and forces of atoms.
 
     python -m pip install '.[potential]'
     python -m experiments.potential --model=nequip
 
-Any model with a scalar of a graph serves: forces are minus the gradient of its energy.
+Any model with a scalar of a graph becomes an interatomic potential: forces are minus
+the gradient of its energy.
 Data that is not on the disk is generated first: molecular dynamics of ethanol under
 GFN2-xTB. The defaults are this project's protocol; any flag changes it. The same
 command continues an interrupted run. The work directory ends with record.json,
