@@ -46,6 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": _BASE | {"data", "precision", "models", "train", "testing"},
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
+    "ase": set(),
+    "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }

@@ -52,6 +52,11 @@ class Model(hk.Module):
 
     task: TaskSpec
 
+    @classmethod
+    def fades(cls, fields: Mapping[str, Any]) -> bool:
+        """Whether a model with these fields is one that `fades_at_cutoff`."""
+        return cls.fades_at_cutoff
+
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         """Outputs per head: {name: [N, K, 3] | [N, T] | [G, T]}.
 

@@ -19,8 +19,8 @@ belong to the head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import haiku as hk
 import jax
@@ -112,6 +112,10 @@ class TorchmdEt(base.Model):
     output: str = "target"
     pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
+
+    @classmethod
+    def fades(cls, fields: Mapping[str, Any]) -> bool:
+        return bool(fields.get("vector_cutoff", True))
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         # Both edges of a pair have the same filters.
