@@ -20,8 +20,10 @@ import pathlib
 
 from demetar import models
 from demetar.data import potential_heads
+from demetar.data.potentials import SPLITS, Sets
 from demetar.settings import DATA, defaults_of, setting
 from experiments.protocols import potential as protocols
+from experiments.protocols.settings import Settings
 from experiments.run import cli, job, options, potential_data, repeat
 from tools.command_line import CommandLine, Given
 
@@ -60,18 +62,41 @@ def main(given: Given, _: list[str]) -> int:
     choice = given.read(Choice)
     protocol = protocols.find(given["model"], given.read(options.Choice).protocol)
     settings = options.resolve(given, protocol, choice.dataset)
+    sets = job.load(lambda: read(choice, settings))
+    given = without_settled(given, choice, settings)
     reading = settings.reading()
-    sets = job.load(lambda: potential_data.load(choice.dataset, choice.root, reading))
     for note in sets.notes:
         print(f"note      {note}")
     dataset = potential_heads.load(choice.dataset, sets, reading)
-    sizes = {f"num_{part}": len(frames) for part, frames in sets.parts.items()}
     names = models.input_defaults(settings.model)  # here these are the species
     automatic = {name: dataset.task.scalars for name in names}
-    settings = settings.changed(sizes)
+    settings = settings.changed(sizes(sets))
     settings = settings.with_protocol(fields={**automatic, **settings.fields})
     changed = options.changes(given, protocol, defaults_of(protocols.Data), automatic)
     return job.run(job.Job(MODULE, given, settings, changed, dataset, sets.place))
+
+
+def read(choice: Choice, settings: Settings) -> Sets:
+    """The frames."""
+    return potential_data.load(choice.dataset, choice.root, settings.reading())
+
+
+def sizes(sets: Sets) -> dict[str, int]:
+    """The settings that say how many frames there are."""
+    return {f"num_{part}": len(frames) for part, frames in sets.parts.items()}
+
+
+def without_settled(given: Given, choice: Choice, settings: Settings) -> Given:
+    """The flags without those of --config that the frames settle by themselves."""
+    names = [f"num_{part}" for part in SPLITS]
+    repeated = [name for name in names if name in given.repeated]
+    if not repeated:
+        return given
+    own = sizes(read(choice, settings.changed(dict.fromkeys(repeated))))
+    for name in repeated:
+        if given[name] == own[name]:
+            given = given.without(name)
+    return given
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def test_a_run_leaves_its_record(train, run, tmp_path, place):
     assert found["energy"]["mae_per_node"][0] == pytest.approx(share, rel=1e-3)
     assert_written_in_ev(run, tmp_path, test, values)
     assert "already finished" in train(*args).succeeded().output
+    repeat = ("--config=run", "--workdir=run", f"--data_dir={place}")
+    assert "already finished" in run(*repeat, module="potential").succeeded().output
 
 
 def assert_written_in_ev(run, folder, test, values):

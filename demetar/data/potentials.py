@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from demetar import elements, files, heads
-from demetar.data import edges, rmd17, units
+from demetar.data import edges, frame_sources, rmd17, units
 from demetar.data.atom_features import node_features
 from demetar.data.dataset import Dataset, identify
 from demetar.data.frames import Frames, joined
 from demetar.data.packing import make_packing
+from demetar.data.readers.frames import Reading
 from demetar.data.samples import Samples, centred, radial_extent, to_dtype
 from demetar.errors import UserError
 from demetar.settings import COUNT, DATA, Bounds, setting
 from demetar.types import Head, Nodes, TaskSpec
 
-SPLITS = ("train", "valid", "test")
+SPLITS = frame_sources.SPLITS
 ENERGY, FORCES = "energy", "forces"  # names of the heads
 ALL = "all"
 
@@ -62,6 +63,21 @@ class Settings:
     num_test: int | None = setting(
         None, "Test frames: the first.", DATA, COUNT, default_words=ALL
     )
+    energy_key: str = setting(
+        "energy", "Of extended xyz: the name of the energy in the comments.", DATA
+    )
+    forces_key: str = setting(
+        "forces", "Of extended xyz: the name of the forces among the columns.", DATA
+    )
+    energy_unit: str = setting(
+        "",
+        f"Of own files: {', '.join(units.ENERGIES)}. Forces are in it per length.",
+        DATA,
+        default_words="eV, or kcal/mol in rMD17's and sGDML's .npz",
+    )
+    length_unit: str = setting(
+        "", f"Of own files: {', '.join(units.LENGTHS)}.", DATA, default_words="Å"
+    )
     cutoff: float | None = setting(
         None,
         "In Å, of graphs, envelopes and bases alike.",
@@ -94,22 +110,40 @@ def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
     """The frames of a data set.
 
     Args:
-      dataset: 'rmd17_ethanol' or another molecule of rMD17.
-      root: where data sets lie: the folder itself, or one that holds it.
+      dataset: 'rmd17_ethanol' or another molecule of rMD17; or the path of a folder or
+        file of `frame_sources.read_own`, from here or from `root`.
+      root: where data sets lie.
       settings: what is read.
 
     Raises:
       UserError: there is no such data set, or it is damaged, or has fewer frames than
         are asked for.
     """
-    parts, place = _read_rmd17(dataset, root, settings)
-    notes: tuple[str, ...] = ()
+    if frame_sources.is_rmd17(dataset):
+        source = frame_sources.read_rmd17(dataset, root, settings.labels, settings.fold)
+    else:
+        source = frame_sources.read_own(
+            _place(dataset, root),
+            Reading(*(getattr(settings, name) for name in Reading._fields)),
+            settings.num_train,
+            settings.num_valid,
+        )
     parts = {
-        split: _first(parts[split], split, getattr(settings, f"num_{split}"))
+        split: _first(source.parts[split], split, getattr(settings, f"num_{split}"))
         for split in SPLITS
     }
     content = {split: part.fingerprint() for split, part in parts.items()}
-    return Sets(parts, files.json_hash(content), place, notes)
+    return Sets(parts, files.json_hash(content), source.place, source.notes)
+
+
+def _place(dataset: str, root: pathlib.Path) -> pathlib.Path:
+    for place in (pathlib.Path(dataset), root / dataset):
+        if place.exists():
+            return place
+    raise UserError(
+        f"expected --dataset={rmd17.PREFIX}M with M of {', '.join(rmd17.MOLECULES)}, "
+        f"or a folder or file of frames, found {dataset[:80]!r}, which is none"
+    )
 
 
 def _first(frames: Frames, split: str, count: int | None) -> Frames:
@@ -119,39 +153,6 @@ def _first(frames: Frames, split: str, count: int | None) -> Frames:
             f"found {count:,}"
         )
     return frames.take(slice(count))
-
-
-def _read_rmd17(
-    dataset: str, root: pathlib.Path, settings: Settings
-) -> tuple[dict[str, Frames], pathlib.Path]:
-    """The protocol: 950 + 50 of the 1,000 training frames, and 1,000 for the test."""
-    molecule = dataset.removeprefix(rmd17.PREFIX)
-    if molecule not in rmd17.MOLECULES:
-        raise UserError(
-            f"expected --dataset={rmd17.PREFIX}M with M of "
-            f"{', '.join(rmd17.MOLECULES)}, found {dataset!r}"
-        )
-    folder = rmd17.find(root, molecule, settings.fold)
-    arrays = rmd17.read(folder, molecule, settings.fold)
-    train, test = (
-        rmd17.to_frames(
-            arrays[part], settings.labels, f"the {part} frames of {molecule}"
-        )
-        for part in rmd17.PARTS
-    )
-    if not rmd17.NUM_VALID < len(train) <= rmd17.MOST_TRAIN:
-        raise UserError(
-            f"expected more than {rmd17.NUM_VALID} and at most {rmd17.MOST_TRAIN:,} "
-            f"training frames of {molecule}, as its authors advise, found "
-            f"{len(train):,} in {folder}"
-        )
-    cut = len(train) - rmd17.NUM_VALID
-    parts = {
-        "train": train.take(slice(cut)),
-        "valid": train.take(slice(cut, None)),
-        "test": test,
-    }
-    return parts, folder
 
 
 # --- Graphs -------------------------------------------------------------------------

@@ -51,6 +51,11 @@ def split_file(molecule: str, part: str, fold: int) -> str:
     return f"{PREFIX}{molecule}_{part}_{fold:02}.npz"
 
 
+def rows_file(part: str, fold: int) -> str:
+    """The name of the published file of a split's row numbers."""
+    return f"index_{part}_{fold:02}.csv"
+
+
 def find(place: pathlib.Path, molecule: str, fold: int = 1) -> pathlib.Path:
     """The folder that holds a molecule: `place`, or `rmd17` in it.
 
@@ -97,7 +102,7 @@ def read(folder: pathlib.Path, molecule: str, fold: int = 1) -> dict[str, Arrays
     count = len(arrays["energies"])
     found = {}
     for part in PARTS:
-        rows = _rows(folder / "splits" / f"index_{part}_{fold:02}.csv", count)
+        rows = _rows(folder / "splits" / rows_file(part, fold), count)
         found[part] = {
             name: array[rows] if name in _PER_FRAME else array
             for name, array in arrays.items()
