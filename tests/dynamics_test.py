@@ -83,9 +83,7 @@ def test_a_periodic_cell_and_an_unknown_element_are_refused(run):
     atoms.calc = demetar.calculator(run)
     with pytest.raises(UserError, match="without a periodic cell.*set atoms.pbc = Fal"):
         atoms.get_forces()
-    with pytest.raises(
-        UserError, match="species H, C, O that the model knows"
-    ):
+    with pytest.raises(UserError, match="species H, C, O that the model knows"):
         Potential(demetar.load(run))([16, 1, 1, 6, 1], places())
 
 

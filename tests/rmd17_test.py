@@ -149,6 +149,7 @@ def test_damaged_files_are_told(tmp_path, changed, message):
 def test_more_than_a_thousand_training_frames_are_refused(tmp_path):
     frames = frame_texts.trajectory(1_010)
     arrays = frame_texts.of_rmd17(frames)
+    arrays |= {"old_energies": None, "old_forces": None}
     rows = {"train": np.arange(1_001), "test": np.arange(1_001, 1_010)}
     with pytest.raises(UserError, match="at most 1,000.*found 1,001"):
         load(unpacked(tmp_path / "many", files_of(rows=rows, **arrays)))
