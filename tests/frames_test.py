@@ -156,7 +156,7 @@ def test_a_force_that_is_no_number_names_its_line(tmp_path):
         read(text(tmp_path, "\n".join(lines)), Reading())
 
 
-@quick(30)
+@quick
 @hypothesis.given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6),
     seed=st.integers(0, 2**32 - 1),
@@ -362,7 +362,7 @@ def test_frames_in_two_splits_are_counted(tmp_path):
 # --- Notes --------------------------------------------------------------------------
 
 WALK = frame_texts.trajectory(60)
-KICKED = frame_texts.trajectory(60, step=0.6)
+KICKED = frame_texts.trajectory(60, step=0.25, kept=0.0)
 
 
 @pytest.mark.parametrize("frames", [WALK, KICKED, frame_texts.mixed(30)])
@@ -404,14 +404,15 @@ def test_energies_of_other_frames_are_told():
 
 
 def test_energies_beside_forces_without_a_trajectory():
-    far = frame_texts.trajectory(60, step=9.0)
+    places = KICKED.positions.reshape(60, -1, 3) + np.arange(60.0)[:, None, None]
+    far = dataclasses.replace(KICKED, positions=places.reshape(-1, 3))
     assert frame_checks.notes_on(far, "these") == ()
     odd = dataclasses.replace(far, energies=1e4 * far.energies)
     (note,) = frame_checks.notes_on(odd, "these")
     assert "which is much for forces of" in note
 
 
-@quick(20)
+@quick
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 20))
 def test_notes_take_any_frames(seed, count):
     random = np.random.default_rng(seed)

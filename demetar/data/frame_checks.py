@@ -91,6 +91,8 @@ def _of_lengths(frames: Frames) -> str:
     ratio = float(np.median(ratios))
     if _CONTACTS[0] <= ratio <= _CONTACTS[1]:
         return ""
+    if not ratio:
+        return "most atoms are at the place of another one"
     return (
         f"atoms are {ratio:.3g} times as far from each other as bonded ones are"
         f"{_guess(ratio, units.LENGTHS, 'positions')}; see --length_unit"
