@@ -28,7 +28,7 @@ except ImportError:
 EnergyAndForces = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 
 
-class Calculator(of_ase.Calculator):  # type: ignore[misc]
+class Calculator(of_ase.Calculator):
     """A calculator of ASE.
 
     Args:
@@ -38,7 +38,7 @@ class Calculator(of_ase.Calculator):  # type: ignore[misc]
       potential: the same.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces")
+    implemented_properties = ["energy", "free_energy", "forces"]
 
     def __init__(self, potential: EnergyAndForces):
         super().__init__()

