@@ -208,8 +208,8 @@ def _pairs(frames: Frames) -> tuple[np.ndarray, np.ndarray, bool]:
             forces = (frames.forces[here] + frames.forces[there]) / 2
             rise = frames.energies[row + 1] - frames.energies[row]
             columns.append([rise, -float((forces * steps).sum()), largest])
-    rises, works, largest = np.array(columns).reshape(-1, 3).T
-    near = largest < _NEAR
+    rises, works, lengths = np.array(columns).reshape(-1, 3).T
+    near = lengths < _NEAR
     if near.sum() >= _FEWEST_PAIRS:
         return rises[near], works[near], True
     return rises, works, False
