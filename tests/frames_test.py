@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import tempfile
+import warnings
 
 import hypothesis
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from demetar.data import frame_checks, frame_sources, potentials, units
 from demetar.data.frames import Frames, joined, ragged
+from demetar.data.readers import comment
 from demetar.data.readers.frames import Reading, read
 from demetar.data.samples import Samples
 from demetar.errors import UserError
@@ -266,6 +268,12 @@ FLAT = flat(frame_texts.mixed(2))
         ({"z": None}, "expected the arrays nuclear_charges.*found R, E, F"),
         ({"R": SGDML["R"][:0]}, "at least one frame"),
         ({"lattice": np.eye(3)}, "a periodic cell"),
+        (
+            {"R": with_one(SGDML["R"], (2, 0, 1), -1e10)},
+            "1e.09.*found 1e.10 in frame 2",
+        ),
+        ({"E": with_one(SGDML["E"], (3,), 1e40)}, "found 1e.40 in frame 3"),
+        ({"F": with_one(SGDML["F"], (1, 2, 2), 1e300)}, "found 1e.300 in frame 1"),
     ],
 )
 def test_a_bad_array_of_one_molecule_is_named(tmp_path, changed, message):
@@ -294,6 +302,44 @@ def test_a_bad_array_of_many_molecules_is_named(tmp_path, changed, message):
     arrays = {name: a for name, a in {**FLAT, **changed}.items() if a is not None}
     with pytest.raises(UserError, match=message):
         read(saved(tmp_path, arrays), Reading())
+
+
+@quick
+@hypothesis.given(data=st.data(), text_file=st.booleans())
+def test_damage_is_read_or_refused_in_one_line(data, text_file):
+    frames = frame_texts.mixed(2)
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = pathlib.Path(name)
+        path = saved(folder, flat(frames))
+        if text_file:
+            path = text(folder, frame_texts.extended_xyz(frames))
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            start = data.draw(st.integers(0, len(content) - 1))
+            stop = start + data.draw(st.integers(0, 30))
+            content[start:stop] = data.draw(
+                st.sampled_from([b"", b"nan", b"1e999", b"\n", b"\xff", b'"', b"0"])
+            )
+        path.write_bytes(content)
+        try:
+            found = read(path, Reading())
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1_000
+        else:
+            assert len(frame_checks.notes_on(found, "these")) <= 3
+
+
+def test_what_is_no_user_error_is_seen(tmp_path, monkeypatch):
+    """The negative control of the test above."""
+
+    def broken(line):
+        raise TypeError("not for the user")
+
+    monkeypatch.setattr(comment, "parse", broken)
+    path = text(tmp_path, frame_texts.extended_xyz(frame_texts.mixed(1)))
+    with pytest.raises(TypeError):
+        read(path, Reading())
 
 
 # --- Splits -------------------------------------------------------------------------

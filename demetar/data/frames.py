@@ -15,6 +15,9 @@ from demetar import elements, files
 from demetar.data import edges
 from demetar.errors import UserError
 
+# What no frame has, in any unit, and what squares of are finite.
+_MOST = {"positions": 1e9, "energies": 1e15, "forces": 1e15}
+
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
@@ -123,13 +126,15 @@ def uniform(
         energies = energies[:, 0]
     values = files.real_numbers(energies, names[2], place, [count], axes[:1])
     pulls = files.real_numbers(forces, names[3], place, [count, size, 3], axes)
-    return Frames(
+    found = Frames(
         np.tile(species.astype(np.uint8), count),
         places.reshape(-1, 3),
         values,
         pulls.reshape(-1, 3),
         np.full(count, size, np.int32),
     )
+    _check_magnitudes(found, place)
+    return found
 
 
 def ragged(
@@ -179,7 +184,7 @@ def ragged(
             )
         return files.real_numbers(array, name, place, [total, 3], ("atom", "axis"))
 
-    return Frames(
+    found = Frames(
         species.astype(np.uint8),
         vectors(positions, "positions"),
         values,
@@ -187,6 +192,27 @@ def ragged(
         sizes.astype(np.int32),
         None if velocities is None else vectors(velocities, "velocities"),
     )
+    _check_magnitudes(found, place)
+    return found
+
+
+def _check_magnitudes(frames: Frames, place: object) -> None:
+    """Refuse numbers that are no unit's.
+
+    Raises:
+      UserError: there are such numbers; the first frame is named.
+    """
+    for name, most in _MOST.items():
+        values = getattr(frames, name)
+        bad = (np.abs(values) > most).reshape(len(values), -1).any(axis=1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            sizes = np.ones_like(frames.n_node) if name == "energies" else frames.n_node
+            raise UserError(
+                f"expected {name} of at most {most:g} in {place}, found "
+                f"{np.abs(values[row]).max():.3g} in frame {_frame_of(row, sizes)[0]} "
+                "(from 0); leave that frame out or mend it"
+            )
 
 
 def _frame_of(row: int, sizes: np.ndarray) -> tuple[int, int]:
