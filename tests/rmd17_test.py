@@ -6,6 +6,8 @@ import io
 import pathlib
 import tarfile
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +29,16 @@ ARRAYS = frame_texts.of_rmd17(
 ROWS = {"train": TRAIN, "test": TEST}
 
 
-def files_of(molecules=("ethanol",), rows=ROWS, **changed) -> dict[str, bytes]:
+def files_of(
+    molecules: Sequence[str] = ("ethanol",),
+    rows: Mapping[str, Sequence[Any] | np.ndarray] = ROWS,
+    **changed: np.ndarray | None,
+) -> dict[str, bytes]:
     """The files of the published archive."""
     content = io.BytesIO()
     arrays = {**ARRAYS, **changed}
-    np.savez(content, **{name: a for name, a in arrays.items() if a is not None})
+    known: dict[str, Any] = {name: a for name, a in arrays.items() if a is not None}
+    np.savez(content, **known)
     found = {
         f"rmd17/npz_data/rmd17_{molecule}.npz": content.getvalue()
         for molecule in molecules
@@ -58,7 +65,9 @@ def packed(path: pathlib.Path, files: dict[str, bytes], mode: str = "w:bz2") -> 
     return path.read_bytes()
 
 
-def load(folder: pathlib.Path, name: str = "rmd17_ethanol", **settings):
+def load(
+    folder: pathlib.Path, name: str = "rmd17_ethanol", **settings: Any
+) -> potentials.Sets:
     return potentials.load(name, folder, potentials.Settings(**settings))
 
 
@@ -148,7 +157,8 @@ def test_damaged_files_are_told(tmp_path, changed, message):
 
 def test_more_than_a_thousand_training_frames_are_refused(tmp_path):
     frames = frame_texts.trajectory(1_010)
-    arrays = frame_texts.of_rmd17(frames)
+    arrays: dict[str, Any] = {"old_energies": None, "old_forces": None}
+    arrays |= frame_texts.of_rmd17(frames)
     rows = {"train": np.arange(1_001), "test": np.arange(1_001, 1_010)}
     with pytest.raises(UserError, match="at most 1,000.*found 1,001"):
         load(unpacked(tmp_path / "many", files_of(rows=rows, **arrays)))
