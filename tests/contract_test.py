@@ -1,10 +1,12 @@
 """The contract over the whole registry, and its negative controls."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from demetar import geometry, graphs, models, testing
@@ -125,6 +127,26 @@ def test_gradients_are_finite_for_molecules(name):
     testing.assert_finite(molecular_subject(name))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "cormorant" else pytest.mark.slow)
+        for name in MODELS
+    ],
+)
+def test_much_padding_leaves_gradients_finite(name):
+    """All padding edges end at one node, whose sum grows with them layer by layer."""
+    task = testing.home_task(name)
+    deep = {"num_layers": 5} if "num_layers" in models.fields(name) else {}
+    members = testing.systems()
+    own = testing.Subject(name, fields=deep, task=task)
+    batch = testing.make_batch(members, extra=1_000, task=task)
+    params, _ = jax.flatten_util.ravel_pytree(own.params)
+    loss, gradients = own.loss_and_gradients(params, batch.graph.nodes, batch)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
 @pytest.mark.parametrize("name", [grouped(name, once_more=True) for name in MODELS])
 def test_promises_hold_in_float64(name):
     with jax.enable_x64(True):
@@ -133,6 +155,113 @@ def test_promises_hold_in_float64(name):
         testing.assert_symmetry(precise)
         testing.assert_permutation(precise)
         testing.assert_alone(precise)
+
+
+# --- Potentials -----------------------------------------------------------------------
+
+
+POTENTIALS = models.with_head("graph_scalar")
+FADING = [name for name in POTENTIALS if models.model_class(name).fades_at_cutoff]
+
+
+def quick(name: str, *few: str) -> Any:
+    """A model whose test is slow unless it is one of a few."""
+    marks = [pytest.mark.xdist_group(name)]
+    return pytest.param(
+        name, marks=marks if name in few else [pytest.mark.slow, *marks]
+    )
+
+
+@functools.cache
+def potential(name: str) -> testing.Subject:
+    return testing.Subject(name, "float64", task=testing.potential_task(name))
+
+
+@pytest.mark.parametrize("name", [quick(name, "schnet") for name in POTENTIALS])
+def test_forces_follow_from_the_energy(name):
+    with jax.enable_x64(True):
+        testing.assert_slopes(potential(name))
+        testing.assert_at_rest(potential(name))
+
+
+@pytest.mark.parametrize("name", [quick(name, "schnet") for name in FADING])
+def test_energies_have_no_jump_at_the_cutoff(name):
+    with jax.enable_x64(True):
+        testing.assert_fades(potential(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped(name) for name in POTENTIALS])
+def test_gradients_of_forces_are_finite(name):
+    with jax.enable_x64(True):
+        testing.assert_finite(potential(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped(name) for name in POTENTIALS])
+def test_second_derivatives_agree_in_both_modes(name):
+    with jax.enable_x64(True):
+        testing.assert_both_modes(potential(name))
+
+
+@pytest.mark.parametrize("name", [quick(name, "linear", "egnn") for name in MODELS])
+def test_derivatives_agree_in_both_modes(name):
+    testing.assert_both_modes(subject(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped("schnet"), grouped("nequip")])
+def test_hessians(name):
+    """jax.hessian, jax.linearize of a gradient, and forces' slopes are the same."""
+    with jax.enable_x64(True):
+        own = potential(name)
+        batch = own.batch(testing.systems((3, 2)), None)
+
+        def energy(positions):
+            nodes = batch.graph.nodes._replace(positions=positions)
+            graph = dataclasses.replace(batch.graph, nodes=nodes)
+            return own.apply(own.params, graph)["energy"][:2].sum()
+
+        positions = batch.graph.nodes.positions
+        hessian = jax.hessian(energy)(positions)  # [N, 3, N, 3]
+        _, change = jax.linearize(jax.grad(energy), positions)
+        direction = np.random.default_rng(0).normal(size=positions.shape)
+        found = change(direction)
+        expected = np.einsum("iajb,jb->ia", hessian, direction)
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+        np.testing.assert_allclose(hessian, hessian.transpose(2, 3, 0, 1), atol=1e-10)
+
+
+@pytest.mark.slow
+def test_jumps_at_the_cutoff_would_be_noticed():
+    """Models without an envelope have them, and so are marked."""
+    with jax.enable_x64(True):
+        for name in ("egnn", "nmp"):
+            own = testing.Subject(name, "float64", task=testing.SHORT_RANGED)
+            with pytest.raises(AssertionError, match="jumps as an atom crosses"):
+                testing.assert_fades(own)
+        hard = testing.Subject(
+            "torchmd_et", "float64", {"vector_cutoff": False}, testing.SHORT_RANGED
+        )
+        with pytest.raises(AssertionError, match="jumps as an atom crosses"):
+            testing.assert_fades(hard)
+
+
+def test_wrong_forces_would_be_noticed():
+    """Of the wrong sign, as a data set with gradients for forces would have them."""
+    with jax.enable_x64(True):
+        own: Any = copy.copy(potential("schnet"))
+        right = own.apply
+        own.apply = lambda params, graph: {
+            key: -value if key == "forces" else value
+            for key, value in right(params, graph).items()
+        }
+        with pytest.raises(AssertionError, match="not minus the slope"):
+            testing.assert_slopes(own)
+
+
+# --- Negative controls ----------------------------------------------------------------
 
 
 def test_centring_over_coordinates_breaks_rotations(monkeypatch):

@@ -1,4 +1,4 @@
-"""Generate energies and forces of a molecule by molecular dynamics.
+"""Generate energies and forces of a molecule by dynamics.
 
     python -m pip install '.[potential]'
     python -m tools.generate_md --molecule=ethanol --out=DIR
@@ -191,18 +191,16 @@ def _write(
     arrays, measured = {}, {}
     every = settings.trajectories()
     for number, split in enumerate(frame_files.SPLITS):
-        own = [row for row, one in enumerate(every) if one.split == number]
-        parts = [found[row] for row in own]
-        sizes = [every[row].num_frames for row in own]
-        content = frame_files.to_arrays(joined([_frames(molecule, p) for p in parts]))
-        content["trajectory"] = np.repeat(np.arange(len(own), dtype=np.int32), sizes)
-        times = [settings.interval * np.arange(1.0, size + 1) for size in sizes]
-        content["time"] = np.concatenate(times)
+        parts = [
+            part for one, part in zip(every, found, strict=True) if one.split == number
+        ]
+        content = _content(molecule, settings, parts)
         np.savez(folder / f"{split}.npz", **content)  # type: ignore[arg-type]
-        hashes = {name: files.array_hash(array) for name, array in content.items()}
-        arrays[split] = hashes
+        arrays[split] = {
+            name: files.array_hash(array) for name, array in content.items()
+        }
         measured[split] = _measured(molecule, parts)
-    content = {
+    metadata = {
         "kind": frame_files.KIND,
         **described,
         "units": frame_files.UNITS,
@@ -214,7 +212,20 @@ def _write(
         "arrays": arrays,
         "measured": measured,
     }
-    return folders.write_metadata(folder, content)
+    return folders.write_metadata(folder, metadata)
+
+
+def _content(
+    molecule: Structure, settings: Settings, parts: Sequence[Arrays]
+) -> Arrays:
+    """The arrays of a split's file."""
+    sizes = [len(part["energies"]) for part in parts]
+    times = [settings.interval * np.arange(1.0, size + 1) for size in sizes]
+    return {
+        **frame_files.to_arrays(joined([_frames(molecule, part) for part in parts])),
+        "trajectory": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
+        "time": np.concatenate(times),
+    }
 
 
 def _frames(molecule: Structure, part: Arrays) -> Frames:

@@ -106,13 +106,13 @@ class Trajectory(NamedTuple):
     """One trajectory: its split, its number within it, and its frames that count."""
 
     split: int
-    index: int
+    number: int
     num_frames: int
 
     @property
     def name(self) -> str:
         """As errors and files have it."""
-        return f"{SPLITS[self.split]}-{self.index}"
+        return f"{SPLITS[self.split]}-{self.number}"
 
 
 class Simulator:
@@ -197,7 +197,7 @@ class Simulator:
     ) -> Arrays:
         """The frames of a chunk, after those of the one before."""
         settings, masses = self._settings, self._molecule.masses
-        random = np.random.default_rng([settings.seed, one.split, one.index, number])
+        random = np.random.default_rng([settings.seed, one.split, one.number, number])
         engine = self._make_engine(self._molecule.numbers)
         if before is None:
             positions = self._molecule.positions

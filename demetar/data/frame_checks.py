@@ -32,7 +32,8 @@ _CONTACTS = (0.5, 1.5)  # nearest distance over the sum of the covalent radii
 # Deviation of the energy over the norm of the forces in Å: 0.02 to 0.03 in rMD17.
 _SPREAD, _SPREADS = 0.025, (0.002, 0.3)
 _SAMPLED = 200  # frames whose distances are measured
-_CLEAR = 0.5  # a correlation that says something
+_CLEAR, _FAR_CLEAR = 0.5, 0.8  # correlations that say something
+_SHARE = 0.25  # of the frames of a trajectory, at least, have a neighbour
 _COMMON = ("eV", "kcal/mol", "Ha", "kJ/mol", "meV")
 
 
@@ -91,6 +92,8 @@ def _of_lengths(frames: Frames) -> str:
     ratio = float(np.median(ratios))
     if _CONTACTS[0] <= ratio <= _CONTACTS[1]:
         return ""
+    if not ratio:
+        return "most atoms are at the place of another one"
     return (
         f"atoms are {ratio:.3g} times as far from each other as bonded ones are"
         f"{_guess(ratio, units.LENGTHS, 'positions')}; see --length_unit"
@@ -118,14 +121,21 @@ def _of_forces(frames: Frames) -> str:
     size = float(np.sqrt(np.mean(frames.forces**2)))
     if not size or _FORCES[0] <= size <= _FORCES[1]:
         return ""
-    known = {
-        f"{energy}/{length}": units.ENERGIES[energy] / units.LENGTHS[length]
-        for energy, length in itertools.product(_COMMON, ("Å", "bohr"))
-    }
     return (
         f"the root mean square of the forces is {size:.3g} eV/Å, where molecules have "
-        f"about 1{_guess(size, known, 'forces')}; see --energy_unit"
+        f"about 1{_guess(size, _force_units(), 'forces')}; see --energy_unit"
     )
+
+
+def _force_units() -> dict[str, float]:
+    """Units of forces that are in use, in eV/Å."""
+    per_bohr = ("Ha", "eV")
+    return {
+        **{f"{energy}/Å": units.ENERGIES[energy] for energy in _COMMON},
+        **{
+            f"{energy}/bohr": units.ENERGIES[energy] / units.BOHR for energy in per_bohr
+        },
+    }
 
 
 def _guess(found: float, known: Mapping[str, float], what: str) -> str:
@@ -139,7 +149,8 @@ def _guess(found: float, known: Mapping[str, float], what: str) -> str:
 def _of_work(frames: Frames) -> str:
     """Whether forces are minus the slopes of the energies along a trajectory."""
     rises, works, near = _pairs(frames)
-    if len(rises) < _FEWEST_PAIRS or not works.any():
+    fewest = max(_FEWEST_PAIRS, _SHARE * min(len(frames), _MOST_PAIRS))
+    if len(rises) < fewest or not works.any():
         return _of_spread(frames)
     size = math.sqrt(float(works @ works) * float(rises @ rises)) or 1.0
     correlation = float(works @ rises) / size
@@ -148,9 +159,10 @@ def _of_work(frames: Frames) -> str:
         f"from frame to frame the energy changes by {slope:.3g} times what the forces "
         f"say (correlation {correlation:.2f} over {len(rises)} pairs of frames)"
     )
-    if correlation < -_CLEAR:
+    clear = _CLEAR if near else _FAR_CLEAR
+    if correlation < -clear:
         return f"{told}; the sign is likely wrong: forces are minus the gradient"
-    if correlation < _CLEAR:
+    if correlation < clear:
         return f"{told}; they do not belong together" if near else ""
     if _LOOSE < slope < _STEEP:
         return ""
@@ -196,8 +208,8 @@ def _pairs(frames: Frames) -> tuple[np.ndarray, np.ndarray, bool]:
             forces = (frames.forces[here] + frames.forces[there]) / 2
             rise = frames.energies[row + 1] - frames.energies[row]
             columns.append([rise, -float((forces * steps).sum()), largest])
-    rises, works, largest = np.array(columns).reshape(-1, 3).T
-    near = largest < _NEAR
+    rises, works, lengths = np.array(columns).reshape(-1, 3).T
+    near = lengths < _NEAR
     if near.sum() >= _FEWEST_PAIRS:
         return rises[near], works[near], True
     return rises, works, False
@@ -206,11 +218,8 @@ def _pairs(frames: Frames) -> tuple[np.ndarray, np.ndarray, bool]:
 def _mixed(slope: float) -> str:
     """The units of energies beside forces that explain a slope; '' if none do."""
     found = {
-        f"{energy}, beside forces in {force}/{length}": units.ENERGIES[force]
-        / units.ENERGIES[energy]
-        / units.LENGTHS[length]
-        for length in ("Å", "bohr")
-        for energy, force in itertools.product(_COMMON, _COMMON)
+        f"{energy}, beside forces in {force}": size / units.ENERGIES[energy]
+        for energy, (force, size) in itertools.product(_COMMON, _force_units().items())
     }
     name = min(found, key=lambda pair: abs(math.log(slope / found[pair])))
     if not 1 / _LIKELY < slope / found[name] < _LIKELY:

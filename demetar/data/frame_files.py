@@ -90,7 +90,8 @@ def read_split(folder: pathlib.Path, split: str, metadata: Mapping[str, Any]) ->
     missing = [f"{name} is missing" for name in _NAMES if name not in arrays]
     for fault in (*faults, *missing):
         raise UserError(f"{path} was altered: {fault}; {_ANEW}")
-    return ragged(*(arrays[name] for name in _NAMES[:5]), path, arrays["velocities"])
+    columns = {name: arrays[name] for name in _NAMES}
+    return ragged(**columns, place=path)
 
 
 def to_arrays(frames: Frames) -> dict[str, np.ndarray]:

@@ -72,7 +72,8 @@ def find(place: pathlib.Path, molecule: str, fold: int = 1) -> pathlib.Path:
     raise UserError(
         f"expected {split_file(molecule, 'train', fold)} and its test file, or "
         f"npz_data/{PREFIX}{molecule}.npz, in {place} or {place / 'rmd17'}, found "
-        f"neither; {_INSTALL}, or give their --data_dir"
+        f"neither; write them with python -m tools.prepare_rmd17 --download "
+        f"--out={place / 'rmd17'}, or give their --data_dir"
     )
 
 

@@ -26,8 +26,18 @@ def springs(positions: np.ndarray, rest: np.ndarray) -> tuple[float, np.ndarray]
     return energy, -STIFFNESS * pulls.sum(axis=1)
 
 
-def trajectory(count: int, step: float = 0.02, seed: int = 0, extra: int = 0) -> Frames:
-    """A walk of water, `extra` hydrogens beside it, whose steps are `step` Å."""
+def trajectory(
+    count: int, step: float = 0.02, seed: int = 0, extra: int = 0, kept: float = 0.97
+) -> Frames:
+    """A walk of water, `extra` hydrogens beside it.
+
+    Args:
+      count: of its frames.
+      step: of an atom from frame to frame, in Å.
+      seed: of the steps.
+      extra: hydrogens.
+      kept: of the way from the place of rest, from frame to frame.
+    """
     numbers, rest = WATER
     rest = np.concatenate([rest, 3.0 + np.arange(3.0 * extra).reshape(-1, 3)])
     numbers = np.append(numbers, np.ones(extra, int))
@@ -35,10 +45,12 @@ def trajectory(count: int, step: float = 0.02, seed: int = 0, extra: int = 0) ->
     places = rest + 0.05 * random.normal(size=rest.shape)
     rows = []
     for _ in range(count):
-        places = places + step * random.normal(size=rest.shape) / 3
-        places = rest + (places - rest) * 0.97
+        moves = step * random.normal(size=rest.shape) / 3
+        places = rest + kept * (places - rest) + moves
         rows.append((places, *springs(places, rest)))
-    positions, energies, forces = (np.array(column) for column in zip(*rows))
+    positions, energies, forces = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
     return uniform(numbers, positions, energies - 100.0, forces, "a walk")
 
 

@@ -152,16 +152,16 @@ def _of_npz(path: pathlib.Path, reading: Reading) -> Frames:
     for names, unit in _OF_ONE.values():
         if {*names[:2]} <= arrays.keys():
             _check_present(arrays, names, path)
-            found = uniform(*(arrays[name] for name in names), path, names)
+            numbers, places, energies, forces = (arrays[name] for name in names)
+            found = uniform(numbers, places, energies, forces, path, names)
             energy, length = _own_units(arrays, unit, path)
             return _in_units(found, reading, energy, length)
     if {"numbers", "positions"} <= arrays.keys():
         renamed = {"energies": arrays["energy"]} if "energy" in arrays else {}
         known = {**renamed, **arrays}
         _check_present(known, _OF_MANY, path)
-        return _in_units(
-            ragged(*(known[name] for name in _OF_MANY), path), reading, "eV", "Å"
-        )
+        columns = {name: known[name] for name in _OF_MANY}
+        return _in_units(ragged(**columns, place=path), reading, "eV", "Å")
     expected = "; ".join(
         ", ".join(names) for names in (*(n for n, _ in _OF_ONE.values()), _OF_MANY)
     )
