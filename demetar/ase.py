@@ -41,7 +41,7 @@ class Calculator(of_ase.Calculator):
     implemented_properties = ["energy", "free_energy", "forces"]
 
     def __init__(self, potential: EnergyAndForces):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.potential = potential
 
     def calculate(
@@ -55,7 +55,9 @@ class Calculator(of_ase.Calculator):
         Raises:
           UserError: the cell is periodic, or an element is unknown.
         """
-        super().calculate(atoms, properties, system_changes)
+        super().calculate(  # type: ignore[no-untyped-call]
+            atoms, properties, system_changes
+        )
         found: Any = self.atoms
         if found.pbc.any():
             raise UserError(

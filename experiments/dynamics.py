@@ -1,4 +1,4 @@
-"""Run dynamics, or find minima and vibrations, by a trained model.
+"""Run dynamics, minima and vibrations of a trained potential.
 
     python -m experiments.dynamics RUN... --what=nve --out=DIR
 

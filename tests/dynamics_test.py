@@ -20,7 +20,7 @@ from tools import langevin
 from tools.structures import Structure
 
 HEADS = (
-    dataclasses.replace(trained.MOLECULES.heads[0], unit="meV", scale=3e4),
+    dataclasses.replace(trained.MOLECULES.heads[0], unit="meV", scale=3e6),
     Head("forces", "node_vector", unit="meV/Å", scale=50.0, gradient_of="energy"),
 )
 TASK = dataclasses.replace(trained.MOLECULES, name="potential", heads=HEADS)
@@ -202,12 +202,15 @@ def test_frequencies_are_those_of_springs():
 
 @pytest.mark.parametrize("what", ["nve", "relax", "frequencies"])
 def test_a_record_compares_with_the_first(what, tmp_path):
-    options = dynamics.Options(what=what, duration=0.05)
+    options = dynamics.Options(what=what, duration=0.5)
     compute = getattr(dynamics, f"_{what}")
     subjects = [
         dynamics.Subject(name, springs(), {"run": name}) for name in ("engine", "model")
     ]
-    (first, second), figure = compute(subjects, WATER, options)
+    still = motion.relax(WATER.positions, springs(), 1e-8).positions
+    (first, second), figure = compute(
+        subjects, WATER._replace(positions=still), options
+    )
     assert first["run"] == "engine" and second["run"] == "model" and figure.axes
     name, bound = {
         "nve": ("drift_meV_per_atom_ps", 1.0),

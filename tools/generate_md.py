@@ -1,4 +1,4 @@
-"""Generate energies and forces of a molecule by molecular dynamics.
+"""Generate energies and forces of a molecule by dynamics.
 
     python -m pip install '.[potential]'
     python -m tools.generate_md --molecule=ethanol --out=DIR

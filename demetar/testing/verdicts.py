@@ -105,6 +105,7 @@ def trials(name: str) -> list[Trial]:
         "every input matters": promises.assert_every_input_matters,
     }
     potential: dict[str, Promise] = {
+        SHAPES: promises.assert_shapes,
         "forces are slopes": potentials.assert_slopes,
         "no net force or torque": potentials.assert_at_rest,
         "forward and reverse mode": potentials.assert_both_modes,
