@@ -38,6 +38,9 @@ COMPILED_FOR_LONG = frozenset(
         "demetar",
         "demetar_free",
         "cormorant",
+        "graphormer",
+        "graphormer_3d",
+        "graphormer_3d_untied",
     ]
 )
 
