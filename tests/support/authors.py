@@ -2,8 +2,8 @@
 
 A module of `tests/support/author_cases` lists the cases of one model in `CASES`;
 `tests/authors_test.py` runs them all, and `python -m tests.support.authors` prints
-what they deviate by. The files are described in the README of the shared folder:
-inputs, every weight, outputs and gradients, in float64.
+what they deviate by. The files are described in the README of the shared folder, or of
+`tests/support/golden`: inputs, every weight, outputs and gradients, in float64.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from demetar import connectivity
 from demetar.types import Bucket, Graph, Nodes
 
 Data = Mapping[str, np.ndarray]
+
+OWN_FILES = pathlib.Path(__file__).with_name("golden")  # beside the shared ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +163,9 @@ def all_cases() -> list[Case]:
 
 def read(shared_dir: pathlib.Path, stem: str) -> dict[str, np.ndarray]:
     """All arrays of a golden file."""
-    with np.load(shared_dir / "golden" / f"{stem}.npz", allow_pickle=False) as file:
+    own = OWN_FILES / f"{stem}.npz"
+    path = own if own.exists() else shared_dir / "golden" / own.name
+    with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
@@ -236,6 +240,18 @@ def graph_outputs(
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = with_positions(graph, positions)
         return model.apply(params, None, moved, False)[head][:count, 0]
+
+    return output
+
+
+def node_outputs(
+    model: hk.Transformed, graph: Graph, head: str, count: int
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """`Loaded.output` of a head of the nodes, without the padding node."""
+
+    def output(params: Any, positions: jax.Array) -> jax.Array:
+        moved = with_positions(graph, positions)
+        return model.apply(params, None, moved, False)[head][:count]
 
     return output
 
