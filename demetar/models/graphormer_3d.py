@@ -51,10 +51,10 @@ class Pairs(NamedTuple):
 
 
 @dataclasses.dataclass
-class Graphormer3D(base.Model):
+class Graphormer3d(base.Model):
     """Attention among all nodes of a graph, biased by their distances.
 
-    Edges are not read: every node sees every other one. The defaults have 180,233
+    Edges are not read: every node sees every other one. The defaults have 173,252
     parameters on N-body; the published model for catalysts is `num_layers=12
     num_blocks=4 hidden_size=768 feed_forward_size=768 num_heads=48`, with
     `dropout=0.1 attention_dropout=0.1`.
@@ -248,7 +248,7 @@ class Graphormer3D(base.Model):
 
 
 @dataclasses.dataclass
-class Graphormer3DUntied(Graphormer3D):
+class Graphormer3dUntied(Graphormer3d):
     """The authors' vector head, which is not equivariant: a negative control.
 
     A scalar head is that of `graphormer_3d`.
