@@ -74,7 +74,7 @@ class Graphormer(base.Model):
     ignores = frozenset({"position"})
     small = {
         "hidden_size": 11,
-        "num_layers": 1,
+        "num_layers": 2,  # the token sees what the atoms see of each other
         "num_heads": 3,
         "feed_forward_size": 7,
         "num_degrees": 13,
