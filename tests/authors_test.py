@@ -10,7 +10,15 @@ CASES = authors.all_cases()
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=[f"{case.model}-{case.file}" for case in CASES]
+    "case",
+    [
+        pytest.param(
+            case,
+            id=f"{case.model}-{case.file}",
+            marks=[pytest.mark.slow] if case.slow else [],
+        )
+        for case in CASES
+    ],
 )
 def test_output_and_gradient_are_the_authors(case, shared_dir):
     with jax.enable_x64(True):

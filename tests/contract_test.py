@@ -40,18 +40,19 @@ COMPILED_FOR_LONG = frozenset(
         "cormorant",
         "graphormer",
         "graphormer_3d",
-        "graphormer_3d_untied",
     ]
 )
+# Another head on the layers of another model; its symmetry is tried in its own tests.
+VARIANTS = frozenset(["graphormer_3d_untied"])
 
 
 def grouped(name: str, once_more: bool = False) -> Any:
     """A model whose tests share a process, and so its compiled programs.
 
-    Where they compile `once_more`, some are slow.
+    Where they compile `once_more`, some are slow. Variants always are.
     """
     marks = [pytest.mark.xdist_group(name)]
-    if once_more and name in COMPILED_FOR_LONG:
+    if name in VARIANTS or (once_more and name in COMPILED_FOR_LONG):
         marks.append(pytest.mark.slow)
     return pytest.param(name, marks=marks)
 

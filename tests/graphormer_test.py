@@ -116,7 +116,7 @@ PIECES = both_ways([(0, 1), (1, 2), (3, 4)])
 ONE_WAY = [(0, 1), (1, 2), (2, 0), (2, 3)]
 
 
-@pytest.mark.parametrize("num_hops", [2, 5])
+@pytest.mark.parametrize("num_hops", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_paths_are_means_over_all_shortest_ones(num_hops):
     """Against a search that tries everything, also through directed edges."""
     parts = [(8, CUBE), (7, RING_WITH_TAIL), (5, PIECES), (4, ONE_WAY), (1, [])]
@@ -185,9 +185,19 @@ def test_atoms_without_any_bond():
     assert np.isfinite(apply(graph)["energy"][:2]).all()
 
 
+# --- Vectors ------------------------------------------------------------------------
+
+
+def test_the_published_head_of_vectors_is_not_equivariant():
+    """The negative control of `graphormer_3d`, of which the contract tests the rest."""
+    testing.assert_symmetry(testing.Subject("graphormer_3d_untied"))
+    assert models.model_class("graphormer_3d_untied").symmetry == "T(3)"
+
+
 # --- Options and refusals -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone():
     rates = {"dropout": 0.5, "attention_dropout": 0.5, "activation_dropout": 0.5}
     _, params, graph = small_model()

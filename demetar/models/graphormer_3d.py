@@ -85,7 +85,7 @@ class Graphormer3d(base.Model):
     small = {
         "hidden_size": 11,
         "num_layers": 1,
-        "num_blocks": 2,
+        "num_blocks": 1,
         "num_heads": 3,
         "feed_forward_size": 7,
         "num_basis": 5,

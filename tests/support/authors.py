@@ -69,6 +69,7 @@ class Case:
       load: makes the case of the file's arrays, under float64.
       tolerance: largest relative deviation of outputs and gradients.
       gradient_tolerance: of gradients, if the file's are less exact than its outputs.
+      slow: whether it is one of several of a model, and left to the long tests.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Case:
     load: Callable[[Data], Loaded]
     tolerance: float = 1e-10
     gradient_tolerance: float | None = None
+    slow: bool = False
 
 
 class Deviations(NamedTuple):

@@ -128,6 +128,6 @@ def load(data: authors.Data) -> authors.Loaded:
 
 CASES = (
     authors.Case("graphormer_3d", "graphormer_3d", load),
-    authors.Case("graphormer_3d", "graphormer_3d_tied", load),
-    authors.Case("graphormer_3d_untied", "graphormer_3d_untied", load),
+    authors.Case("graphormer_3d", "graphormer_3d_tied", load, slow=True),
+    authors.Case("graphormer_3d_untied", "graphormer_3d_untied", load, slow=True),
 )
