@@ -146,8 +146,11 @@ def test_much_padding_leaves_gradients_finite(name):
     batch = testing.make_batch(members, extra=1_000, task=task)
     size = max(len(system.charges) for system in members)
     # Attention within graphs pads to the largest one, not to the whole batch.
-    bounds = {"max_nodes_per_graph": size, "max_edges_per_graph": size * (size - 1)}
-    bucket = dataclasses.replace(batch.graph.bucket, **bounds)
+    bucket = dataclasses.replace(
+        batch.graph.bucket,
+        max_nodes_per_graph=size,
+        max_edges_per_graph=size * (size - 1),
+    )
     graph = dataclasses.replace(batch.graph, bucket=bucket)
     batch = dataclasses.replace(batch, graph=graph)
     params, _ = jax.flatten_util.ravel_pytree(own.params)
