@@ -40,17 +40,21 @@ COMPILED_FOR_LONG = frozenset(
         "demetar",
         "demetar_free",
         "cormorant",
+        "graphormer",
+        "graphormer_3d",
     ]
 )
+# Another head on the layers of another model; its symmetry is tried in its own tests.
+VARIANTS = frozenset(["graphormer_3d_untied"])
 
 
 def grouped(name: str, once_more: bool = False) -> Any:
     """A model whose tests share a process, and so its compiled programs.
 
-    Where they compile `once_more`, some are slow.
+    Where they compile `once_more`, some are slow. Variants always are.
     """
     marks = [pytest.mark.xdist_group(name)]
-    if once_more and name in COMPILED_FOR_LONG:
+    if name in VARIANTS or (once_more and name in COMPILED_FOR_LONG):
         marks.append(pytest.mark.slow)
     return pytest.param(name, marks=marks)
 
@@ -141,6 +145,15 @@ def test_much_padding_leaves_gradients_finite(name):
     members = testing.systems()
     own = testing.Subject(name, fields=deep, task=task)
     batch = testing.make_batch(members, extra=1_000, task=task)
+    size = max(len(system.charges) for system in members)
+    # Attention within graphs pads to the largest one, not to the whole batch.
+    bucket = dataclasses.replace(
+        batch.graph.bucket,
+        max_nodes_per_graph=size,
+        max_edges_per_graph=size * (size - 1),
+    )
+    graph = dataclasses.replace(batch.graph, bucket=bucket)
+    batch = dataclasses.replace(batch, graph=graph)
     params, _ = jax.flatten_util.ravel_pytree(own.params)
     loss, gradients = own.loss_and_gradients(params, batch.graph.nodes, batch)
     assert np.isfinite(loss)
