@@ -87,7 +87,8 @@ def main(given: Given, _: list[str]) -> int:
     names = target_names(known, names)
     split = given.get("split", splits.default_split(known))
     counts = {part: given.get(f"num_{part}") for part in splits.PARTS}
-    rows = splits.first_rows(split, len(known.index), counts)
+    everything = splits.split_rows(split, len(known.index))
+    rows = splits.first_rows(everything, counts)
     check(known, rows, names)
     chosen = sum(map(len, rows.values()))
     print(f"data      {path}, {chosen:,} of {len(known.index):,} molecules")

@@ -24,7 +24,7 @@ from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, centred, to_dtype
-from demetar.data.splits import PARTS, SPLITS, first_rows
+from demetar.data.splits import PARTS, SPLITS, first_rows, split_rows
 from demetar.errors import UserError
 from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
@@ -177,7 +177,7 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     _check(settings)
     values, unit = targets.target_values(known, settings.target)
     wanted = {"train": settings.num_train, "valid": settings.num_valid}
-    rows = first_rows(settings.split, len(known.index), wanted)
+    rows = first_rows(split_rows(settings.split, len(known.index)), wanted)
     chosen = np.concatenate([rows[part] for part in PARTS])
     targets.check_finite(known, settings.target, values, chosen)
     _check_size(values[chosen], settings.target)

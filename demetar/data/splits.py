@@ -56,26 +56,24 @@ def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
 
 
 def first_rows(
-    split: str, total: int, counts: Mapping[str, int | None]
+    rows: Mapping[str, np.ndarray], counts: Mapping[str, int | None]
 ) -> dict[str, np.ndarray]:
     """The first row numbers of each part of a split.
 
     Args:
-      split, total: of `split_rows`.
+      rows: of `split_rows`.
       counts: how many by part; None, or no such part, for all.
 
     Raises:
-      UserError: the split has fewer, or is refused by `split_rows`.
+      UserError: the split has fewer.
     """
-    rows = split_rows(split, total)
     for part, count in counts.items():
         if count is not None and not 1 <= count <= len(rows[part]):
             raise UserError(
                 f"expected --num_{part} between 1 and the {len(rows[part])} molecules "
                 f"of the split, found {count}"
             )
-        rows[part] = rows[part][:count]
-    return rows
+    return {part: rows[part][: counts.get(part)] for part in rows}
 
 
 def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:

@@ -123,12 +123,11 @@ def batch_coefficients(
       weights: [B, 3, n].
       grids: of the box.
     """
-    if jax.default_backend() == "cpu":  # one fits its cache
-        found = jax.lax.map(
-            lambda atoms: coefficients(*atoms, grids), (positions, weights)
-        )
+    each = functools.partial(coefficients, grids=grids)
+    if jax.default_backend() == "cpu":  # one molecule fits its cache
+        found = jax.lax.map(lambda atoms: each(*atoms), (positions, weights))
     else:
-        found = jax.vmap(lambda *atoms: coefficients(*atoms, grids))(positions, weights)
+        found = jax.vmap(each)(positions, weights)
     return jnp.reshape(found, (len(positions), NUM_COEFFICIENTS))
 
 
