@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from demetar.scattering import harmonics
+from demetar.types import Array
 
 NUM_SCALES = 3
 POWERS = (0.5, 1.0, 2.0, 3.0)
@@ -82,7 +83,7 @@ def width(scale: int) -> float:
 
 
 def coefficients(
-    positions: jax.Array, weights: jax.Array, grids: Grids, over_all: bool = True
+    positions: Array, weights: Array, grids: Grids, over_all: bool = True
 ) -> jax.Array:
     """The coefficients of one molecule.
 
@@ -113,9 +114,7 @@ def coefficients(
 
 
 @functools.partial(jax.jit, static_argnames="grids")
-def batch_coefficients(
-    positions: jax.Array, weights: jax.Array, grids: Grids
-) -> jax.Array:
+def batch_coefficients(positions: Array, weights: Array, grids: Grids) -> jax.Array:
     """The coefficients of molecules of one box, one row each: [B, 300].
 
     Args:
@@ -132,7 +131,7 @@ def batch_coefficients(
 
 
 def first_order(
-    atoms: tuple[jax.Array, jax.Array], grid: Grid, degree: int, scale: int | None
+    atoms: tuple[Array, Array], grid: Grid, degree: int, scale: int | None
 ) -> jax.Array:
     """The densities convolved with the monomials of wavelets of a degree and a scale.
 
@@ -161,7 +160,7 @@ def first_order(
 
 
 def second_order(
-    field: jax.Array, ends: tuple[Grid, Grid], degree: int, scale: int
+    field: Array, ends: tuple[Grid, Grid], degree: int, scale: int
 ) -> jax.Array:
     """A field convolved with the monomials of wavelets of a degree and a scale.
 
@@ -189,7 +188,7 @@ def second_order(
     return jnp.concatenate(terms)
 
 
-def modulus(terms: jax.Array, degree: int, over_all: bool = True) -> jax.Array:
+def modulus(terms: Array, degree: int, over_all: bool = True) -> jax.Array:
     """The modulus over m of the wavelets of a degree: [3, x, y, z].
 
     Args:
@@ -205,13 +204,13 @@ def modulus(terms: jax.Array, degree: int, over_all: bool = True) -> jax.Array:
     return jnp.sqrt(sum(squares))
 
 
-def integrals(field: jax.Array, grid: Grid) -> jax.Array:
+def integrals(field: Array, grid: Grid) -> jax.Array:
     """The integrals of the powers of fields that are not negative: [3, 4]."""
     powers = (jnp.sqrt(field), field, field**2, field**3)
     return grid.volume * jnp.stack([p.sum(axis=(1, 2, 3)) for p in powers], axis=-1)
 
 
-def _einsum(equation: str, first: jax.Array, second: jax.Array) -> jax.Array:
+def _einsum(equation: str, first: Array, second: Array) -> jax.Array:
     """A matrix product in full precision, on accelerators too."""
     return jnp.einsum(equation, first, second, precision=jax.lax.Precision.HIGHEST)
 
