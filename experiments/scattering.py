@@ -24,16 +24,17 @@ import numpy as np
 from demetar import files
 from demetar.data import molecules, splits, targets
 from demetar.data import qm9 as reader
+from demetar.errors import UserError
 from demetar.scattering import placement, ridge
-from demetar.settings import DATA, setting
+from demetar.settings import DATA, MODEL, Bounds, setting
 from demetar.types import Head, TaskSpec
 from experiments import qm9
 from experiments.run import cli, descriptors, records, run_files, workdir
 from tools.command_line import CommandLine, Given
 
 MODULE = "experiments.scattering"
-MODEL = "scattering"
-PROTOCOL = "paper: Eickenberg et al. 2018, arXiv 1805.00571; linear regression"
+NAME = "scattering"
+PROTOCOL = "paper: Eickenberg et al. 2018, arXiv 1805.00571"
 ALL = "all"
 
 
@@ -46,6 +47,13 @@ class Options:
         f"What is predicted: {', '.join(targets.TARGETS)}, or properties of own "
         "molecules; several separated by commas, or all.",
         DATA,
+    )
+    products: int = setting(
+        0,
+        "Principal components of the invariants whose pairwise products join them, for "
+        "a bilinear regression; 0 for the linear one. 60 make 1,830.",
+        MODEL,
+        Bounds(least=0, most=100),
     )
     num_test: int | None = setting(
         None,
@@ -98,18 +106,29 @@ def main(given: Given, _: list[str]) -> int:
     }
     if missing:
         data = load(known, rows, given.read(placement.Settings))
+        regression = ridge.Ridge(data.inputs["train"], given.read(Options).products)
         for name, (folder, config) in missing.items():
             with workdir.locked(folder):
                 workdir.claim(folder, config)
-                finish(folder, config, fit(data, name), task(known, name))
+                found = fit(regression, data, name)
+                finish(folder, config, found, task(known, name))
     return 0
 
 
 def target_names(known: molecules.Molecules, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The targets that are meant, each once."""
-    if asked == (ALL,):
-        return tuple(targets.TARGETS) if known.source == "qm9" else known.names
-    return tuple(dict.fromkeys(asked))
+    """The targets that are meant, each once.
+
+    Raises:
+      UserError: there are none.
+    """
+    every = tuple(targets.TARGETS) if known.source == "qm9" else known.names
+    names = every if asked == (ALL,) else tuple(dict.fromkeys(asked))
+    if not names:
+        raise UserError(
+            f"expected a --target of {', '.join(every) or 'molecules with properties'}, "
+            "found none"
+        )
+    return names
 
 
 def check(
@@ -141,16 +160,20 @@ def plan(
     split = given.get("split", splits.default_split(known))
     hashes = {part: files.array_hash(rows[part], "<i8") for part in splits.PARTS}
     config = {
-        **{"model": MODEL, "dataset": choice.dataset, "target": target, "epochs": 0},
+        **{"model": NAME, "dataset": choice.dataset, "target": target, "epochs": 0},
+        "fields": {"products": given.read(Options).products},
         **{"split": split, "fingerprint": known.fingerprint, **counts, **own},
         workdir.IDENTITY: files.json_hash(hashes),
     }
+    if "num_test" in given:  # not the test set that others are tested on
+        told = {"molecules": known.fingerprint, "test": hashes["test"]}
+        config["fingerprint"] = files.json_hash(told)
     several = len(target_names(known, given.read(Options).target)) > 1
     if "workdir" in given:
         folder = pathlib.Path(given["workdir"])
         return folder / target if several else folder, config
-    name = "-".join([MODEL, *changes(given), f"target={target}"])
-    return pathlib.Path("runs") / choice.dataset / name, config
+    folder_name = "-".join([NAME, *changes(given), f"target={target}"])
+    return pathlib.Path("runs") / choice.dataset / folder_name, config
 
 
 def changes(given: Given) -> list[str]:
@@ -170,7 +193,7 @@ def task(known: molecules.Molecules, target: str) -> TaskSpec:
     head = Head(
         target, "graph_scalar", unit=unit, error="absolute", extensive=extensive
     )
-    return TaskSpec(f"{MODEL} {target}", (head,), length_unit="Å")
+    return TaskSpec(f"{NAME} {target}", (head,), length_unit="Å")
 
 
 def told(folder: pathlib.Path, config: dict[str, Any], task: TaskSpec) -> bool:
@@ -198,19 +221,18 @@ def load(
     return Data(known, rows, inputs, turned, time.monotonic() - start)
 
 
-def fit(data: Data, target: str) -> dict[str, Any]:
+def fit(regression: ridge.Ridge, data: Data, target: str) -> dict[str, Any]:
     """The regression of one target, as entries of its record, and `errors` [1, D]."""
     start = time.monotonic()
     values, _ = targets.target_values(data.known, target)
     own = {part: values[rows] for part, rows in data.rows.items()}
-    model, valid_loss = ridge.fit(
-        (data.inputs["train"], data.inputs["valid"]), (own["train"], own["valid"])
-    )
+    valid = data.inputs["valid"], own["valid"]
+    model, valid_loss = regression.fit(own["train"], valid)
     predicted = model(data.inputs["test"])
     rows, turned = data.turned
     at = {row: place for place, row in enumerate(data.rows["test"])}
-    before = predicted[[at[row] for row in rows]] - model.intercept
-    after = model(turned) - model.intercept
+    before = predicted[[at[row] for row in rows]] - model.mean
+    after = model(turned) - model.mean
     return {
         "delta_eq": {target: float(np.mean(np.abs(after - before) / np.abs(before)))},
         "errors": np.abs(predicted - own["test"])[None],
@@ -230,7 +252,10 @@ def finish(
     record = {
         **found,
         **records.test_record(task, {config["target"]: errors}, errors),
-        **{name: config[name] for name in ("dataset", "epochs", "model", "target")},
+        **{
+            name: config[name]
+            for name in ("dataset", "epochs", "fields", "model", "target")
+        },
         "command": command(config["target"]),
         "device": cli.device(),
         "fingerprint": config["fingerprint"],
