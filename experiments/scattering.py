@@ -124,10 +124,8 @@ def target_names(known: molecules.Molecules, asked: tuple[str, ...]) -> tuple[st
     every = tuple(targets.TARGETS) if known.source == "qm9" else known.names
     names = every if asked == (ALL,) else tuple(dict.fromkeys(asked))
     if not names:
-        raise UserError(
-            f"expected a --target of {', '.join(every) or 'molecules with properties'}, "
-            "found none"
-        )
+        known_names = ", ".join(every) or "none: the molecules have no properties"
+        raise UserError(f"expected a --target, found none; there are {known_names}")
     return names
 
 

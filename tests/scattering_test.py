@@ -39,6 +39,14 @@ def known_molecules(*symbols_and_positions):
     )
 
 
+def by_e3nn(degree, points):
+    """Solid harmonics [D, 2 l + 1] of points [D, 3], another basis of the same."""
+    irreps = f"{degree}{'oe'[degree % 2 == 0]}"
+    with jax.enable_x64(True):
+        found = e3nn.spherical_harmonics(irreps, points, False, "norm")
+    return np.asarray(found.array)
+
+
 # --- Harmonics ----------------------------------------------------------------------
 
 
@@ -51,14 +59,11 @@ def test_harmonics_are_orthonormal_over_m(degree):
     found = harmonics.mixing(degree) @ terms
     radii = np.linalg.norm(points, axis=-1)
     np.testing.assert_allclose((found**2).sum(axis=0), radii ** (2 * degree))
-    with jax.enable_x64(True):
-        own = e3nn.spherical_harmonics(
-            degree, points, normalize=False, normalization="norm"
-        )
+    own = by_e3nn(degree, points)
     # The same space: another basis of it is an orthogonal matrix away.
-    change = np.linalg.lstsq(np.asarray(own), found.T, rcond=None)[0]
+    change = np.linalg.lstsq(own, found.T, rcond=None)[0]
     np.testing.assert_allclose(change @ change.T, np.eye(2 * degree + 1), atol=1e-6)
-    np.testing.assert_allclose(np.asarray(own) @ change, found.T, atol=1e-5)
+    np.testing.assert_allclose(own @ change, found.T, atol=1e-5)
 
 
 @pytest.mark.parametrize("degree", coefficients.DEGREES)
@@ -117,11 +122,8 @@ def transformed(field, spacing, degree, wide):
     """
     waves = [2 * np.pi * np.fft.fftfreq(size, spacing) for size in field.shape]
     k = wide * np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1)
-    with jax.enable_x64(True):
-        own = e3nn.spherical_harmonics(
-            degree, k.reshape(-1, 3), normalize=False, normalization="norm"
-        )
-    shaped = np.moveaxis(np.asarray(own).reshape(*field.shape, -1), -1, 0)
+    own = by_e3nn(degree, k.reshape(-1, 3))
+    shaped = np.moveaxis(own.reshape(*field.shape, -1), -1, 0)
     factor = (2 * np.pi) ** 1.5 * (-1j) ** degree * harmonics.norm(degree)
     gaussian = factor * np.exp(-(k**2).sum(axis=-1) / 2)
     found = np.fft.ifftn(np.fft.fftn(field) * gaussian * shaped, axes=(1, 2, 3))
@@ -131,7 +133,7 @@ def transformed(field, spacing, degree, wide):
 @pytest.mark.parametrize("degree, pair", [(1, (0, 1)), (2, (1, 2)), (3, (0, 2))])
 def test_orders_equal_those_by_fourier_transforms(degree, pair):
     positions, weights = WATER
-    spacing, size = 0.8, 72
+    spacing, size = 0.9, 64
     axes = np.meshgrid(*cube(spacing * size / 2, spacing).axes(), indexing="ij")
     near = [axis[:-1, :-1, :-1] for axis in axes]
     density = (
@@ -148,7 +150,8 @@ def test_orders_equal_those_by_fourier_transforms(degree, pair):
         for field in (first, second)
     ]
 
-    grids = placement.make_grids(np.array([0.1, 7.0, 3.0]), placement.Settings())
+    settings = placement.Settings(margin=6.0)
+    grids = placement.make_grids(np.array([0.1, 7.0, 3.0]), settings)
     ends = grids.scales[pair[0]], grids.scales[pair[1]]
     terms = coefficients.first_order((positions, weights), ends[0], degree, pair[0])
     field = coefficients.modulus(terms, degree)
@@ -180,7 +183,7 @@ def test_the_modulus_over_m_makes_it_invariant():
     )
     # One m alone does depend on the orientation.
     alone = [first_integrals(each, over_all=False) for each in (moved, WATER[0])]
-    assert np.abs(alone[0] / alone[1] - 1).max() > 0.1
+    assert np.abs(alone[0] / alone[1] - 1).max() > 0.05
 
 
 @pytest.mark.slow
@@ -259,9 +262,9 @@ def test_a_box_is_the_cheapest_that_holds_a_molecule():
         (([1, 1], [[0, 0, 0], [0, 0, 0]]), COARSE, "two at one place in number 1"),
         (([2], [[0, 0, 0]]), COARSE, "no molecule of two atoms"),
         (
-            ([1, 1, 1], [[0, 0, 0], [0, 0, 0.7], [40, 40, 40]]),
+            ([1] * 5, [[0, 0, 0], [0, 0, 0.7], [30, 0, 0], [0, 30, 0], [0, 0, 30]]),
             dataclasses.replace(COARSE, spacing=0.5),
-            "number 1, is 69.3 x ",
+            "number 1, is 42.",
         ),
     ],
 )

@@ -15,8 +15,9 @@ import numpy as np
 
 from demetar.errors import UserError
 
-# What is added to the variances, which are 1 on average.
-STRENGTHS = tuple(float(10.0**power) for power in np.arange(-13, 2.5, 0.5))
+# What is added to the variances, which are 1 on average. Inputs are known to some 1e-5
+# of their spread in float32, so less would fit their rounding.
+STRENGTHS = tuple(float(10.0**power) for power in np.arange(-10, 2.5, 0.5))
 LEAST_SAMPLES = 3  # of the training: a mean, a slope and something to err on
 _CONSTANT = 1e-6  # relative spread below which a column says nothing
 _BLOCK = 4_096  # samples whose features are made at once
