@@ -212,10 +212,11 @@ def load(
     """The coefficients of all parts, and of some test molecules after rotations."""
     start = time.monotonic()
     chosen = np.concatenate([rows[part] for part in splits.PARTS])
-    found = descriptors.load(known, settings, chosen)
+    placed = placement.place(known, settings)
+    found = descriptors.load(descriptors.store(known, settings), placed, chosen)
     stops = np.cumsum([len(rows[part]) for part in splits.PARTS])[:-1]
     inputs = dict(zip(splits.PARTS, np.split(found, stops), strict=True))
-    turned = descriptors.turned(known, settings, rows["test"])
+    turned = descriptors.turned(known, placed, rows["test"])
     return Data(known, rows, inputs, turned, time.monotonic() - start)
 
 

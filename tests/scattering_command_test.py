@@ -38,24 +38,29 @@ def kept(monkeypatch, tmp_path):
     return computed
 
 
+def load(known, rows, settings=SETTINGS):
+    store = descriptors.store(known, settings)
+    return descriptors.load(store, placement.place(known, settings), rows)
+
+
 def test_coefficients_are_computed_once(kept):
     known = qm9_test.make_molecules(30)
     rows = np.array([7, 3, 20])
-    found = descriptors.load(known, SETTINGS, rows)
+    found = load(known, rows)
     assert found[:, 0].tolist() == rows.tolist() and sorted(kept) == [3, 7, 20]
     more = np.array([20, 21, 22, 23, 24, 25])
-    assert descriptors.load(known, SETTINGS, more)[:, 5].tolist() == more.tolist()
+    assert load(known, more)[:, 5].tolist() == more.tolist()
     assert kept[3:] == [21, 22, 23, 24, 25]
     # Of other settings or molecules nothing is known.
-    descriptors.load(known, dataclasses.replace(SETTINGS, margin=3.0), rows)
-    descriptors.load(qm9_test.make_molecules(30, seed=1), SETTINGS, rows)
+    load(known, rows, dataclasses.replace(SETTINGS, margin=3.0))
+    load(qm9_test.make_molecules(30, seed=1), rows)
     assert len(kept) == 8 + 6
 
 
 def test_a_part_that_is_damaged_or_foreign_is_computed_anew(kept, capsys):
     known = qm9_test.make_molecules(30)
     rows = np.arange(10)
-    descriptors.load(known, SETTINGS, rows)
+    load(known, rows)
     store = descriptors.store(known, SETTINGS)
     first, second, third = sorted(store.folder.glob("part-*.npz"))
     content = bytearray(first.read_bytes())
@@ -67,7 +72,7 @@ def test_a_part_that_is_damaged_or_foreign_is_computed_anew(kept, capsys):
     with np.load(third) as file:
         np.savez(third, **{**file, "id": np.array("another")})
     kept.clear()
-    assert descriptors.load(known, SETTINGS, rows)[:, 0].tolist() == rows.tolist()
+    assert load(known, rows)[:, 0].tolist() == rows.tolist()
     assert sorted(kept) == rows.tolist()
     assert capsys.readouterr().out.count("is damaged and computed anew") == 3
 
@@ -83,10 +88,10 @@ def test_a_signal_loses_nothing(kept, monkeypatch):
 
     monkeypatch.setattr(descriptors, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        descriptors.load(known, SETTINGS, np.arange(30))
+        load(known, np.arange(30))
     assert len(kept) == 12
     monkeypatch.setattr(descriptors, "evaluate", own)
-    assert len(descriptors.load(known, SETTINGS, np.arange(30))) == 30
+    assert len(load(known, np.arange(30))) == 30
     assert sorted(kept) == [*range(30)]
 
 
@@ -95,18 +100,34 @@ def test_molecules_that_do_not_fit_are_told_before_anything_is_computed(kept):
     numbers = np.where(known.numbers == 6, 36, known.numbers)
     with pytest.raises(UserError, match=r"found 36 \(Kr\) in number 2"):
         changed = dataclasses.replace(known, numbers=numbers)
-        descriptors.load(changed, SETTINGS, np.arange(30))
+        load(changed, np.arange(30))
     assert not kept
 
 
-@pytest.fixture
-def command(run, tmp_path):
-    """`command(*args)` runs it with a cache of its own."""
-    setup = f"import os; os.environ['XDG_CACHE_HOME'] = {str(tmp_path)!r}"
-    return functools.partial(run, module="scattering", setup=setup)
+CACHE = """
+import os
+os.environ["XDG_CACHE_HOME"] = os.getcwd()
+"""
+# Other invariants than those of wavelets, which take long to compile.
+INVARIANTS = """
+import numpy as np
+from experiments.run import descriptors
+
+def evaluate(placed, rows):
+    radii = np.linalg.norm(placed.positions[rows], axis=-1)[..., None]
+    return (radii ** np.linspace(0.5, 2, 300)).sum(axis=1).astype(np.float32)
+
+descriptors.evaluate = evaluate
+"""
 
 
-def test_the_command_leaves_a_record(command, tmp_path):
+@pytest.mark.parametrize(
+    "setup",
+    [INVARIANTS, pytest.param("", marks=pytest.mark.slow)],
+    ids=["quick", "real"],
+)
+def test_the_command_leaves_a_record(run, tmp_path, setup):
+    command = functools.partial(run, module="scattering", setup=CACHE + setup)
     place = tmp_path / "mine.npz"
     molecules.write(place, qm9_test.make_molecules(60, names=("gap", "alpha")))
     args = [*SMALL, f"--data_dir={place}"]

@@ -130,7 +130,14 @@ def transformed(field, spacing, degree, wide):
     return np.sqrt((np.abs(found) ** 2).sum(axis=0))
 
 
-@pytest.mark.parametrize("degree, pair", [(1, (0, 1)), (2, (1, 2)), (3, (0, 2))])
+@pytest.mark.parametrize(
+    "degree, pair",
+    [
+        pytest.param(1, (0, 1), marks=pytest.mark.slow),
+        pytest.param(2, (1, 2), marks=pytest.mark.slow),
+        (3, (0, 2)),
+    ],
+)
 def test_orders_equal_those_by_fourier_transforms(degree, pair):
     positions, weights = WATER
     spacing, size = 0.9, 64
@@ -146,12 +153,11 @@ def test_orders_equal_those_by_fourier_transforms(degree, pair):
     first = transformed(density, spacing, degree, 2.0 ** pair[0])
     second = transformed(first, spacing, degree, 2.0 ** pair[1])
     expected = [
-        [spacing**3 * (field**power).sum() for power in coefficients.POWERS]
+        [spacing**3 * (field**power).sum() for power in coefficients.POWERS[1:]]
         for field in (first, second)
     ]
 
-    settings = placement.Settings(margin=6.0)
-    grids = placement.make_grids(np.array([0.1, 7.0, 3.0]), settings)
+    grids = placement.make_grids(np.array([0.1, 7.0, 3.0]), placement.Settings())
     ends = grids.scales[pair[0]], grids.scales[pair[1]]
     terms = coefficients.first_order((positions, weights), ends[0], degree, pair[0])
     field = coefficients.modulus(terms, degree)
@@ -160,7 +166,8 @@ def test_orders_equal_those_by_fourier_transforms(degree, pair):
         coefficients.integrals(field, ends[0])[0],
         coefficients.integrals(coefficients.modulus(again, degree), ends[1])[0],
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-2)
+    # The root of what a Fourier transform leaves far away is too large to compare.
+    np.testing.assert_allclose(np.array(found)[:, 1:], expected, rtol=3e-3)
 
 
 # --- Invariance and convergence -----------------------------------------------------
@@ -264,7 +271,7 @@ def test_a_box_is_the_cheapest_that_holds_a_molecule():
         (
             ([1] * 5, [[0, 0, 0], [0, 0, 0.7], [30, 0, 0], [0, 30, 0], [0, 0, 30]]),
             dataclasses.replace(COARSE, spacing=0.5),
-            "number 1, is 42.",
+            "number 1, is 36.7 x 42.4 x ",
         ),
     ],
 )

@@ -29,8 +29,9 @@ class Features:
 
     Attributes:
       mean, scale: [F] of the inputs; the scale of a constant one is infinite.
-      components: [F, K] that make the components of unit variance of standardised
-        inputs whose pairs are multiplied; K may be 0.
+      components: [F, K] that make the components of standardised inputs whose pairs
+        are multiplied, in deviations of the first one: a product of two that hardly
+        vary is small, and so costs much. K may be 0.
     """
 
     mean: np.ndarray
@@ -43,6 +44,12 @@ class Features:
         parts = known @ self.components
         first, second = np.triu_indices(parts.shape[1])
         return np.concatenate([known, parts[:, first] * parts[:, second]], axis=1)
+
+    @property
+    def num_features(self) -> int:
+        """Of those that vary."""
+        count = int(self.components.shape[1])
+        return int(np.isfinite(self.scale).sum()) + count * (count + 1) // 2
 
     def blocks(self, inputs: np.ndarray) -> Iterator[np.ndarray]:
         """The features of all inputs, of some samples at a time."""
@@ -75,8 +82,8 @@ class Linear:
 
     @property
     def num_params(self) -> int:
-        """Slopes that are not 0, and the intercept."""
-        return int(np.count_nonzero(self.slopes)) + 1
+        """Slopes and the intercept."""
+        return self.features.num_features + 1
 
 
 class Ridge:
@@ -87,7 +94,7 @@ class Ridge:
       num_products: K of `Features`.
 
     Raises:
-      UserError: there are too few samples, or too few inputs for the products.
+      UserError: there are too few samples.
     """
 
     def __init__(self, train: np.ndarray, num_products: int = 0):
@@ -102,9 +109,6 @@ class Ridge:
             squares += block.T @ block
         self._center = sums / count
         covariance = squares / count - np.outer(self._center, self._center)
-        spread = np.sqrt(np.maximum(covariance.diagonal(), 0))
-        self._scale = np.where(spread > _CONSTANT, spread, np.inf)
-        covariance /= np.outer(self._scale, self._scale)
         self._variances, self._axes = np.linalg.eigh(covariance)
 
     def fit(
@@ -124,10 +128,10 @@ class Ridge:
         for start, block in enumerate(self.features.blocks(self._train)):
             rest = values[start * _BLOCK : (start + 1) * _BLOCK] - mean
             products += rest @ (block - self._center)
-        along = self._axes.T @ (products / self._scale / len(values))
+        along = self._axes.T @ products / len(values)
         variances = np.maximum(self._variances, 0)[:, None]  # rounding
         shrunk = along[:, None] / (variances + np.array(STRENGTHS))
-        slopes = (self._axes @ shrunk) / self._scale[:, None]  # [P, strengths]
+        slopes = self._axes @ shrunk  # [P, strengths]
         intercepts = mean - self._center @ slopes
         inputs, expected = valid
         found = [block @ slopes for block in self.features.blocks(inputs)]
@@ -159,6 +163,5 @@ def make_features(train: np.ndarray, num_products: int) -> Features:
     scale = np.where(constant, np.inf, spread)
     known = (inputs - mean) / scale
     variances, axes = np.linalg.eigh(known.T @ known / len(known))
-    kept = min(num_products, int((variances > _CONSTANT).sum()))
-    leading = slice(len(axes) - kept, None)
-    return Features(mean, scale, axes[:, leading] / np.sqrt(variances[leading]))
+    leading = axes[:, ::-1][:, :num_products]
+    return Features(mean, scale, leading / np.sqrt(variances[-1] or 1))

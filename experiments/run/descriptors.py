@@ -108,21 +108,24 @@ def store(known: Molecules, settings: Settings) -> Store:
     return Store(folder, identity, len(known.index))
 
 
-def load(known: Molecules, settings: Settings, rows: np.ndarray) -> np.ndarray:
+def load(kept: Store, placed: Placed, rows: np.ndarray) -> np.ndarray:
     """The coefficients [len(rows), F] of some molecules.
 
     Those that are not kept are computed, with a progress bar. A signal ends that after
     the part that is under way.
 
+    Args:
+      kept: of all molecules and the settings.
+      placed: all molecules by these settings.
+      rows: of those that are wanted.
+
     Raises:
-      UserError: of `placement.place`, or the folder cannot be used.
+      UserError: the folder cannot be used.
       KeyboardInterrupt: a signal came.
     """
-    kept = store(known, settings)
     values, is_known, damaged = kept.read()
     missing = np.setdiff1d(rows, np.flatnonzero(is_known))
     if len(missing):
-        placed = placement.place(known, settings)
         with _locked(kept.folder):
             for path in damaged:
                 print(f"note      {path} is damaged and computed anew")
@@ -138,13 +141,12 @@ def load(known: Molecules, settings: Settings, rows: np.ndarray) -> np.ndarray:
 
 
 def turned(
-    known: Molecules, settings: Settings, rows: np.ndarray
+    known: Molecules, placed: Placed, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients of some of the rows after random rotations: rows and [.., F].
 
     Up to `NUM_TURNED` are taken, of the box that most of the rows have.
     """
-    placed = placement.place(known, settings)
     boxes = placed.box[rows]
     taken = rows[boxes == np.bincount(boxes).argmax()][:NUM_TURNED]
     keys = jax.random.key(0)
