@@ -1,4 +1,4 @@
-"""Predict properties of molecules from solid harmonic wavelet scattering.
+"""Predict properties of molecules from wavelet scattering.
 
     python -m pip install '.[qm9]'
     python -m experiments.scattering --target=homo
