@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "precision": set(),
     "net": {"types", "models"},
     "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
+    "scattering": {"types", "elements", "settings", "data", "scattering"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
     | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
@@ -46,6 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": _BASE | {"data", "precision", "models", "train", "testing"},
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
+    "ase": set(),
+    "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
@@ -273,7 +276,10 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 # --- The README ---------------------------------------------------------------------
 
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("docs/devices.md", "docs/potentials.md"),
+)
 
 
 @pytest.mark.parametrize("name", PAGES)

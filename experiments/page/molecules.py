@@ -35,8 +35,10 @@ def show(
         return Shown(reason=f"no molecules: {error}")
     if known.fingerprint != record["fingerprint"]:
         return Shown(reason="no molecules: those that are installed are others")
-    settings = record["settings"]
-    rows = splits.split_rows(settings["split"], len(known.index))["test"]
+    split = record["settings"].get("split")
+    if split is None:
+        return Shown(reason="no molecules: the record does not tell their split")
+    rows = splits.split_rows(split, len(known.index))["test"]
     values, unit = targets.target_values(known, record["target"])
     chosen = scenes.choose(members, wanted.systems, len(rows))
     starts = np.cumsum(known.n_atoms) - known.n_atoms
