@@ -12,6 +12,7 @@ from demetar.data import molecules
 from demetar.errors import UserError
 from demetar.scattering import coefficients, placement
 from experiments import report
+from experiments.run import finished
 from experiments.run import descriptors
 from tests import qm9_test
 
@@ -141,7 +142,7 @@ def test_the_command_leaves_a_record(run, tmp_path, setup):
     )
     assert str(tmp_path) not in record["command"]
     assert record["command"].endswith("--target=gap")
-    (found,) = report.read_runs([str(tmp_path / "run")])
+    (found,) = finished.read_runs([str(tmp_path / "run")])
     assert found.errors is not None and found.errors.shape == (1, 4)
     assert "| scattering |" in report.markdown([found])
 
