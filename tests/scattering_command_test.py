@@ -12,8 +12,7 @@ from demetar.data import molecules
 from demetar.errors import UserError
 from demetar.scattering import coefficients, placement
 from experiments import report
-from experiments.run import finished
-from experiments.run import descriptors
+from experiments.run import descriptors, finished
 from tests import qm9_test
 
 SETTINGS = placement.Settings(spacing=2.0, margin=2.0)
