@@ -295,6 +295,11 @@ def dense_to_ragged(values: Array, graph: Graph, rows: Rows = "nodes") -> jax.Ar
     return jnp.where(real[:, None], flat[index], 0)
 
 
+def dense_size(graph: Graph, rows: Rows = "nodes") -> int:
+    """M: how many rows `ragged_to_dense` has for each graph."""
+    return _rows(graph, rows)[2]
+
+
 def _rows(graph: Graph, rows: Rows) -> tuple[Array, int, int]:
     """Rows of each graph [G], of the batch, and of the largest graph."""
     bucket = graph.bucket
