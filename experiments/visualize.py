@@ -17,7 +17,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 import jax
-import numpy as np
 from matplotlib.figure import Figure
 
 from demetar import models, symmetry
@@ -30,13 +29,14 @@ from demetar.train import checkpoint
 from demetar.visual import (
     animation,
     attention,
+    directions,
     forward,
     glyphs,
     harmonics,
     paths,
     rotation,
 )
-from demetar.visual import symmetry as symmetry_pictures
+from demetar.visual import symmetry as by_layer
 from experiments.run import cli, subjects
 from experiments.run.subjects import Subject
 from tools.command_line import CommandLine, Given
@@ -122,7 +122,7 @@ def draw_rotation(subject: Subject, options: Options) -> Pictures:
     axis = rotation.about(own.view[2], TILT) @ own.view[1]
     asked = (subject.task, subject.batch, subject.look, axis)
     still = rotation.turns(*asked)
-    around = rotation.turns(*asked, np.linspace(0, 360, NUM_ANGLES, endpoint=False))
+    around = rotation.turns(*asked, [360 / NUM_ANGLES * k for k in range(NUM_ANGLES)])
     worst = max(turn.difference for turn in [*still, *around])
     told = (
         f"channel {shown.channel} of {shown.irrep}, layer {layers[shown.layer].number}"
@@ -173,21 +173,23 @@ def draw_attention(subject: Subject, _: Options) -> Pictures:
 
 def draw_equivariance(subject: Subject, _: Options) -> Pictures:
     """Errors by layer, and by direction for a model that breaks rotations."""
-    asked = (subject.net, subject.task, subject.params, subject.batch)
-    errors = symmetry_pictures.errors(*asked)
-    print(symmetry_pictures.table(errors))
+    errors = by_layer.errors(subject.recorder, subject.params, subject.batch)
+    print(by_layer.table(errors))
     stated = models.model_class(subject.model).symmetry
-    name = f"{subject.title}"
-    found = {"equivariance.png": symmetry_pictures.errors_figure(errors, name, stated)}
-    breaks = errors["float64"]["rotation"][f"head {subject.task.heads[0].name}"]
-    if breaks < FLOOR and stated not in base.BREAK_ROTATIONS:
-        print("rotations are kept; there is no error by direction to draw")
+    title = f"{subject.title}; it states {stated}"
+    found = {"equivariance.png": by_layer.figure(errors, title)}
+    worst = max(errors["float64"]["rotation"].values())
+    if worst < FLOOR:
+        breaks = stated in base.BREAK_ROTATIONS
+        told = f"; {subject.model} states {stated}, which this system does not show"
+        print(f"rotations are kept to {worst:.0e}{told if breaks else ''}")
         return found
     with precision("float64"):
         params, batch = symmetry.cast((subject.params, subject.batch), "float64")
-        places = symmetry_pictures.directions(subject.net, subject.task, params, batch)
-    print(symmetry_pictures.describe(places))
-    figure = symmetry_pictures.directions_figure(places, name, FLOOR)
+        changes = directions.changes(subject.net, subject.task, params, batch)
+    for name, change in changes.items():
+        print(directions.describe(name, change))
+    figure = directions.figure(changes, subject.title, FLOOR)
     return {**found, "directions.png": figure}
 
 

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
+    "visual": _BASE | {"data", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
 

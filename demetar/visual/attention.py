@@ -146,7 +146,8 @@ def figure(found: list[Weights], layout: Layout, title: str) -> Figure:
     sizes = [width, 2.6, *[1.25] * heads]
     drawn = Figure(
         figsize=(sum(sizes) + 0.6, max(height, 2.4) * len(found) + 0.9),
-        **dict(dpi=100, layout="constrained"),
+        dpi=100,
+        layout="constrained",
     )
     grid = drawn.subplots(len(found), 2 + heads, squeeze=False, width_ratios=sizes)
     for row, own in zip(grid, found, strict=True):
@@ -164,7 +165,8 @@ def figure(found: list[Weights], layout: Layout, title: str) -> Figure:
     drawn.supxlabel(
         "a row asks, a column is asked; hatched: masked.  A line is wide at the node "
         "that the other end hears, a ball as the node is read from elsewhere",
-        **dict(fontsize=8, color="0.35"),
+        fontsize=8,
+        color="0.35",
     )
     return drawn
 
@@ -192,7 +194,9 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, values: np.ndarray) -> None:
     axes.patch.set(facecolor="0.93", hatch="//////", edgecolor="0.80", linewidth=0)
     axes.imshow(
         np.ma.masked_invalid(matrix),
-        **dict(cmap=colors, norm=norm, aspect="auto"),
+        cmap=colors,
+        norm=norm,
+        aspect="auto",
         interpolation="nearest",
     )
     if matrix.shape[0] == matrix.shape[1]:
@@ -212,12 +216,13 @@ def _draw_mean(axes: Axes, own: Weights) -> None:
         if is_row:
             axes.set_yticks(places, names[::step], fontsize=size, parse_math=False)
         else:
-            style = dict(fontsize=size, rotation=90, parse_math=False)
-            axes.set_xticks(places, names[::step], **style)
+            axes.set_xticks(
+                places, names[::step], fontsize=size, rotation=90, parse_math=False
+            )
     axes.tick_params(length=0, pad=2)
     mean = "mean of heads" if len(own.matrices) > 1 else "weights"
     axes.set_title(mean, fontsize=7, color="0.35")
-    bar = axes.figure.colorbar(axes.images[0], ax=axes, **dict(fraction=0.05, pad=0.02))
+    bar = axes.figure.colorbar(axes.images[0], ax=axes, fraction=0.05, pad=0.02)
     bar.ax.tick_params(labelsize=6, length=2)
     bar.outline.set_linewidth(0.4)
 

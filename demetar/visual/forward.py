@@ -127,7 +127,7 @@ def _features(
 
 
 def _by_largest(asked: np.ndarray) -> np.ndarray:
-    found = np.abs(asked - np.diag(np.diag(asked)))
+    found: np.ndarray = np.abs(asked - np.diag(np.diag(asked)))
     largest = found.max(initial=0)
     return found / largest if largest else found
 
@@ -164,16 +164,17 @@ def film(
     steps: Sequence[Stage], layout: Layout, title: str
 ) -> tuple[Iterator[Figure], list[int]]:
     """The frames, and how many milliseconds each is shown."""
-    frames, times = [], []
+    frames: list[tuple[float, Stage]] = []
+    times: list[int] = []
     for number, stage in enumerate(steps):
         frames.append((number, stage))
         times.append(_LONG)
         if number + 1 < len(steps):
-            for share in np.arange(1, _BETWEEN + 1) / (_BETWEEN + 1):
-                # Slow at both ends.
-                eased = share * share * (3 - 2 * share)
+            for between in range(1, _BETWEEN + 1):
+                share = between / (_BETWEEN + 1)
+                eased = share * share * (3 - 2 * share)  # slow at both ends
                 moving = stage.towards(steps[number + 1], eased)
-                frames.append((number + float(eased), moving))
+                frames.append((number + eased, moving))
                 times.append(_SHORT)
     names = [stage.name for stage in steps]
     made = (_frame(place, own, names, layout, title) for place, own in frames)
@@ -190,8 +191,13 @@ def _frame(
     grid = figure.add_gridspec(
         2,
         1 + len(irreps),
-        **dict(height_ratios=(height, 0.55), left=0.01, right=0.99, top=0.82),
-        **dict(bottom=0.02, hspace=0.05, wspace=0.03),
+        height_ratios=(height, 0.55),
+        left=0.01,
+        right=0.99,
+        top=0.82,
+        bottom=0.02,
+        hspace=0.05,
+        wspace=0.03,
     )
     _draw_system(figure.add_subplot(grid[0, 0]), stage, layout)
     steps = glyphs.resolution(4 * len(irreps) * len(layout.names))

@@ -155,7 +155,8 @@ def figure(
     cell = layout.panel(2.3)
     drawn = Figure(
         figsize=(cell[0] * len(irreps) + 0.9, cell[1] * len(layers) + 1.0),
-        **dict(dpi=110, layout="constrained"),
+        dpi=110,
+        layout="constrained",
     )
     panels = drawn.subplots(len(layers), len(irreps), squeeze=False)
     steps = resolution(len(layers) * len(irreps) * len(inside.positions))
@@ -178,7 +179,8 @@ def figure(
     drawn.suptitle(title, fontsize=11, parse_math=False)
     drawn.supxlabel(
         "radius |f(n)|; red: f(n) > 0, blue: f(n) < 0; each panel has its own scale",
-        **dict(fontsize=8, color="0.35"),
+        fontsize=8,
+        color="0.35",
     )
     return drawn
 

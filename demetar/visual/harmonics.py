@@ -18,7 +18,8 @@ def figure(lmax: int) -> Figure:
     columns = 2 * lmax + 2  # one more for the names of the rows
     drawn = Figure(
         figsize=(1.25 * columns, 1.35 * (lmax + 1) + 0.6),
-        **dict(dpi=110, layout="constrained"),
+        dpi=110,
+        layout="constrained",
     )
     panels = drawn.subplots(lmax + 1, columns, squeeze=False)
     for degree, row in enumerate(panels):

@@ -27,7 +27,7 @@ COMPONENT, CHANNEL, HEAD, GRAPH, XYZ = "component", "channel", "head", "graph", 
 
 ATTENTION, READOUT = "attention_", "readout_attention_"
 _FEATURES = re.compile(r"features_(\d+)_(\d+[eo])")
-_VECTORS = ("acceleration",)
+VECTORS = ("acceleration",)  # recorded vectors of the nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Recorder:
             return outputs, values
 
         self._run = jax.jit(run)
-        self._task = task
+        self.task = task
 
     def __call__(self, params: Params, batch: Batch) -> Inside:
         """What the model computes of the first system of a batch.
@@ -127,7 +127,7 @@ class Recorder:
           batch: of one system.
         """
         outputs, values = jax.device_get(self._run(params, batch.graph))
-        return of_graph(self._task, batch.graph, outputs, values)
+        return of_graph(self.task, batch.graph, outputs, values)
 
 
 def of_graph(
@@ -194,7 +194,7 @@ def _axes(name: str, shape: Sequence[int], graph: Graph) -> tuple[str, ...]:
         return (EDGE, HEAD)
     if len(shape) != 2:
         return ()
-    if name in _VECTORS and tuple(shape) == (bucket.max_nodes, 3):
+    if name in VECTORS and tuple(shape) == (bucket.max_nodes, 3):
         return (NODE, XYZ)
     if shape[0] == bucket.max_nodes:
         return (NODE, CHANNEL)

@@ -142,7 +142,7 @@ def _all_pairs(count: int) -> np.ndarray:
 
 def _distances(points: np.ndarray) -> np.ndarray:
     """[n, n]; infinite from a point to itself."""
-    found = np.linalg.norm(points[:, None] - points, axis=-1)
+    found: np.ndarray = np.linalg.norm(points[:, None] - points, axis=-1)
     np.fill_diagonal(found, np.inf)
     return found
 

@@ -18,7 +18,6 @@ from demetar.nn.capture import Coupling, Product
 from demetar.types import Params
 
 _STRENGTHS = colormaps["viridis_r"]
-_PLAIN = "#7a8794"  # couplings whose weights depend on the edge
 MOST_PANELS = 6  # different products that are drawn
 
 
@@ -48,7 +47,8 @@ def figure(products: Sequence[Product], params: Params, title: str) -> Figure:
     rows = -(-count // columns)
     drawn = Figure(
         figsize=(4.6 * columns, 4.0 * rows + 0.8),
-        **dict(dpi=110, layout="constrained"),
+        dpi=110,
+        layout="constrained",
     )
     panels = drawn.subplots(rows, columns, squeeze=False).ravel()
     shown = products[:count]
@@ -63,14 +63,17 @@ def figure(products: Sequence[Product], params: Params, title: str) -> Figure:
         drawn.colorbar(
             ScalarMappable(norm, _STRENGTHS),
             ax=list(panels),
-            **dict(label="root mean square of the weights", shrink=0.6, pad=0.01),
+            label="root mean square of the weights",
+            shrink=0.6,
+            pad=0.01,
         )
     left = f"; {len(products) - count} more are not drawn" if products[count:] else ""
     drawn.suptitle(f"{title}{left}", fontsize=11, parse_math=False)
     drawn.supxlabel(
         "left: irreps of the input; above: of the attribute (harmonics); right: of the "
-        "output; a dot is a path",
-        **dict(fontsize=8, color="0.35"),
+        "output; a dot is a path" + ("" if learned else ", coloured by its output"),
+        fontsize=8,
+        color="0.35",
     )
     return drawn
 
@@ -99,7 +102,8 @@ def _draw(axes: Axes, product: Product, params: Params, norm: Normalize) -> None
     left, right, top = -0.28 * size - 0.6, 1.28 * size, size + 0.6
     for path, (x, y) in zip(product.couplings, places, strict=True):
         value = strength(path, params)
-        color = _PLAIN if value is None else _STRENGTHS(norm(value))
+        kind = colormaps["tab10"](list(outputs).index(path.out) % 10)
+        color = kind if value is None else _STRENGTHS(norm(value))
         start, end = inputs[path.first][1], outputs[path.out][1]
         middle = (left + x) / 2
         _curve(axes, [(left, start), (middle, start), (middle, y), (x, y)], color)
@@ -108,8 +112,12 @@ def _draw(axes: Axes, product: Product, params: Params, norm: Normalize) -> None
         middle = (right + x) / 2
         _curve(axes, [(x, y), (middle, y), (middle, end), (right, end)], color)
         axes.plot(x, y, "o", color=color, markersize=5, zorder=3)
-    box = dict(boxstyle="round,pad=0.3", facecolor="white", edgecolor="0.6")
-    style = dict(fontsize=8, va="center", ha="center", bbox=box, zorder=4)
+    box: dict[str, Any] = dict(
+        boxstyle="round,pad=0.3", facecolor="white", edgecolor="0.6"
+    )
+    style: dict[str, Any] = dict(
+        fontsize=8, va="center", ha="center", bbox=box, zorder=4
+    )
     for irrep, (_, y) in inputs.items():
         axes.text(left, y, f"{product.inputs[irrep]}x{irrep}", **style)
     for irrep, (x, _) in attribute.items():

@@ -36,9 +36,10 @@ def wigner(irrep: Irrep, matrix: np.ndarray) -> np.ndarray:
     grid = sphere.quadrature(irrep.l)
     before = sphere.harmonics(grid.directions, irrep.l)[irrep.l]
     after = sphere.harmonics(grid.directions @ matrix.T, irrep.l)[irrep.l]
-    found = np.einsum("ipa,jpa,pa->ij", after, before, grid.weights)
-    natural = irrep.p == (-1) ** irrep.l
-    return found if natural else found * np.sign(np.linalg.det(matrix))
+    found: np.ndarray = np.einsum("ipa,jpa,pa->ij", after, before, grid.weights)
+    if irrep.p != (-1) ** irrep.l:
+        found = found * np.sign(np.linalg.det(matrix))
+    return found
 
 
 def transformed(layer: Layer, matrix: np.ndarray) -> Layer:
@@ -66,8 +67,8 @@ def about(axis: np.ndarray, degrees: float) -> np.ndarray:
     x, y, z = axis / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     angle = np.radians(degrees)
-    turn: np.ndarray = np.eye(3) + np.sin(angle) * cross
-    return turn + (1 - np.cos(angle)) * cross @ cross
+    turn: np.ndarray = np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return turn + np.eye(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +178,8 @@ def figure(found: Sequence[Turn], shown: Shown, layout: Layout, title: str) -> F
     width, height = layout.panel(2.6)
     drawn = Figure(
         figsize=(width * len(found) + 0.6, 2 * height + 1.5),
-        **dict(dpi=110, layout="constrained"),
+        dpi=110,
+        layout="constrained",
     )
     panels = drawn.subplots(2, len(found), squeeze=False)
     steps = glyphs.resolution(2 * len(found) * len(layout.names))
@@ -197,7 +199,8 @@ def figure(found: Sequence[Turn], shown: Shown, layout: Layout, title: str) -> F
     drawn.supxlabel(
         "differences are over all layers, degrees and channels, relative to the "
         "largest feature of the layer",
-        **dict(fontsize=8, color="0.35"),
+        fontsize=8,
+        color="0.35",
     )
     return drawn
 
@@ -207,7 +210,7 @@ def frame(turn: Turn, shown: Shown, layout: Layout, title: str) -> Figure:
     width, height = layout.panel(3.4)
     drawn = Figure(figsize=(2 * width, height + 1.0), dpi=75)
     panels = drawn.subplots(1, 2)
-    drawn.subplots_adjust(**dict(left=0.01, right=0.99, top=0.80, bottom=0.09))
+    drawn.subplots_adjust(left=0.01, right=0.99, top=0.80, bottom=0.09)
     steps = glyphs.resolution(8 * len(layout.names))
     both = turn.layers, turn.expected
     for axes, layers, text in zip(panels, both, ROWS, strict=True):

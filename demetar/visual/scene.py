@@ -98,13 +98,17 @@ class Scene:
         for ends, color in self._arrows:
             arrow = FancyArrowPatch(
                 *ends[:, :2],
-                **dict(arrowstyle="-|>", mutation_scale=9, color=color, zorder=3),
+                arrowstyle="-|>",
+                mutation_scale=9,
+                color=color,
+                zorder=3,
             )
-            arrow.set_linewidth(1.4)
+            arrow.set(linewidth=1.4, clip_on=False)
             axes.add_patch(arrow)
         for place, text, style in self._names:
-            style = dict(ha="center", va="center", fontsize=7, color=INK) | style
-            written = axes.text(*place[:2], text, zorder=4, parse_math=False, **style)
+            own = {"ha": "center", "va": "center", "fontsize": 7, "color": INK, **style}
+            x, y = place[:2].tolist()
+            written = axes.text(x, y, text, zorder=4, parse_math=False, **own)
             written.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
         axes.set_aspect("equal")
         axes.set_axis_off()
@@ -129,8 +133,11 @@ class Scene:
         colors = np.clip(colors[order], 0, 1)
         # Edges of the same colour close the seams between the faces.
         return PolyCollection(
-            faces[order, :, :2],
-            **dict(facecolors=colors, edgecolors=colors, linewidths=0.35, zorder=2),
+            list(faces[order, :, :2]),
+            facecolors=colors,
+            edgecolors=colors,
+            linewidths=0.35,
+            zorder=2,
         )
 
 
@@ -147,7 +154,8 @@ def _shades(faces: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(normals, axis=1)
     cosines = normals @ _LIGHT / np.linalg.norm(_LIGHT)
     cosines = np.clip(cosines / np.where(lengths > 0, lengths, 1), 0, 1)
-    return (DARKEST + (1 - DARKEST) * cosines)[:, None]
+    found: np.ndarray = (DARKEST + (1 - DARKEST) * cosines)[:, None]
+    return found
 
 
 def best_view(positions: np.ndarray) -> np.ndarray:

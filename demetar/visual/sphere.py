@@ -103,4 +103,5 @@ def cubic(directions: np.ndarray) -> np.ndarray:
 
     x^4 + y^4 + z^4 - 3/5, the only one of its degree up to a factor.
     """
-    return np.sum(directions**4, axis=-1) - 0.6
+    found: np.ndarray = np.sum(directions**4, axis=-1) - 0.6
+    return found

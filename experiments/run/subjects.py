@@ -134,11 +134,11 @@ class Subject:
     batch: Batch
 
     def __post_init__(self) -> None:
-        self._recorder = Recorder(self.net, self.task)
+        self.recorder = Recorder(self.net, self.task)
 
     def look(self, batch: Batch | None = None) -> Inside:
         """What the model computes of its system, or of another of that size."""
-        return self._recorder(self.params, self.batch if batch is None else batch)
+        return self.recorder(self.params, self.batch if batch is None else batch)
 
     @property
     def layout(self) -> Layout:
