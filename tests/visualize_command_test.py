@@ -15,7 +15,8 @@ SEGNN = {"hidden_units": 8, "num_layers": 1}
 @pytest.fixture
 def states(tmp_path):
     given = trained.bodies((5, 5, 5))
-    np.savez(tmp_path / "states.npz", **{k: np.stack(v) for k, v in given.items()})
+    arrays: dict = {name: np.stack(values) for name, values in given.items()}
+    np.savez(tmp_path / "states.npz", **arrays)
     return "--input=states.npz"
 
 
@@ -47,32 +48,44 @@ def test_a_system_that_there_is_not(run_module, tmp_path, states):
     asked = ("--what=attention", "--checkpoint=run", states)
     done = run_module(MODULE, *asked, "--system=3")
     refused(done, "expected --system from 0 to 2, of states.npz, found 3")
-    done = run_module(MODULE, *asked[:2])
-    refused(done, "expected --input=PATH", "does not say on which data")
-    molecules = ("--checkpoint=pretrained:schnet-qm9_homo", "--system=1")
-    done = run_module(MODULE, "--what=glyphs", *molecules)
-    refused(done, "expected --system 0, of the built-in ethanol", "found 1")
-    assert not (tmp_path / "pictures").exists()
-
-
-def test_a_model_without_features_says_what_it_has(run_module, tmp_path, states):
-    trained.save(tmp_path / "run", "egnn", trained.BODIES)
-    for what, word in (
-        ("glyphs", "steerable features"),
-        ("rotation", "steerable features"),
-        ("attention", "attention"),
-        ("forward", "features or attention"),
-        ("tensor_product", "tensor products"),
-    ):
-        done = run_module(MODULE, f"--what={what}", "--checkpoint=run", states)
-        refused(done, word, "in egnn, found", "it records nothing on the way")
     assert not (tmp_path / "pictures").exists()
 
 
 @pytest.mark.slow
+def test_a_system_that_is_not_known_without_a_file(run_module, tmp_path):
+    trained.save(tmp_path / "run", "egnn", trained.BODIES)
+    done = run_module(MODULE, "--what=attention", "--checkpoint=run")
+    refused(done, "expected --input=PATH", "does not say on which data")
+    molecules = ("--checkpoint=pretrained:schnet-qm9_homo", "--system=1")
+    done = run_module(MODULE, "--what=glyphs", *molecules)
+    refused(done, "expected --system 0, of the built-in ethanol", "found 1")
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "what", [what for what in visualize.WHAT if what != "attention"]
+    "what, word",
+    [
+        ("glyphs", "steerable features"),
+        slow("rotation", "steerable features"),
+        slow("attention", "attention"),
+        slow("forward", "features or attention"),
+        slow("tensor_product", "tensor products"),
+    ],
 )
+def test_a_model_without_features_says_what_it_has(
+    what, word, run_module, tmp_path, states
+):
+    trained.save(tmp_path / "run", "egnn", trained.BODIES)
+    done = run_module(MODULE, f"--what={what}", "--checkpoint=run", states)
+    refused(done, word, "in egnn, found", "it records nothing on the way")
+    assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", sorted({*visualize.WHAT} - {"attention"}))
 def test_every_picture_is_written(what, run_module, tmp_path, states):
     trained.save(tmp_path / "run", "segnn", trained.BODIES, fields=SEGNN)
     done = run_module(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 GIF, APNG = KINDS = ("gif", "apng")
-_COLORS = 128  # of a frame of a GIF, which has room for 256
+_COLORS = 64  # of a frame of a GIF, which has room for 256
 
 
 def pixels(figure: Figure) -> Image.Image:

@@ -186,7 +186,7 @@ def _frame(
 ) -> Figure:
     """One picture: the system, the features, and where the pass stands."""
     irreps = list(stage.features)
-    width, height = layout.panel(2.4)
+    width, height = layout.panel(2.4 if irreps else 4.0)
     figure = Figure(figsize=(width * (1 + len(irreps)) + 0.2, height + 1.1), dpi=80)
     grid = figure.add_gridspec(
         2,
@@ -240,6 +240,7 @@ def _draw_progress(axes: Axes, place: float, names: Sequence[str]) -> None:
     axes.plot(place, 0, "o", color=_MOVED, markersize=8, zorder=3)
     for number, name in enumerate(names):
         short = name.partition(":")[0].replace(" encoder, layer", "")
+        short = short.removesuffix(" attention")
         axes.text(number, -0.9, short, fontsize=7, ha="center", parse_math=False)
     axes.set_xlim(-0.4, last + 0.4)
     axes.set_ylim(-1.4, 0.8)

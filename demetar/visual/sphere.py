@@ -16,7 +16,7 @@ import numpy as np
 from demetar import geometry
 from demetar.precision import precision
 
-MOST_DEGREE = 8  # e3nn-jax loses precision beyond it
+MOST_DEGREE = 6  # of expansions; what is compiled grows fast with it
 
 
 class Grid(NamedTuple):
