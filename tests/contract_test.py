@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from demetar import geometry, graphs, models, testing
@@ -123,6 +124,26 @@ def test_promises_hold_for_molecules(name):
 )
 def test_gradients_are_finite_for_molecules(name):
     testing.assert_finite(molecular_subject(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "cormorant" else pytest.mark.slow)
+        for name in MODELS
+    ],
+)
+def test_much_padding_leaves_gradients_finite(name):
+    """All padding edges end at one node, whose sum grows with them layer by layer."""
+    task = testing.home_task(name)
+    deep = {"num_layers": 5} if "num_layers" in models.fields(name) else {}
+    members = testing.systems()
+    own = testing.Subject(name, fields=deep, task=task)
+    batch = testing.make_batch(members, extra=1_000, task=task)
+    params, _ = jax.flatten_util.ravel_pytree(own.params)
+    loss, gradients = own.loss_and_gradients(params, batch.graph.nodes, batch)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize("name", [grouped(name, once_more=True) for name in MODELS])

@@ -103,6 +103,7 @@ class Cormorant(base.Model):
         pairs = Pairs(
             _with_selves(geometry.safe_norm(vectors, keepdims=True), graph.bucket),
             _with_selves(graph.edges, graph.bucket),
+            _there(graph),
         )
         nodes: Features = {SCALAR: self._input(pairs, graph)[None]}
         network: dict[Irrep, jax.Array] = {}
@@ -192,7 +193,7 @@ class Cormorant(base.Model):
         """
         products = [_inner_products(values, graph) for values in nodes.values()]
         radial = self._radial(str(layer), pairs)
-        mask = self._mask(str(layer), pairs.lengths)
+        mask = self._mask(str(layer), pairs.lengths) * pairs.there
         outputs = {}
         for degree in range(self.lmax + 1):
             irrep = steerable.natural_irrep(degree)
@@ -245,6 +246,7 @@ class Pairs(NamedTuple):
 
     lengths: jax.Array  # [P, 1]
     features: jax.Array  # [P, F] of the edges, 0 for a node with itself
+    there: jax.Array  # [P, 1] 0 for padding edges, else 1
 
 
 def solid_harmonics(vectors: Array, lmax: int) -> Attribute:
@@ -259,6 +261,16 @@ def solid_harmonics(vectors: Array, lmax: int) -> Attribute:
 def _with_selves(edges: Array, bucket: Bucket) -> jax.Array:
     """Values of edges [E, C], and zeros for the nodes with themselves: [P, C]."""
     return jnp.pad(jnp.asarray(edges), ((0, bucket.max_nodes), (0, 0)))
+
+
+def _there(graph: Graph) -> jax.Array:
+    """0 for padding edges, 1 for other pairs: [P, 1].
+
+    All padding edges end at one node. Layer by layer the square of their sum would grow
+    beyond any float, and 0 times infinity is the gradient of what does not count.
+    """
+    edges = graphs.edge_mask(graph)[:, None].astype(graph.nodes.positions.dtype)
+    return jnp.pad(edges, ((0, graph.bucket.max_nodes), (0, 0)), constant_values=1)
 
 
 def _split(pairs: jax.Array, bucket: Bucket) -> tuple[jax.Array, jax.Array]:

@@ -37,8 +37,9 @@ class Choice:
     )
     protocol: str = setting(
         "default",
-        "Named settings of the model: paper, tuned or preset, if it has them; default "
-        "stands for the paper's if there is one for these data, else the project's.",
+        "Named settings of the model: paper, tuned, fast or preset, if it has them; "
+        "default stands for the paper's if there is one for these data, else the "
+        "project's.",
         MODEL,
     )
     set: tuple[str, ...] = setting(
