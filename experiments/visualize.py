@@ -95,7 +95,10 @@ def main(given: Given, _: list[str]) -> None:
     else:
         subject = subjects.find(given.read(subjects.Options))
         print(f"model     {subject.name}\nsystem    {subject.place}", flush=True)
-        found = MAKERS[options.what](subject, options)
+        # GPUs would round products so much that no symmetry holds beyond 1e-3.
+        jax.config.update("jax_default_matmul_precision", "highest")
+        with precision(subject.dtype):
+            found = MAKERS[options.what](subject, options)
     folder = pathlib.Path(options.out)
     cli.make_folder(folder)
     for name, picture in found.items():

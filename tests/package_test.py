@@ -274,7 +274,10 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 # --- The README ---------------------------------------------------------------------
 
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("docs/devices.md", "docs/pictures.md"),
+)
 
 
 @pytest.mark.parametrize("name", PAGES)

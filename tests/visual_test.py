@@ -35,19 +35,17 @@ from demetar.visual import (
 )
 from demetar.visual import symmetry as by_layer
 
-SEGNN: dict[str, Any] = {
-    "hidden_units": 9,
-    "num_layers": 1,
-    "lmax_hidden": 2,
-    "lmax_attributes": 2,
+Fields = dict[str, Any]  # with which a model compiles fast
+
+SEGNN: Fields = {
+    **{"hidden_units": 9, "num_layers": 1},
+    **{"lmax_hidden": 2, "lmax_attributes": 2},
 }
-TINY: dict[str, Any] = {
+TINY: Fields = {
     **{"hidden_size": 7, "num_heads": 3},
     **{"num_basis": 4, "joint_layers": 1},
 }
-ATTENDING: dict[
-    str, dict[str, Any]
-] = {  # models, and the fields with which they compile fast
+ATTENDING: dict[str, Fields] = {
     "demetar": TINY,
     "set_transformer": {"hidden_size": 6, "num_heads": 3, "num_layers": 1},
     "torchmd_et": {"num_layers": 1, "num_basis": 4},
@@ -150,6 +148,28 @@ def test_features_of_the_turned_input_are_the_turned_features():
     assert rotation.difference(turn.layers, wrong) > 1e-1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, task",
+    [
+        *((name, testing.TASK) for name in ("nequip", "equiformer", "torchmd_et")),
+        *((name, testing.TASK) for name in ("tfn", "se3_transformer")),
+        *((name, testing.TASK) for name in ("simple_network", "segnn")),
+        ("cormorant", testing.MOLECULES),
+    ],
+)
+def test_features_of_all_models_turn_by_their_irreps(name, task):
+    own = looked(name, task)
+    look = functools.partial(own.recorder, own.params)
+    (turn,) = rotation.turns(
+        *(task, own.batch, look), np.array([2.0, -1.0, 2.0]), [109.0]
+    )
+    assert turn.difference < 1e-4
+    if max(irrep.l for irrep in glyphs.irreps_of(turn.layers)):
+        first = own.inside.layers
+        assert rotation.difference(turn.layers, first) > 1e-2
+
+
 def test_errors_by_layer_are_rounding_and_a_wrong_move_is_seen(monkeypatch):
     own = segnn()
     found = by_layer.errors(own.recorder, own.params, own.batch)
@@ -207,7 +227,7 @@ def test_a_film_goes_from_the_input_to_the_output():
     for irrep, values in steps[1].features.items():
         np.testing.assert_allclose(between.features[irrep], values / 4)
     frames, times = forward.film(steps, own.layout, "title")
-    assert len(times) == 3 + 2 * 5
+    assert len(times) == 3 + 2 * 4
     assert len(next(frames).axes) == 1 + 3 + 1  # the system, irreps, and the progress
 
 

@@ -26,7 +26,7 @@ from demetar.visual.inside import VECTORS
 from demetar.visual.scene import OBLIQUE, Scene
 
 LMAX = sphere.MOST_DEGREE  # of the expansion of the function
-_SPINS = 6  # rotations about each direction
+_SPINS = 8  # rotations about each direction
 _AT_ONCE = 64  # systems of one call
 _CUBIC = 4  # the first degree with a harmonic that has the symmetry of the cube
 

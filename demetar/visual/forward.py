@@ -17,7 +17,7 @@ from demetar.visual.inside import Inside
 from demetar.visual.layout import Layout
 
 MOST_IRREPS = 4  # panels of features
-_BETWEEN = 5  # frames from one stage to the next
+_BETWEEN = 4  # frames from one stage to the next
 _SHORT, _LONG = 90, 900  # milliseconds of a frame in between, and of a stage
 _VELOCITY, _MOVED = "#6b9a4b", "#d1495b"  # arrows of the input and of the output
 _LINES = (0.35, 0.50, 0.68)
@@ -187,7 +187,7 @@ def _frame(
     """One picture: the system, the features, and where the pass stands."""
     irreps = list(stage.features)
     width, height = layout.panel(2.4 if irreps else 4.0)
-    figure = Figure(figsize=(width * (1 + len(irreps)) + 0.2, height + 1.1), dpi=80)
+    figure = Figure(figsize=(width * (1 + len(irreps)) + 0.2, height + 1.1), dpi=72)
     grid = figure.add_gridspec(
         2,
         1 + len(irreps),

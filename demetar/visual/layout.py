@@ -24,6 +24,7 @@ _BONDED = 1.25  # times the sum of covalent radii
 _STICK = (0.80, 0.80, 0.83)
 _THICK, _FAINT = 0.25, 0.06  # sticks in radii of a glyph: bonds, or all pairs
 _FEW = 8  # bodies that are all joined by faint lines
+_MOST_NAMES = 40  # that can be told apart
 _BALL = 14  # polar steps
 
 
@@ -85,6 +86,8 @@ class Layout:
 
     def add_names(self, picture: Scene, distance: float = 0.75) -> None:
         """The name of every node, to the lower right, in radii of a glyph."""
+        if len(self.names) > _MOST_NAMES:
+            return
         shift = distance * self.radius * (self.view[0] - self.view[1])
         for place, name in zip(self.positions, self.names, strict=True):
             picture.add_name(place + shift, name, color=INK)

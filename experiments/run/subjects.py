@@ -147,6 +147,11 @@ class Subject:
         return layout.of_nodes(self.task, graph.nodes, int(graph.n_node[0]))
 
     @property
+    def dtype(self) -> str:
+        """In which the model computes."""
+        return str(self.batch.graph.nodes.positions.dtype)
+
+    @property
     def title(self) -> str:
         """Of a picture."""
         return f"{self.name} on {self.place}"
@@ -264,7 +269,8 @@ def _of_dataset(
     given = {own: value for own, value in settings.items() if own in names}
     if options.frame is not None:
         given["start_frame"] = options.frame
-    data = protocols.Data(**given) if len(given) > 1 else _home_data(name, given)
+    of_run = names & settings.keys()
+    data = protocols.Data(**given) if of_run else nbody_data.settle(name, given)
     dataset, _ = nbody_data.load(name, data, root)
     _check_same(task, dataset.task)
     rows: Sequence[int] = dataset.splits["test"].tolist()
@@ -272,10 +278,6 @@ def _of_dataset(
     row = rows[options.system]
     samples = dataclasses.replace(dataset.packing.samples, targets={})
     return capacity.part(samples, row, row + 1), f"test system {options.system}"
-
-
-def _home_data(name: str, given: Mapping[str, Any]) -> protocols.Data:
-    return nbody_data.settle(name, given)
 
 
 def _check_same(task: TaskSpec, other: TaskSpec) -> None:
