@@ -15,6 +15,10 @@ import jax.numpy as jnp
 from demetar import graphs
 from demetar.types import Array, Bucket, Graph
 
+# Up to so many rings each one is rolled into place by itself. Of more of them the
+# program takes long to compile, and its gradient to run; a skewed copy has them all.
+ROLLED_RINGS = 8
+
 
 def one_way(graph: Graph) -> Graph | None:
     """The graph with one of the two edges of each pair, the one from the later node.
@@ -74,10 +78,29 @@ def differences(values: Array, graph: Graph) -> jax.Array:
         receivers = graphs.gather_receivers(values, graph)
         return receivers - graphs.gather_senders(values, graph)
     *lead, _, channels = values.shape
-    bodies = values.reshape(*lead, bucket.num_graphs, size, channels)
-    partners = [jnp.roll(bodies, -k, axis=-2) for k in range(1, rings + 1)]
-    found = jnp.stack([bodies - other for other in partners], axis=-3)
+    bodies = jnp.asarray(values).reshape(*lead, bucket.num_graphs, size, channels)
+    if rings > ROLLED_RINGS:
+        found = bodies[..., None, :, :] - _partners(bodies, rings)
+    else:
+        partners = [jnp.roll(bodies, -k, axis=-2) for k in range(1, rings + 1)]
+        found = jnp.stack([bodies - other for other in partners], axis=-3)
     return found.reshape(*lead, -1, channels)
+
+
+def _partners(bodies: jax.Array, rings: int) -> jax.Array:
+    """Body i + k of each ring k from 1 to `rings`: [..., n, C] -> [..., rings, n, C].
+
+    Entry k * (n + 1) + i of the n bodies repeated without end is body (i + k) mod n.
+    So they are a broadcast, a reshape and a slice, and so is the gradient.
+    """
+    *lead, size, channels = bodies.shape
+    copies = jnp.broadcast_to(
+        bodies[..., None, :, :], (*lead, rings + 2, size, channels)
+    )
+    flat = copies.reshape(*lead, (rings + 2) * size, channels)
+    skewed = flat[..., : (rings + 1) * (size + 1), :]
+    rows = skewed.reshape(*lead, rings + 1, size + 1, channels)
+    return rows[..., 1:, :size, :]
 
 
 def features(edges: Array, graph: Graph) -> Array:
@@ -109,9 +132,26 @@ def sum_to_nodes(values: Array, graph: Graph) -> jax.Array:
         return graphs.sum_to_receivers(values, graph)
     blocks = values.reshape(bucket.num_graphs, rings, size, values.shape[-1])
     total = blocks.sum(axis=1)
-    for k in range(1, (size + 1) // 2):  # half round the ring both are there
-        total = total - jnp.roll(blocks[:, k - 1], k, axis=-2)
+    whole = (size - 1) // 2  # rings; half round the ring both bodies are there
+    if whole > ROLLED_RINGS:
+        total = total - _sum_to_partners(blocks[:, :whole])
+    else:
+        for k in range(1, whole + 1):
+            total = total - jnp.roll(blocks[:, k - 1], k, axis=-2)
     return total.reshape(-1, values.shape[-1])
+
+
+def _sum_to_partners(blocks: Array) -> jax.Array:
+    """Sums over the rings k of the values of body i - k: [G, rings, n, C] -> [G, n, C].
+
+    The transpose of `_partners`, by the same skew.
+    """
+    count, rings, size, channels = blocks.shape
+    rows = jnp.pad(blocks, ((0, 0), (1, 0), (0, 1), (0, 0)))
+    skewed = rows.reshape(count, (rings + 1) * (size + 1), channels)
+    missing = (rings + 2) * size - skewed.shape[1]
+    flat = jnp.pad(skewed, ((0, 0), (0, missing), (0, 0)))
+    return flat.reshape(count, rings + 2, size, channels).sum(axis=1)
 
 
 def least(values: Array, graph: Graph) -> jax.Array:

@@ -75,8 +75,9 @@ def main(given: Given, _: list[str]) -> int:
     choice = given.read(Choice)
     protocol = find_protocol(given, choice.dataset)
     settings = options.resolve(given, protocol, choice.dataset)
-    given = without_settled(given, choice)
-    data = nbody_data.settle(choice.dataset, given.only(protocols.Data))
+    given = without_settled(given, choice, protocol)
+    chosen = {**protocol.of_data, **given.only(protocols.Data)}
+    data = nbody_data.settle(choice.dataset, chosen)
     settings = settings.with_protocol(data=data)
     dataset, folder = job.load(lambda: load_dataset(settings, choice.root))
     settings = settings.changed({"num_train": len(dataset.splits["train"])})
@@ -85,7 +86,7 @@ def main(given: Given, _: list[str]) -> int:
     trained_on = (dataset.task, folder)
 
     def load_others() -> dict[str, Dataset]:
-        chosen, own = given.only(protocols.Data), settings.reading()
+        own = settings.reading()
         return {
             name: nbody_data.load_other(name, chosen, own, trained_on, choice.root)
             for name in choice.eval_dataset
@@ -110,14 +111,15 @@ def find_protocol(given: Given, dataset: str) -> Protocol:
     return dataclasses.replace(protocol, fields={**protocol.fields, **inputs})
 
 
-def without_settled(given: Given, choice: Choice) -> Given:
-    """The flags without those of --config that the data set settles so by itself."""
+def without_settled(given: Given, choice: Choice, protocol: Protocol) -> Given:
+    """The flags without those of --config that data and protocol settle so anyway."""
     for name in protocols.SETTLED:
         if name not in given.repeated:
             continue
         others = given.without(name)
         try:
-            data = nbody_data.settle(choice.dataset, others.only(protocols.Data))
+            chosen = {**protocol.of_data, **others.only(protocols.Data)}
+            data = nbody_data.settle(choice.dataset, chosen)
         except UserError:
             continue  # the data set could not be read without it
         own = getattr(data, name)

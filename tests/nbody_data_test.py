@@ -18,7 +18,7 @@ from demetar.types import VectorInput
 from experiments import nbody
 from experiments.protocols import nbody as protocols
 from experiments.protocols.nbody import Data
-from experiments.protocols.settings import Protocol, Settings, describe
+from experiments.protocols.settings import Protocol, Settings, describe, parse_phase
 from experiments.run import nbody_data
 from tests.support import nbody_folder
 from tools import generate_nbody, simulation
@@ -368,6 +368,19 @@ def test_protocols_of_gravity():
     with pytest.raises(UserError, match="segnn on gravity has no protocol 'tuned'"):
         protocols.find("segnn", "tuned", "gravity")
     assert protocols.find("segnn", "tuned").optimizer.clip_norm == 0.05
+
+
+@pytest.mark.parametrize("name", ["default", "full"])
+def test_newton_hears_all_bodies_of_gravity(name):
+    """Unless a person says otherwise; the phases end before the run does."""
+    protocol = protocols.find("newton", name, "gravity")
+    data = nbody_data.settle("gravity", protocol.of_data)
+    assert (data.connectivity, data.num_neighbors) == ("complete", None)
+    chosen = {**protocol.of_data, "connectivity": "knn"}
+    assert nbody_data.settle("gravity", chosen).num_neighbors == 6
+    phases = [parse_phase("newton", text) for text in protocol.phase]
+    assert sum(phase.epochs for phase in phases) < protocol.training.epochs
+    models.build("newton", testing.TASK, protocol.fields)
 
 
 def test_a_protocol_says_who_chose_it():

@@ -14,7 +14,9 @@ import pytest
 from demetar import integrators, models, pairs, testing
 from demetar.errors import UserError
 from demetar.models import newton
+from demetar.nn import capture
 from demetar.types import Head
+from experiments import force_law
 
 FIELDS: dict[str, Any] = {
     "hidden_size": 5,
@@ -133,6 +135,61 @@ def test_roll_out_is_that_of_plain_loops(saturation, is_training):
         np.testing.assert_allclose(outputs["position"], shifts, atol=1e-10)
         velocity = before + 2.0 * np.asarray(outputs["velocity"])
         np.testing.assert_allclose(velocity, velocities, atol=1e-10)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_equal_steps_are_those_of_plain_loops(is_training):
+    """Also for systems with so close a pair that others would shorten the steps."""
+    fields = {"stretch": 1.0, "learned_lag": False}
+    with jax.enable_x64(True):
+        own = subject("none", "float64", **fields)
+        params = jax.tree.map(np.array, own.params)
+        assert not any("lag" in values for values in params.values())
+        known = {**params, "newton": {**params["newton"], "lag": np.zeros(())}}
+        members = testing.systems((5, 5, 5))
+        graph = regular(members).graph
+        outputs = jax.jit(own.model.apply, static_argnums=3)(
+            params, None, graph, is_training
+        )
+    fields = {**own.small, **fields}
+    expected = [
+        plain_roll_out(known, fields, system, is_training)[0] for system in members
+    ]
+    np.testing.assert_allclose(
+        outputs["position"][:, 0], np.concatenate(expected), atol=1e-10
+    )
+
+
+def test_the_separable_law_is_its_formula():
+    """Of two bodies at rest, whatever the sign of their charges; it bends the power."""
+    own = subject("none", law="separable", num_layers=1, num_bumps=3)
+    params = jax.tree.map(np.array, own.params)
+    heights, smoothing, power = np.array([0.5, -0.7, 0.3]), 0.4, 1.5
+    params["newton"] |= {
+        "heights": np.float32(heights),
+        "log_smoothing": np.float32(np.log(smoothing)),
+        "power": np.float32(power),
+    }
+    first, last = (params[f"newton/force/linear_{layer}"] for layer in (0, 1))
+    r = np.geomspace(1e-2, 9, 7)
+    own_r = np.sqrt(r**2 + 0.01**2)
+    d = np.sqrt(own_r**2 + smoothing**2)
+    off = np.log(own_r[:, None] / own.task.radial_extent * 1.7 ** np.arange(3))
+    bumps = np.exp(-((off / (0.7 * np.log(1.7))) ** 2) / 2) @ heights
+    for product in (1.0, -1.0):
+        hidden = product * first["w"][0] + first["b"]
+        hidden = hidden / (1 + np.exp(-hidden))
+        amplitude = hidden @ last["w"][:, 0] + last["b"]
+        graph = force_law.pairs(own.task, r, product)
+        with capture.recording() as found:
+            own.model.apply(params, None, graph, False)
+        accelerations = np.asarray(found["acceleration"])[::2, 0]
+        expected = amplitude * d ** -(power + 1) * np.exp(bumps) * r
+        np.testing.assert_allclose(accelerations, expected, rtol=1e-5)
+
+
+def test_the_separable_law_is_finite_where_bodies_meet():
+    testing.assert_finite(subject("none", law="separable", stretch=1.0))
 
 
 def regular(members, dtype="float64"):
@@ -297,6 +354,8 @@ def test_another_model_as_the_acceleration(name):
         ({"num_frames": 4}, "forgets axes, and saturation=pair knows none; set"),
         ({"num_frames": 6}, "num_frames expects 0 or a positive multiple of 4, found"),
         ({"stretch": 0.5}, "stretch expects at least 1, found 0.5"),
+        ({"law": "cubic"}, "law expects one of network, separable, found 'cubic'"),
+        ({"smoothing": 0.0}, "expects a smoothing above 0 and num_bumps of at least"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(fields, message):
@@ -318,7 +377,7 @@ def test_defaults_have_few_parameters():
 # --- Pairs --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 6])
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 18, 19, 20])
 def test_pairs_of_regular_and_ragged_batches_are_the_same(size):
     members = testing.systems((size, size, size))
     random = np.random.default_rng(1)

@@ -7,9 +7,10 @@ kick-drift-kick leapfrog (Verlet 1967, doi 10.1103/PhysRev.159.98) with steps as
 as the closest pair of each system asks for.
 
 What it knows: translations, rotations and reflections, action and reaction, that motion
-can be reversed, that close bodies need short steps, that accelerations are bounded. It
-knows no law of force and no bound: exponent, shape, bound and the age of the velocities
-are learned from the end points of motions. All bodies have the same mass.
+can be reversed, that close bodies need short steps, that accelerations are bounded, or
+(law=separable) smooth where bodies meet. It knows no law of force and no bound: sign,
+strength, exponent, shape, softening, bound and the age of the velocities are learned
+from the end points of motions. All bodies have the same mass.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from demetar import geometry, graphs, integrators, pairs
 from demetar.errors import UserError
 from demetar.models import base, egnn, segnn
-from demetar.nn import capture, inputs, mlp
+from demetar.nn import capture, inputs, mlp, pair_laws
 from demetar.types import Array, Graph, Head, Nodes
 
 SATURATIONS = ("pair", "radial", "component", "none")
@@ -35,6 +36,7 @@ MANY_BODY: Mapping[str, Callable[..., base.Model]] = {
     "segnn": segnn.SEGNN,
 }
 ACCELERATIONS = ("pair", *MANY_BODY)
+LAWS = ("network", "separable")
 LAG = 1e-3  # of the horizon: unit of the learned age of the velocities
 POWER = 8  # of the saturation: how sharply it sets in
 _SIGNS = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])  # of three axes
@@ -55,7 +57,9 @@ class Newton(base.Model):
       eta, eval_eta: length of a step is eta * (least distance of a pair)^1.5, but not
         so short that the last ones would be longer than it.
       stretch: no step is longer than this many times the mean one: else a few would do
-        if nobody is close, and the rest of them be empty.
+        if nobody is close, and the rest of them be empty. With 1 all steps are equal.
+      learned_lag: whether the age of the velocities is learned, or they belong to the
+        positions.
       hidden_size: channels of the network of pairs, or of the many-body model.
       num_layers: its hidden layers, or the layers of the many-body model.
       saturation: 'pair' bounds the acceleration by each partner, so momentum is exact;
@@ -63,6 +67,11 @@ class Newton(base.Model):
         leaves the octahedral group of symmetries, that of `newton_octahedral`; 'none'.
       acceleration: 'pair', or 'egnn' or 'segnn' for that model as the acceleration: it
         sees positions alone and all bodies at once, at every step.
+      law: of pairs, over the distance r. 'network': network(log r, features) / r^p;
+        'separable': network(features) times a smooth positive function of r, the same
+        for all pairs, which knows short distances better (`pair_laws.separable_law`).
+      smoothing, num_bumps: of law=separable: where its learned length begins, and how
+        many bumps correct its power law.
       softening: length added in quadrature to every distance, far below all of them,
         so that gradients at coincident points are finite.
       num_frames: of saturation=component: evaluation averages over so many frames that
@@ -86,10 +95,14 @@ class Newton(base.Model):
     eta: float = 0.1
     eval_eta: float = 0.05
     stretch: float = 4.0
+    learned_lag: bool = True
     hidden_size: int = 32
     num_layers: int = 2
     saturation: str = "pair"
     acceleration: str = "pair"
+    law: str = "network"
+    smoothing: float = 0.3
+    num_bumps: int = 12
     softening: float = 1e-2
     num_frames: int = 0
 
@@ -111,14 +124,20 @@ class Newton(base.Model):
         accelerate = make(graph)
         # Shifts from the input, so that a far-away origin costs no precision.
         start = integrators.start(jnp.zeros_like(velocities), velocities, accelerate)
-        age = hk.get_parameter("lag", (), velocities.dtype, jnp.zeros)
-        age = LAG * self.horizon * age
+        age = self._age(velocities.dtype)
         synchronous = velocities + age * start.accelerations
         end = self._roll_out(
             start._replace(velocities=synchronous), accelerate, is_training, graph
         )
         velocities = end.velocities - age * end.accelerations
         return integrators.Motion(end.positions, velocities, start.accelerations)
+
+    @hk.transparent
+    def _age(self, dtype: jnp.dtype) -> float | jax.Array:
+        """By how much the velocities are older than the positions; 0 if not learned."""
+        if not self.learned_lag:
+            return 0.0
+        return LAG * self.horizon * hk.get_parameter("lag", (), dtype, jnp.zeros)
 
     @hk.transparent
     def _averaged(self, graph: Graph, is_training: bool) -> integrators.Motion:
@@ -156,6 +175,7 @@ class Newton(base.Model):
         for name, known in (
             ("saturation", SATURATIONS),
             ("acceleration", ACCELERATIONS),
+            ("law", LAWS),
         ):
             if getattr(self, name) not in known:
                 raise UserError(
@@ -177,6 +197,11 @@ class Newton(base.Model):
                 f"newton.num_frames forgets axes, and saturation={self.saturation} "
                 "knows none; set saturation=component or num_frames=0"
             )
+        if self.smoothing <= 0 or self.num_bumps < 0:
+            raise UserError(
+                "newton expects a smoothing above 0 and num_bumps of at least 0, found "
+                f"{self.smoothing} and {self.num_bumps}"
+            )
         for name in ("num_substeps", "eval_substeps", "stretch"):
             if getattr(self, name) < 1:
                 raise UserError(
@@ -197,6 +222,8 @@ class Newton(base.Model):
         again there. The length of the steps has no gradient: it is the integrator's.
         """
         count = self.num_substeps if is_training else self.eval_substeps
+        if self.stretch == 1:
+            return self._equal_steps(motion, accelerate, count)
         eta = self.eta if is_training else self.eval_eta
         longest = self.stretch * self.horizon / count
         distances_fn = _distances_fn(graph, self.softening)
@@ -219,27 +246,47 @@ class Newton(base.Model):
         return motion
 
     @hk.transparent
+    def _equal_steps(
+        self, motion: integrators.Motion, accelerate: Accelerate, count: int
+    ) -> integrators.Motion:
+        """The motion after the horizon, in steps that look at no distance."""
+        step_fn = integrators.kick_drift_kick(accelerate, self.horizon / count)
+
+        def substep(
+            motion: integrators.Motion, _: None
+        ) -> tuple[integrators.Motion, None]:
+            return step_fn(motion), None
+
+        motion, _ = hk.scan(hk.remat(substep), motion, None, length=count)
+        return motion
+
+    @hk.transparent
     def _pair_fn(self, graph: Graph) -> Accelerate:
-        """Accelerations along x_i - x_j: network(log r, features) / r^p."""
+        """Accelerations along x_i - x_j, as strong as the law says."""
         distances_fn = _distances_fn(graph, self.softening)
-        features = pairs.features(graph.edges, graph)  # [P, F]
-        sizes = [self.hidden_size] * self.num_layers
-        network = mlp.MLP([*sizes, 1], name="force")
-        power = hk.get_parameter("power", (), features.dtype, jnp.ones)
-        saturate = self._saturation(features.dtype)
+        law = self._law(pairs.features(graph.edges, graph))
+        saturate = self._saturation(graph.nodes.positions.dtype)
 
         def accelerate(shifts: jax.Array) -> jax.Array:
             vectors, distances = distances_fn(shifts)  # [P, 3], [P, 1]
-            logs = jnp.log(distances)
-            own = jnp.concatenate([logs, features, logs * features], axis=-1)
-            strengths = network(own) * jnp.exp(-(power + 1) * logs)  # [P, 1]
-            pulls = strengths * vectors
+            pulls = law(distances) * vectors
             if self.saturation == "pair":
                 pulls = saturate(pulls)
             total = pairs.sum_to_nodes(pulls, graph)  # [N, 3]
             return total if self.saturation == "pair" else saturate(total)
 
         return accelerate
+
+    @hk.transparent
+    def _law(self, features: Array) -> pair_laws.Law:
+        """Acceleration over distance, by distances and features [P, F] of pairs."""
+        network = mlp.MLP([self.hidden_size] * self.num_layers + [1], name="force")
+        if self.law == "network":
+            return pair_laws.network_law(features, network)
+        return pair_laws.separable_law(
+            *(features, network, self.smoothing, self.num_bumps),
+            self.task.radial_extent,
+        )
 
     @hk.transparent
     def _many_body_fn(self, graph: Graph) -> Accelerate:

@@ -212,9 +212,53 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "nequip": {"default": _NEQUIP},
 }
 
+# Every body feels all others. Encounters make the motion chaotic: the law starts smooth
+# and the steps long, and the floor of the loss falls with what is left of both errors.
+_GRAVITY_FIELDS: Mapping[str, Any] = {
+    "law": "separable",
+    "num_layers": 0,
+    "saturation": "none",
+    "learned_lag": False,
+    "stretch": 1.0,
+    "eval_substeps": 1_000,
+}
+
+
+def _newton_on_gravity(
+    batch_size: int, num_substeps: int, phase: tuple[str, ...], training: loop.Settings
+) -> Protocol:
+    """Phases of ever shorter steps, under one cosine."""
+    return Protocol(
+        "chosen on the training loss of the quick start on gravity",
+        of_data={"connectivity": "complete"},
+        training=dataclasses.replace(training, loss_transform="log", clip_each=1.0),
+        optimizer=optim.Settings(learning_rate=2e-2, schedule="cosine"),
+        batch_size=batch_size,
+        phase=phase,
+        fields={**_GRAVITY_FIELDS, "num_substeps": num_substeps},
+    )
+
+
+_GRAVITY_START = (
+    "1:num_substeps=20,loss_floor=1e-1",
+    "1:num_substeps=40,loss_floor=3e-2",
+    "1:num_substeps=80,loss_floor=1e-2",
+    "3:num_substeps=160,loss_floor=3e-3",
+)
+_NEWTON_QUICK = _newton_on_gravity(
+    *(4, 320, _GRAVITY_START),
+    loop.Settings(epochs=12, loss_floor=1e-3, average_decay=0.9),
+)
+_NEWTON_FULL = _newton_on_gravity(
+    *(50, 640, (*_GRAVITY_START, "8:num_substeps=320,loss_floor=1e-3")),
+    loop.Settings(epochs=16, loss_floor=1e-4, average_decay=0.98, eval_every=4),
+)
+
 # On gravity one paper has one model.
 GRAVITY_PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     "segnn": {"paper": Protocol(f"{SEGNN_SOURCE}, gravity", PAPER)},
+    # The second is for all 10,000 simulations (--full_data) and a GPU.
+    "newton": {"default": _NEWTON_QUICK, "full": _NEWTON_FULL},
     # Forces are some 30 times larger than velocities: a constant rate would not settle.
     **{
         name: {

@@ -35,6 +35,7 @@ class Protocol:
       name: of the protocol among those of the model; `named` fills it in.
       data: what is read of the data, `nbody.Data` or `qm9.Settings`; None until the
         data set is known.
+      of_data: settings of the data, in place of what the data set settles.
       training, optimizer: as the trainer takes them.
       fields: of the model, other than its defaults.
     """
@@ -43,6 +44,7 @@ class Protocol:
     origin: str = PROJECT
     name: str = ""
     data: Any = None
+    of_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training: loop.Settings = loop.Settings(epochs=1_000)
     optimizer: optim.Settings = optim.Settings()
     batch_size: int = setting(100, "Graphs per batch.", TRAINING, COUNT)
