@@ -35,6 +35,7 @@ from demetar.visual import (
     harmonics,
     paths,
     rotation,
+    scene,
 )
 from demetar.visual import symmetry as by_layer
 from experiments.run import cli, subjects
@@ -122,7 +123,7 @@ def draw_rotation(subject: Subject, options: Options) -> Pictures:
     layers = glyphs.require_layers(subject.look(), subject.model)
     shown = rotation.show(layers, options.channel, options.degree)
     own = subject.layout
-    axis = rotation.about(own.view[2], TILT) @ own.view[1]
+    axis = scene.about(own.view[2], TILT) @ own.view[1]
     asked = (subject.task, subject.batch, subject.look, axis)
     still = rotation.turns(*asked)
     around = rotation.turns(*asked, [360 / NUM_ANGLES * k for k in range(NUM_ANGLES)])

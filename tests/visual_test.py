@@ -119,7 +119,7 @@ def test_the_cubic_harmonic_is_of_degree_4_alone():
 @pytest.mark.parametrize("irrep", ["0e", "0o", "1o", "1e", "2e", "3o"])
 def test_wigner_matrices_are_those_of_the_group(irrep):
     irrep = Irrep(irrep)
-    one, two = testing.rotation(), -rotation.about(np.array([1.0, 2.0, -1.0]), 70.0)
+    one, two = testing.rotation(), -scene.about(np.array([1.0, 2.0, -1.0]), 70.0)
     first, second = (rotation.wigner(irrep, matrix) for matrix in (one, two))
     np.testing.assert_allclose(first @ first.T, np.eye(irrep.dim), atol=1e-12)
     both = rotation.wigner(irrep, one @ two)

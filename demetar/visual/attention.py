@@ -20,6 +20,7 @@ from demetar.errors import UserError
 from demetar.visual import inside as of_model
 from demetar.visual.inside import Inside, Value
 from demetar.visual.layout import Layout
+from demetar.visual.scene import entitle
 
 _WEIGHTS, _SIGNED = colormaps["YlGnBu"], colormaps["RdBu"]  # blue: attends
 _NEGATIVE = colormaps["YlOrRd"]
@@ -27,7 +28,8 @@ _MOST_HEADS = 8  # that are shown one by one
 _MOST_NAMES = 24  # that fit beside a matrix
 _TOKEN = "[CLS]"  # the token of the graph
 _EDGES_ARE_KEYS = "cross"  # whose keys are edges and not the nodes that send
-_WIDEST = 0.55  # of a glyph's radius, of lines
+_WIDEST = 0.55  # of a glyph's radius, of lines if there are
+_FEW = 10  # of them; more are thinner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +163,11 @@ def figure(found: list[Weights], layout: Layout, title: str) -> Figure:
                 axes.set_title(told, fontsize=7, color="0.35")
             else:
                 axes.set_axis_off()
-    drawn.suptitle(title, fontsize=11, parse_math=False)
-    drawn.supxlabel(
+    entitle(
+        drawn,
+        title,
         "a row asks, a column is asked; hatched: masked.  A line is wide at the node "
         "that the other end hears, a ball as the node is read from elsewhere",
-        fontsize=8,
-        color="0.35",
     )
     return drawn
 
@@ -234,12 +235,13 @@ def _line_color(total: float, share: float) -> Any:
 
 def _draw_lines(axes: Axes, own: Weights, layout: Layout) -> None:
     """Lines as wide at node j as node i hears of it."""
-    picture = layout.scene(with_sticks=False)
+    picture = layout.scene(with_sticks=layout.are_bonds)
     asked = np.abs(own.asked)
     off = asked - np.diag(np.diag(asked))
     largest = off.max(initial=0)
-    widest = _WIDEST * layout.radius
-    for i, j in np.argwhere(np.triu(off + off.T, 1) > 0):
+    joined = np.argwhere(np.triu(off + off.T, 1) > 0)
+    widest = _WIDEST * layout.radius * min(1.0, (_FEW / max(len(joined), 1)) ** 0.5)
+    for i, j in joined:
         at_j, at_i = (float(off[a, b] / largest) for a, b in ((i, j), (j, i)))
         color = _line_color(own.asked[i, j] + own.asked[j, i], max(at_i, at_j))
         ends = layout.positions[i], layout.positions[j]

@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from demetar import symmetry
 from demetar.nn import capture
 from demetar.types import Batch, Params, TaskSpec
-from demetar.visual import glyphs, rotation, sphere
+from demetar.visual import glyphs, sphere
 from demetar.visual.inside import VECTORS
-from demetar.visual.scene import OBLIQUE, Scene
+from demetar.visual.scene import OBLIQUE, Scene, about, entitle
 
 LMAX = sphere.MOST_DEGREE  # of the expansion of the function
-_SPINS = 8  # rotations about each direction
+_FINER = 11  # of the grid: functions with kinks have higher degrees too
+_SPINS = 4  # rotations about each direction
 _AT_ONCE = 64  # systems of one call
 _CUBIC = 4  # the first degree with a harmonic that has the symmetry of the cube
 
@@ -82,7 +83,7 @@ def changes(
     graph = batch.graph
     count = int(graph.n_node[0])
     axis = closest_pair(np.asarray(graph.nodes.positions, np.float64)[:count])
-    grid = sphere.quadrature(lmax)
+    grid = sphere.quadrature(max(_FINER, lmax))
     matrices = _matrices(axis, grid.directions)  # [P, A, S, 3, 3]
 
     def back(matrix: Any) -> dict[str, jax.Array]:
@@ -104,13 +105,16 @@ def changes(
     run = jax.jit(lambda own: jax.lax.map(back, own, batch_size=_AT_ONCE))
     return {
         name: _change(
-            np.reshape(own, (*matrices.shape[:3], -1)).astype(np.float64), axis, grid
+            np.reshape(own, (*matrices.shape[:3], -1)).astype(np.float64),
+            *(axis, grid, lmax),
         )
         for name, own in jax.device_get(run(flat)).items()
     }
 
 
-def _change(values: np.ndarray, axis: np.ndarray, grid: sphere.Grid) -> Change:
+def _change(
+    values: np.ndarray, axis: np.ndarray, grid: sphere.Grid, lmax: int
+) -> Change:
     """The change of values [P, A, S, X] with the direction and the turn about it."""
     weights = grid.weights / (4 * np.pi)
     spins = values.shape[2]
@@ -119,7 +123,6 @@ def _change(values: np.ndarray, axis: np.ndarray, grid: sphere.Grid) -> Change:
     squares = np.einsum("pask,pask,pa->", change, change, weights) / spins
     size = max(float(mean @ mean), np.finfo(float).tiny)
     function = (change.mean(axis=2) @ mean) / size
-    lmax = grid.directions.shape[0] - 1
     error = float(np.sqrt(squares / size))
     return Change(axis, grid, function, error, sphere.expand(function, grid, lmax))
 
@@ -141,9 +144,7 @@ def _matrices(axis: np.ndarray, places: np.ndarray) -> np.ndarray:
     start = _frame(axis).T
     frames = np.stack([_frame(own) for own in places.reshape(-1, 3)])
     angles = 2 * np.pi * np.arange(_SPINS) / _SPINS
-    spins = np.stack(
-        [rotation.about(np.array([0, 0, 1.0]), a) for a in np.degrees(angles)]
-    )
+    spins = np.stack([about(np.array([0, 0, 1.0]), a) for a in np.degrees(angles)])
     found: np.ndarray = np.einsum("xij,sjk,kl->xsil", frames, spins, start)
     return found.reshape(*places.shape[:2], _SPINS, 3, 3)
 
@@ -178,9 +179,7 @@ def figure(found: dict[str, Change], title: str, floor: float) -> Figure:
       title: of the figure.
       floor: the error below which all is rounding.
     """
-    drawn = Figure(
-        figsize=(10.5, 3.3 * len(found) + 0.9), dpi=100, layout="constrained"
-    )
+    drawn = Figure(figsize=(10.5, 3.3 * len(found) + 0.9), dpi=88, layout="constrained")
     rows = drawn.subplots(len(found), 3, squeeze=False, width_ratios=(1, 1, 0.95))
     for row, (name, change) in zip(rows, found.items(), strict=True):
         _draw_glyphs(row[:2], change)
@@ -194,12 +193,11 @@ def figure(found: dict[str, Change], title: str, floor: float) -> Figure:
             f"{told}\nradius |f(n)|; red: larger, blue: smaller", fontsize=9
         )
         row[1].set_title("a sphere that f(n) bends, exaggerated", fontsize=9)
-    drawn.suptitle(title, fontsize=11, parse_math=False)
-    drawn.supxlabel(
+    entitle(
+        drawn,
+        title,
         "f(n): relative change of the value if the closest pair of the system is "
         "turned to the direction n",
-        fontsize=8,
-        color="0.35",
     )
     return drawn
 

@@ -19,7 +19,7 @@ from demetar.nn.steerable import Irrep
 from demetar.visual import sphere
 from demetar.visual.inside import Inside, Layer
 from demetar.visual.layout import Layout
-from demetar.visual.scene import Scene
+from demetar.visual.scene import Scene, entitle
 
 _SIGNED = colormaps["RdBu_r"]
 _BRIGHT = 0.84  # of the colours that are used; the ends are nearly black
@@ -176,11 +176,10 @@ def figure(
     for axes, layer in zip(panels[:, 0], layers, strict=True):
         told = f"layer {layer.number}"
         axes.text(-0.04, 0.5, told, **_beside(axes), rotation=90, va="center")
-    drawn.suptitle(title, fontsize=11, parse_math=False)
-    drawn.supxlabel(
+    entitle(
+        drawn,
+        title,
         "radius |f(n)|; red: f(n) > 0, blue: f(n) < 0; each panel has its own scale",
-        fontsize=8,
-        color="0.35",
     )
     return drawn
 

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from demetar import elements
 from demetar.data.species import species_of
 from demetar.types import Array, Nodes, TaskSpec
-from demetar.visual import sphere
+from demetar.visual import scene, sphere
 from demetar.visual.scene import INK, Scene, best_view
 
 # As molecules are coloured by most programs; others are violet.
@@ -24,6 +24,7 @@ _BONDED = 1.25  # times the sum of covalent radii
 _STICK = (0.80, 0.80, 0.83)
 _THICK, _FAINT = 0.25, 0.06  # sticks in radii of a glyph: bonds, or all pairs
 _FEW = 8  # bodies that are all joined by faint lines
+_ASIDE = (np.array([0.5, 1.0, 0.0]), 18.0)  # axis and degrees
 _MOST_NAMES = 40  # that can be told apart
 _BALL = 14  # polar steps
 
@@ -37,6 +38,7 @@ class Layout:
       colors: of the nodes.
       positions: [n, 3].
       sticks: [s, 2] nodes that are joined.
+      are_bonds: whether they are the bonds of a molecule, or faint lines for the eye.
       view: of `Scene`.
       radius: of a glyph, so that most do not touch.
       limits: [2, 2] of the axes, for glyphs of that radius.
@@ -46,6 +48,7 @@ class Layout:
     colors: tuple[str, ...]
     positions: np.ndarray
     sticks: np.ndarray
+    are_bonds: bool
     view: np.ndarray
     radius: float
     limits: np.ndarray
@@ -70,7 +73,7 @@ class Layout:
     def scene(self, with_sticks: bool = True) -> Scene:
         """A new scene, with the sticks in it."""
         picture = Scene(self.view)
-        share = _FAINT if len(self.sticks) > len(self.names) else _THICK
+        share = _THICK if self.are_bonds else _FAINT
         widths = (share * self.radius, share * self.radius)
         for first, last in self.sticks if with_sticks else ():
             ends = self.positions[first], self.positions[last]
@@ -116,11 +119,13 @@ def of_nodes(task: TaskSpec, nodes: Nodes, count: int) -> Layout:
         kinds = {1: _POSITIVE, -1: _NEGATIVE, 0: _OTHER}
         colors = tuple(kinds[sign] for sign in signs)
         sticks = _all_pairs(count) if count <= _FEW else np.zeros((0, 2), int)
-    view = best_view(positions)
+    # From a little aside: mirror images would hide each other.
+    view = scene.about(*_ASIDE) @ best_view(positions)
     flat = positions @ view.T[:, :2]
     radius = _radius(flat)
     limits = np.stack([flat.min(axis=0) - radius, flat.max(axis=0) + radius])
-    return Layout(names, colors, positions, sticks, view, radius, limits)
+    is_molecule = bool(species)
+    return Layout(names, colors, positions, sticks, is_molecule, view, radius, limits)
 
 
 def _species(task: TaskSpec, scalars: np.ndarray) -> list[str]:

@@ -16,6 +16,7 @@ from matplotlib.path import Path as BezierPath
 
 from demetar.nn.capture import Coupling, Product
 from demetar.types import Params
+from demetar.visual.scene import entitle
 
 _STRENGTHS = colormaps["viridis_r"]
 MOST_PANELS = 6  # different products that are drawn
@@ -68,12 +69,11 @@ def figure(products: Sequence[Product], params: Params, title: str) -> Figure:
             pad=0.01,
         )
     left = f"; {len(products) - count} more are not drawn" if products[count:] else ""
-    drawn.suptitle(f"{title}{left}", fontsize=11, parse_math=False)
-    drawn.supxlabel(
+    entitle(
+        drawn,
+        f"{title}{left}",
         "left: irreps of the input; above: of the attribute (harmonics); right: of the "
         "output; a dot is a path" + ("" if learned else ", coloured by its output"),
-        fontsize=8,
-        color="0.35",
     )
     return drawn
 

@@ -19,7 +19,7 @@ from demetar.visual import glyphs, sphere
 from demetar.visual.glyphs import Chosen
 from demetar.visual.inside import Inside, Layer
 from demetar.visual.layout import Layout
-from demetar.visual.scene import Scene
+from demetar.visual.scene import Scene, about, entitle
 
 ANGLES = (0.0, 45.0, 90.0, 135.0)  # degrees, of the still picture
 
@@ -60,15 +60,6 @@ def difference(found: Sequence[Layer], expected: Sequence[Layer]) -> float:
             error = np.abs(one.features[irrep] - values).max(initial=0)
             worst = max(worst, float(error / size) if size else 0.0)
     return worst
-
-
-def about(axis: np.ndarray, degrees: float) -> np.ndarray:
-    """The rotation [3, 3] about an axis: Rodrigues' formula."""
-    x, y, z = axis / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.radians(degrees)
-    turn: np.ndarray = np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    return turn + np.eye(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,12 +186,11 @@ def figure(found: Sequence[Turn], shown: Shown, layout: Layout, title: str) -> F
     for axes, text in zip(panels[:, 0], ROWS, strict=True):
         style = dict(transform=axes.transAxes, fontsize=9, fontweight="bold")
         axes.text(-0.03, 0.5, text, rotation=90, va="center", ha="right", **style)
-    drawn.suptitle(title, fontsize=11, parse_math=False)
-    drawn.supxlabel(
+    entitle(
+        drawn,
+        title,
         "differences are over all layers, degrees and channels, relative to the "
         "largest feature of the layer",
-        fontsize=8,
-        color="0.35",
     )
     return drawn
 

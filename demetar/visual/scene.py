@@ -7,11 +7,13 @@ stand close to each other and one may hide another.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 
@@ -175,3 +177,21 @@ OBLIQUE = np.array(  # z upwards, from above and the side
         [np.cos(0.45) * np.cos(0.6), np.cos(0.45) * np.sin(0.6), np.sin(0.45)],
     ]
 )
+
+
+def about(axis: np.ndarray, degrees: float) -> np.ndarray:
+    """The rotation [3, 3] about an axis: Rodrigues' formula."""
+    x, y, z = axis / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.radians(degrees)
+    turn: np.ndarray = np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return turn + np.eye(3)
+
+
+def entitle(figure: Figure, title: str, caption: str) -> None:
+    """A title above and a caption below, broken to the width of the figure."""
+    width = figure.get_figwidth()
+    lines = [textwrap.fill(line, int(11 * width)) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
+    told = textwrap.fill(caption, int(15 * width))
+    figure.supxlabel(told, fontsize=8, color="0.35", parse_math=False)

@@ -17,6 +17,7 @@ from demetar.types import Batch, Params, TaskSpec
 from demetar.visual import inside as of_model
 from demetar.visual import rotation
 from demetar.visual.inside import Inside, Recorder, Value
+from demetar.visual.scene import entitle
 
 _MARKS = {"float32": ("o", "#d9603b"), "float64": ("s", "#3b78c9")}
 _FLOOR = 1e-17  # where an error of 0 is drawn
@@ -130,11 +131,10 @@ def figure(found: Errors, title: str) -> Figure:
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower right", ncols=2, fontsize=8)
-    drawn.suptitle(title, fontsize=11, parse_math=False)
-    drawn.supxlabel(
+    entitle(
+        drawn,
+        title,
         "relative error; rounding falls with the precision, what does not is no "
         "rounding",
-        fontsize=8,
-        color="0.35",
     )
     return drawn
