@@ -120,7 +120,7 @@ def test_pictures_while_a_model_trains(run_module, tmp_path):
     assert content.count(b"inside/glyphs") == 2  # epochs 2 and 4
     assert b"inside/attention" not in content  # segnn has none
     errors = [
-        np.load(tmp_path / name / "test_errors.npz")["errors"]
+        np.load(tmp_path / name / "test_errors.npz")["squared_errors"]
         for name in ("plain", "drawn")
     ]
     np.testing.assert_array_equal(*errors)
