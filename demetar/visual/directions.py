@@ -26,9 +26,10 @@ from demetar.visual.inside import VECTORS
 from demetar.visual.scene import OBLIQUE, Scene, about, entitle
 
 LMAX = sphere.MOST_DEGREE  # of the expansion of the function
-_FINER = 11  # of the grid: functions with kinks have higher degrees too
-_SPINS = 4  # rotations about each direction
+_FINER = 9  # of the grid: functions with kinks have higher degrees too
+_SPINS = 8  # rotations about each direction
 _AT_ONCE = 64  # systems of one call
+_Z = np.array([0.0, 0.0, 1.0])
 _CUBIC = 4  # the first degree with a harmonic that has the symmetry of the cube
 
 
@@ -140,13 +141,20 @@ def closest_pair(positions: np.ndarray) -> np.ndarray:
 
 
 def _matrices(axis: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Rotations that take an axis to directions, with turns: [P, A, S, 3, 3]."""
-    start = _frame(axis).T
-    frames = np.stack([_frame(own) for own in places.reshape(-1, 3)])
-    angles = 2 * np.pi * np.arange(_SPINS) / _SPINS
-    spins = np.stack([about(np.array([0, 0, 1.0]), a) for a in np.degrees(angles)])
-    found: np.ndarray = np.einsum("xij,sjk,kl->xsil", frames, spins, start)
-    return found.reshape(*places.shape[:2], _SPINS, 3, 3)
+    """Rotations that take an axis to directions, with turns: [P, A, S, 3, 3].
+
+    The turns about each direction begin anywhere, or the frames would be seen in the
+    average over them.
+    """
+    flat = places.reshape(-1, 3)
+    starts = np.random.default_rng(0).uniform(0, 360, (len(flat), 1))
+    angles = starts + 360 / _SPINS * np.arange(_SPINS)
+    turns = [
+        [_frame(place) @ about(_Z, degrees) @ _frame(axis).T for degrees in own]
+        for place, own in zip(flat, angles, strict=True)
+    ]
+    found: np.ndarray = np.array(turns).reshape(*places.shape[:2], _SPINS, 3, 3)
+    return found
 
 
 def _frame(direction: np.ndarray) -> np.ndarray:
@@ -179,7 +187,7 @@ def figure(found: dict[str, Change], title: str, floor: float) -> Figure:
       title: of the figure.
       floor: the error below which all is rounding.
     """
-    drawn = Figure(figsize=(10.5, 3.3 * len(found) + 0.9), dpi=88, layout="constrained")
+    drawn = Figure(figsize=(10.5, 3.3 * len(found) + 0.9), dpi=82, layout="constrained")
     rows = drawn.subplots(len(found), 3, squeeze=False, width_ratios=(1, 1, 0.95))
     for row, (name, change) in zip(rows, found.items(), strict=True):
         _draw_glyphs(row[:2], change)

@@ -187,7 +187,7 @@ def _frame(
     """One picture: the system, the features, and where the pass stands."""
     irreps = list(stage.features)
     width, height = layout.panel(2.4 if irreps else 4.0)
-    figure = Figure(figsize=(width * (1 + len(irreps)) + 0.2, height + 1.1), dpi=72)
+    figure = Figure(figsize=(width * (1 + len(irreps)) + 0.2, height + 1.1), dpi=68)
     grid = figure.add_gridspec(
         2,
         1 + len(irreps),
