@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from demetar.errors import UserError
     from demetar.models import REGISTRY
     from demetar.net import Net, build
+    from demetar.potential import calculator
     from demetar.predict import Predictor, load
     from demetar.symmetry import check_symmetry
     from demetar.types import Batch, Graph, Head, TaskSpec, VectorInput
@@ -40,6 +41,7 @@ __all__ = [
     "UserError",
     "VectorInput",
     "build",
+    "calculator",
     "check_symmetry",
     "load",
     "make_batch",
@@ -53,6 +55,7 @@ _HOMES = {
     "demetar.errors": ("UserError",),
     "demetar.models": ("REGISTRY",),
     "demetar.net": ("Net", "build"),
+    "demetar.potential": ("calculator",),
     "demetar.predict": ("Predictor", "load"),
     "demetar.symmetry": ("check_symmetry",),
     "demetar.types": ("Batch", "Graph", "Head", "TaskSpec", "VectorInput"),

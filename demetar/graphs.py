@@ -300,6 +300,27 @@ def dense_size(graph: Graph, rows: Rows = "nodes") -> int:
     return _rows(graph, rows)[2]
 
 
+def edges_to_dense(values: Array, graph: Graph) -> jax.Array:
+    """Edge values by the two nodes that they join, within each graph.
+
+    Args:
+      values: [E, C].
+      graph: the batch, of M nodes per graph as in `ragged_to_dense`.
+
+    Returns:
+      [G, M, M, C]; at [g, i, j] the sum over the edges from node i to node j of the
+      graph g. Zero if there is none, and all over the padding graph.
+    """
+    counts, total, size = _rows(graph, "nodes")
+    slots = graph_of_node(graph)  # [N]
+    columns = jnp.arange(total) - (jnp.cumsum(counts) - counts)[slots]
+    senders, receivers = columns[graph.senders], columns[graph.receivers]
+    real = jnp.where(edge_mask(graph)[:, None], values, 0)
+    shape = (graph.bucket.num_graphs, size, size, values.shape[-1])
+    dense = jnp.zeros(shape, real.dtype)
+    return dense.at[slots[graph.receivers], senders, receivers].add(real, mode="drop")
+
+
 def _rows(graph: Graph, rows: Rows) -> tuple[Array, int, int]:
     """Rows of each graph [G], of the batch, and of the largest graph."""
     bucket = graph.bucket

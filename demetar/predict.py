@@ -129,6 +129,7 @@ class Predictor:
       seed: that is used, or 'mean'.
       dtype: of what is computed.
       metadata: what else the checkpoint tells.
+      fields: of the model, other than their defaults.
       net: the model as pure functions.
       replicas: parameters of the seeds that are used.
 
@@ -143,7 +144,7 @@ class Predictor:
         dtype: str | None = None,
     ):
         self.model, self.task = trained.model, trained.task
-        self.metadata = dict(trained.metadata)
+        self.metadata, self.fields = dict(trained.metadata), dict(trained.fields)
         self.dtype = dtype or _dtype_of(trained.params)
         self.seeds = _seeds(trained)
         self.seed = self.seeds[0] if seed is None else seed

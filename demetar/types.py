@@ -15,6 +15,7 @@ Every array of a batch is padded to the static sizes of its `Bucket`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -166,6 +167,11 @@ class Head:
         anything else. Some models compute these two from charges and places.
       offsets: of an extensive scalar, what is known of each node by its species, in the
         unit and in the order of `TaskSpec.species`; none where only the mean is known.
+      gradient_of: of a vector per node, the graph scalar whose negative gradient by the
+        positions it is, as a force is that of an energy; '' for an output of the model.
+      weight: of the head in the loss.
+      training_error: 'squared' or 'absolute', what is trained on in multiples of the
+        scale; '' for `error`, which is what is reported.
     """
 
     name: str
@@ -179,12 +185,16 @@ class Head:
     extensive: bool = False
     offsets: tuple[float, ...] = ()
     quantity: str = ""
+    gradient_of: str = ""
+    weight: float = 1.0
+    training_error: str = ""
 
     def __post_init__(self) -> None:
         for what, known in (
             ("kind", HEAD_KINDS),
             ("error", ERRORS),
             ("quantity", QUANTITIES),
+            ("training_error", ("", *ERRORS)),
         ):
             found = getattr(self, what)
             if found not in known:
@@ -204,8 +214,16 @@ class Head:
             raise ValueError(
                 f"head {self.name!r}: only an extensive head has offsets of species"
             )
-        if self.kind != "graph_scalar" and self.quantity:
-            raise ValueError(f"head {self.name!r}: only a graph scalar has a quantity")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(
+                f"head {self.name!r} has weight {self.weight}, expected one from 0 on"
+            )
+        is_plain = self.kind == "node_vector" and self.size == 1 and not self.base
+        if self.gradient_of and not is_plain:
+            raise ValueError(
+                f"head {self.name!r}: a gradient is a node_vector of size 1 without "
+                f"base, found {self.kind} of size {self.size}, base {self.base!r}"
+            )
 
 
 def _read_head(data: Mapping[str, Any]) -> Head:
@@ -246,6 +264,8 @@ class TaskSpec:
       radial_extent: distance that a radial basis spans; the 99.9th percentile of the
         lengths of the training edges. No pair beyond it is silenced.
       average_neighbors: average number of neighbours per node of the training set.
+      judged_by: the head whose error selects the best epoch and is the error of a run,
+        where the heads have different units; '' for the mean over all by their weights.
     """
 
     name: str
@@ -260,13 +280,33 @@ class TaskSpec:
     average_neighbors: float = 1.0
     species: tuple[str, ...] = ()
     cutoff: float | None = None
+    judged_by: str = ""
 
     def __post_init__(self) -> None:
+        names = [head.name for head in self.heads]
+        if self.judged_by and self.judged_by not in names:
+            raise ValueError(
+                f"task {self.name!r} is judged by {self.judged_by!r}, expected one of "
+                f"its heads: {', '.join(names)}"
+            )
         for head in self.heads:
             if head.offsets and len(head.offsets) != len(self.species):
                 raise ValueError(
                     f"head {head.name!r} has {len(head.offsets)} offsets, the task "
                     f"{len(self.species)} species"
+                )
+
+        scalars = {
+            head.name
+            for head in self.heads
+            if head.kind == "graph_scalar" and head.size == 1
+        }
+        for head in self.heads:
+            if head.gradient_of and head.gradient_of not in scalars:
+                raise ValueError(
+                    f"head {head.name!r} is a gradient of {head.gradient_of!r}, "
+                    f"expected a graph scalar of size 1: "
+                    f"{', '.join(sorted(scalars)) or 'the task has none'}"
                 )
 
     def to_json(self) -> dict[str, Any]:

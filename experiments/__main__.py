@@ -33,7 +33,7 @@ ASKED = ("--help", "-help", "-h")
 VERBS = ("generate", "import", "prepare")
 OTHER_NAMES: Mapping[str, str] = {"nbody_table": "table"}
 # What is listed first; other commands follow by their names.
-FIRST = ("nbody", "qm9", "predict", "report", "table", "check_model")
+FIRST = ("nbody", "qm9", "potential", "predict", "report", "table", "check_model")
 
 
 def commands() -> dict[str, str]:

@@ -166,7 +166,8 @@ def predict_files(
             raise UserError(f"expected at least one system in {place}, found none")
     for line in rollout.describe(_joined(drifts), steps):
         print(line)
-    units = ", ".join(f"{name} in {unit or '1'}" for name, unit in model.units.items())
+    written = prediction_outputs.units(out, model.task)
+    units = ", ".join(f"{name} in {unit or '1'}" for name, unit in written.items())
     print(f"predicted {num_systems} systems in {out}: {units}")
 
 

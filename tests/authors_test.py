@@ -10,7 +10,15 @@ CASES = authors.all_cases()
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=[f"{case.model}-{case.file}" for case in CASES]
+    "case",
+    [
+        pytest.param(
+            case,
+            id=f"{case.model}-{case.file}",
+            marks=[pytest.mark.slow] if case.slow else [],
+        )
+        for case in CASES
+    ],
 )
 def test_output_and_gradient_are_the_authors(case, shared_dir):
     with jax.enable_x64(True):
@@ -35,4 +43,6 @@ def test_every_golden_file_of_a_model_has_a_case(shared_dir):
     stems = {path.stem for path in (shared_dir / "golden").glob("*.npz")}
     simulations = {stem for stem in stems if "_seed43_" in stem}
     assert len(simulations) < len(stems)
-    assert sorted(case.file for case in CASES) == sorted(stems - simulations)
+    own = {path.stem for path in authors.OWN_FILES.glob("*.npz")}
+    assert own.isdisjoint(stems)
+    assert sorted(case.file for case in CASES) == sorted(stems - simulations | own)

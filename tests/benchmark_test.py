@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from demetar import models
 from demetar.errors import UserError
 from experiments.benchmark import (
     aspirin,
@@ -100,7 +101,7 @@ def test_forces_are_slopes_and_those_of_all_edges(name):
     dataset = aspirin.frames(2)
     batch = programs.only_batch(dataset)
     assert batch.graph.bucket.mutual
-    model = aspirin.potential(name, dataset.task, small(name))
+    model = models.build(name, dataset.task, small(name))
     init, apply = (
         jax.jit(function, static_argnums=last)
         for function, last in ((model.init, 2), (model.apply, 3))

@@ -41,7 +41,7 @@ assert not {"jax", "numpy", "haiku", "absl"} & {*sys.modules}
     "words, message",
     [
         (["nbdy"], "no command is called 'nbdy'; did you mean nbody?"),
-        (["generate"], "expected what to generate: nbody, found nothing"),
+        (["generate"], "expected what to generate: md or nbody, found nothing"),
         (["import", "qm9"], "expected what to import: nbody, found 'qm9'"),
         (["prepare_qm9"], "did you mean prepare qm9?"),
         (["xyzzy"], "no command is called 'xyzzy'; demetar lists them"),

@@ -1,5 +1,6 @@
 """The contract over the whole registry, and its negative controls."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -39,17 +40,21 @@ COMPILED_FOR_LONG = frozenset(
         "demetar",
         "demetar_free",
         "cormorant",
+        "graphormer",
+        "graphormer_3d",
     ]
 )
+# Another head on the layers of another model; its symmetry is tried in its own tests.
+VARIANTS = frozenset(["graphormer_3d_untied"])
 
 
 def grouped(name: str, once_more: bool = False) -> Any:
     """A model whose tests share a process, and so its compiled programs.
 
-    Where they compile `once_more`, some are slow.
+    Where they compile `once_more`, some are slow. Variants always are.
     """
     marks = [pytest.mark.xdist_group(name)]
-    if once_more and name in COMPILED_FOR_LONG:
+    if name in VARIANTS or (once_more and name in COMPILED_FOR_LONG):
         marks.append(pytest.mark.slow)
     return pytest.param(name, marks=marks)
 
@@ -140,6 +145,15 @@ def test_much_padding_leaves_gradients_finite(name):
     members = testing.systems()
     own = testing.Subject(name, fields=deep, task=task)
     batch = testing.make_batch(members, extra=1_000, task=task)
+    size = max(len(system.charges) for system in members)
+    # Attention within graphs pads to the largest one, not to the whole batch.
+    bucket = dataclasses.replace(
+        batch.graph.bucket,
+        max_nodes_per_graph=size,
+        max_edges_per_graph=size * (size - 1),
+    )
+    graph = dataclasses.replace(batch.graph, bucket=bucket)
+    batch = dataclasses.replace(batch, graph=graph)
     params, _ = jax.flatten_util.ravel_pytree(own.params)
     loss, gradients = own.loss_and_gradients(params, batch.graph.nodes, batch)
     assert np.isfinite(loss)
@@ -154,6 +168,113 @@ def test_promises_hold_in_float64(name):
         testing.assert_symmetry(precise)
         testing.assert_permutation(precise)
         testing.assert_alone(precise)
+
+
+# --- Potentials -----------------------------------------------------------------------
+
+
+POTENTIALS = models.with_head("graph_scalar")
+FADING = [name for name in POTENTIALS if models.model_class(name).fades_at_cutoff]
+
+
+def quick(name: str, *few: str) -> Any:
+    """A model whose test is slow unless it is one of a few."""
+    marks = [pytest.mark.xdist_group(name)]
+    return pytest.param(
+        name, marks=marks if name in few else [pytest.mark.slow, *marks]
+    )
+
+
+@functools.cache
+def potential(name: str) -> testing.Subject:
+    return testing.Subject(name, "float64", task=testing.potential_task(name))
+
+
+@pytest.mark.parametrize("name", [quick(name, "schnet") for name in POTENTIALS])
+def test_forces_follow_from_the_energy(name):
+    with jax.enable_x64(True):
+        testing.assert_slopes(potential(name))
+        testing.assert_at_rest(potential(name))
+
+
+@pytest.mark.parametrize("name", [quick(name, "schnet") for name in FADING])
+def test_energies_have_no_jump_at_the_cutoff(name):
+    with jax.enable_x64(True):
+        testing.assert_fades(potential(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped(name) for name in POTENTIALS])
+def test_gradients_of_forces_are_finite(name):
+    with jax.enable_x64(True):
+        testing.assert_finite(potential(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped(name) for name in POTENTIALS])
+def test_second_derivatives_agree_in_both_modes(name):
+    with jax.enable_x64(True):
+        testing.assert_both_modes(potential(name))
+
+
+@pytest.mark.parametrize("name", [quick(name, "linear", "egnn") for name in MODELS])
+def test_derivatives_agree_in_both_modes(name):
+    testing.assert_both_modes(subject(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [grouped("schnet"), grouped("nequip")])
+def test_hessians(name):
+    """jax.hessian, jax.linearize of a gradient, and forces' slopes are the same."""
+    with jax.enable_x64(True):
+        own = potential(name)
+        batch = own.batch(testing.systems((3, 2)), None)
+
+        def energy(positions):
+            nodes = batch.graph.nodes._replace(positions=positions)
+            graph = dataclasses.replace(batch.graph, nodes=nodes)
+            return own.apply(own.params, graph)["energy"][:2].sum()
+
+        positions = batch.graph.nodes.positions
+        hessian = jax.hessian(energy)(positions)  # [N, 3, N, 3]
+        _, change = jax.linearize(jax.grad(energy), positions)
+        direction = np.random.default_rng(0).normal(size=positions.shape)
+        found = change(direction)
+        expected = np.einsum("iajb,jb->ia", hessian, direction)
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+        np.testing.assert_allclose(hessian, hessian.transpose(2, 3, 0, 1), atol=1e-10)
+
+
+@pytest.mark.slow
+def test_jumps_at_the_cutoff_would_be_noticed():
+    """Models without an envelope have them, and so are marked."""
+    with jax.enable_x64(True):
+        for name in ("egnn", "nmp"):
+            own = testing.Subject(name, "float64", task=testing.SHORT_RANGED)
+            with pytest.raises(AssertionError, match="jumps as an atom crosses"):
+                testing.assert_fades(own)
+        hard = testing.Subject(
+            "torchmd_et", "float64", {"vector_cutoff": False}, testing.SHORT_RANGED
+        )
+        with pytest.raises(AssertionError, match="jumps as an atom crosses"):
+            testing.assert_fades(hard)
+
+
+def test_wrong_forces_would_be_noticed():
+    """Of the wrong sign, as a data set with gradients for forces would have them."""
+    with jax.enable_x64(True):
+        own: Any = copy.copy(potential("schnet"))
+        right = own.apply
+        own.apply = lambda params, graph: {
+            key: -value if key == "forces" else value
+            for key, value in right(params, graph).items()
+        }
+        with pytest.raises(AssertionError, match="not minus the slope"):
+            testing.assert_slopes(own)
+
+
+# --- Negative controls ----------------------------------------------------------------
 
 
 def test_centring_over_coordinates_breaks_rotations(monkeypatch):

@@ -54,6 +54,36 @@ def test_the_gradient_of_the_gradient_is_that_of_numpy():
         assert_same((steepness(mlp.matmul), steepness(jnp.matmul)), inputs, w)
 
 
+@pytest.mark.parametrize("varied", [(0,), (1,), (0, 1)])
+def test_forward_mode_is_that_of_numpy_in_any_order(varied):
+    """Also of a gradient, and where one of the two does not vary."""
+    with jax.enable_x64(True):
+        args = random(5, 3), random(3, 4, seed=1)
+        chosen = tuple(args[index] for index in varied)
+
+        def derivatives(product):
+            def loss(*values):
+                own = dict(zip(varied, values, strict=True))
+                both = (own.get(index, args[index]) for index in (0, 1))
+                return jnp.sum(jnp.sin(product(*both)))
+
+            gradient = jax.grad(loss, range(len(varied)))
+            return [
+                jax.jvp(loss, chosen, chosen),
+                jax.jvp(gradient, chosen, chosen),
+                jax.linearize(gradient, *chosen)[1](*chosen),
+                jax.hessian(loss)(*chosen),
+            ]
+
+        found, expected = (
+            jax.tree.leaves(jax.jit(lambda f=f: derivatives(f))())
+            for f in (mlp.matmul, jnp.matmul)
+        )
+        for leaf, other in zip(found, expected, strict=True):
+            assert float(np.abs(other).max()) > 1e-3
+            np.testing.assert_allclose(leaf, other, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["silu", "sigmoid"])
 def test_activations_are_those_of_jax(name):
     with jax.enable_x64(True):

@@ -176,7 +176,7 @@ def assert_reproduces(
     trainer = Trainer(
         model, dataset, loop.Settings(epochs=1, seeds=seeds), optim.Settings()
     )
-    found, _ = trainer.evaluator.evaluate(best.params, dataset.plan("test"))
+    found = trainer.evaluator.evaluate(best.params, dataset.plan("test")).errors
     np.testing.assert_allclose(found["position"], errors, rtol=1e-5)
 
 

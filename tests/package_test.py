@@ -46,6 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": _BASE | {"data", "precision", "models", "train", "testing"},
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
+    "ase": set(),
+    "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
     "visual": _BASE | {"data", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
@@ -276,7 +278,7 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("docs/devices.md", "docs/pictures.md"),
+    *("docs/devices.md", "docs/pictures.md", "docs/potentials.md"),
 )
 
 

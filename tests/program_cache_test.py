@@ -34,7 +34,7 @@ def train(trainer, path):
     """The state after a whole run, and the errors on the test set."""
     run = Run.start(trainer, path / "last.npz")
     run.fit(lambda _: None, lambda: None, lambda: False)
-    errors, _ = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
+    errors = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test")).errors
     return run.state, errors
 
 

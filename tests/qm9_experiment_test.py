@@ -115,7 +115,9 @@ def assert_reproduces(
         optim.Settings(),
         devices=jax.devices()[:1],
     )
-    found, predictions = trainer.evaluator.evaluate(best.params, dataset.plan("test"))
+    found, predictions, _ = trainer.evaluator.evaluate(
+        best.params, dataset.plan("test")
+    )
     np.testing.assert_allclose(found["gap"], errors, rtol=1e-4)
     # By hand, from the predictions and the molecules' own values.
     plan = dataset.plan("test")

@@ -58,7 +58,7 @@ def test_the_model_of_the_readme_is_checked_trained_and_loaded(
     check, train = commands(project_root, MODEL)
     checked = run_module(*check, cwd=folder)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "keeps all 18 promises" in checked.stdout
+    assert "keeps all 19 promises" in checked.stdout
     twin = run_module("experiments.check_model", "my_twin:Pull", cwd=folder)
     assert twin.returncode == 1, twin.stdout + twin.stderr
     broken = re.findall(r"^  ([a-z ]+?) +BROKEN", twin.stdout, re.MULTILINE)

@@ -57,11 +57,20 @@ def program() -> str:
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else sys.argv[0]
 
 
-def run(action: Callable[[Given, list[str]], None], line: CommandLine) -> None:
+def run(
+    action: Callable[[Given, list[str]], None],
+    line: CommandLine,
+    interrupted: str = "interrupted, nothing was written",
+) -> None:
     """Run a generator or importer of data.
 
     Bad input becomes one line on stderr and exit code 2, an interrupt one line and
     exit code 130, without waiting for the calls that are under way.
+
+    Args:
+      action: what it does.
+      line: its flags.
+      interrupted: the line of an interrupt.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -71,5 +80,5 @@ def run(action: Callable[[Given, list[str]], None], line: CommandLine) -> None:
     except UserError as error:
         refuse(error)
     except KeyboardInterrupt:
-        print("error: interrupted, nothing was written", file=sys.stderr, flush=True)
+        print(f"error: {interrupted}", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)

@@ -15,6 +15,7 @@ import pathlib
 import secrets
 import shutil
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -147,8 +148,15 @@ def write_metadata(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, A
     return metadata
 
 
-def verify(folder: str | os.PathLike[str]) -> list[str]:
+def verify(
+    folder: str | os.PathLike[str],
+    read: Callable[[pathlib.Path], dict[str, Any]] = nbody_files.read_metadata,
+) -> list[str]:
     """Check a data set against its metadata.
+
+    Args:
+      folder: of the data set.
+      read: its metadata, by the folder.
 
     Returns:
       One line per fault: a missing, damaged or altered file or array. None if all is
@@ -156,7 +164,7 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
     """
     path = pathlib.Path(folder)
     try:
-        expected = nbody_files.read_metadata(path)["arrays"]
+        expected = read(path)["arrays"]
     except UserError as error:
         return [str(error)]
     faults = []

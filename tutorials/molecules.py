@@ -104,7 +104,8 @@ def loss(params, batch):
     """Mean absolute error of the energies."""
     outputs = net.apply(params, None, batch.graph, True)
     predicted = losses.predict(task, outputs, batch.graph.nodes)
-    return losses.mean_loss(losses.sample_errors(task, predicted, batch), batch.weights)
+    errors = losses.sample_errors(task, predicted, batch)
+    return losses.mean_loss(task, errors, batch.weights)
 
 
 @jax.jit

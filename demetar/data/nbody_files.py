@@ -84,28 +84,53 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
             "with python -m tools.generate_nbody or tools.import_nbody --out=DIR"
         )
     metadata = files.read_json(path, _ANEW)
-    found = metadata.get("format")
-    if type(found) is not int or found not in FORMATS:
-        expected = " or ".join(map(str, FORMATS))
-        raise UserError(
-            f"{path} has format {files.one_line(repr(found))}, expected {expected}; "
-            f"{_ANEW}"
-        )
+    check_format(metadata, path, FORMATS, _ANEW)
     wrong = _wrong_entry(metadata)
     if wrong:
         told = files.one_line(wrong)
         raise UserError(f"cannot read {path}: expected {told}; {_ANEW}")
+    check_seal(metadata, path, _ANEW)
+    return metadata
+
+
+def check_format(
+    metadata: Mapping[str, Any], path: pathlib.Path, formats: Sequence[int], hint: str
+) -> None:
+    """Refuse metadata of another format.
+
+    Raises:
+      UserError: they have one.
+    """
+    found = metadata.get("format")
+    if type(found) is not int or found not in formats:
+        expected = " or ".join(map(str, formats))
+        raise UserError(
+            f"{path} has format {files.one_line(repr(found))}, expected {expected}; "
+            f"{hint}"
+        )
+
+
+def check_seal(metadata: Mapping[str, Any], path: pathlib.Path, hint: str) -> None:
+    """Refuse metadata that are not as `sealed` made them.
+
+    Args:
+      metadata: of a known format, with `arrays`.
+      path: where they were read, for the error.
+      hint: what to do, for the error.
+
+    Raises:
+      UserError: the fingerprint or the checksum is another one.
+    """
     rest = {name: value for name, value in metadata.items() if name != "checksum"}
     for name, digest in (
         ("fingerprint", fingerprint(metadata["arrays"])),
-        ("checksum", files.json_hash(rest) if found > 1 else None),
+        ("checksum", files.json_hash(rest) if metadata["format"] > 1 else None),
     ):
         if metadata.get(name) != digest:
             raise UserError(
                 f"{path} was altered: its {name} is not that of its "
-                f"{'checksums' if name == 'fingerprint' else 'entries'}; {_ANEW}"
+                f"{'checksums' if name == 'fingerprint' else 'entries'}; {hint}"
             )
-    return metadata
 
 
 def _wrong_entry(metadata: Mapping[str, Any]) -> str:
@@ -129,13 +154,17 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str:
         return f"frames that are whole numbers from 0, found {_listed(frames)}"
     if frames != sorted({*frames}):
         return f"frames in ascending order, each once, found {_listed(frames)}"
-    arrays = metadata.get("arrays")
-    if not isinstance(arrays, dict) or not all(
-        isinstance(own, dict) and all(isinstance(value, str) for value in own.values())
-        for own in arrays.values()
-    ):
+    if not are_checksums(metadata.get("arrays")):
         return "arrays, the checksums by split and name"
     return ""
+
+
+def are_checksums(arrays: Any) -> bool:
+    """Whether metadata tell texts by split and name."""
+    return isinstance(arrays, dict) and all(
+        isinstance(own, dict) and all(isinstance(value, str) for value in own.values())
+        for own in arrays.values()
+    )
 
 
 def is_unit(value: Any) -> bool:

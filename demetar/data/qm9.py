@@ -18,19 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from demetar import connectivity, files, heads
+from demetar import files, heads
 from demetar.data import bonds, edges, molecule_files, molecules, targets
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
-from demetar.data.samples import Samples, centred, to_dtype
+from demetar.data.samples import Samples, centred, radial_extent, to_dtype
 from demetar.data.splits import PARTS, SPLITS, split_rows
 from demetar.errors import UserError
 from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
 
-EXTENT_MOLECULES = 2_000  # training molecules whose distances make the radial extent
-RADIAL_PERCENTILE = 99.9
 # Of targets and of their scales, in any unit: far from the ends of float32.
 LEAST_VALUE, MOST_VALUE = 1e-30, 1e30
 
@@ -348,7 +346,7 @@ def _task(
         extent = cutoff
         joined = f"radius {cutoff:g}"
     else:
-        extent = _extent(samples, min(num_train, EXTENT_MOLECULES))
+        extent = radial_extent(samples, num_train)
     _, names = node_features(
         np.zeros(0, int), settings.node_features, species_of(known)
     )
@@ -375,23 +373,3 @@ def _task(
         species=tuple(name for name in names if "*" not in name),
         cutoff=cutoff,
     )
-
-
-def _extent(samples: Samples, count: int) -> float:
-    """Percentile of the edge lengths of the first molecules; 1 without any edge."""
-    lengths = []
-    start = edge = 0
-    for size, degree in zip(
-        samples.n_node[:count], samples.n_edge[:count], strict=True
-    ):
-        own = samples.nodes.positions[start : start + size]
-        ends = connectivity.complete_edges(int(size))
-        if samples.ends is not None:
-            senders, receivers = samples.ends
-            ends = senders[edge : edge + degree], receivers[edge : edge + degree]
-        lengths.append(np.linalg.norm(own[ends[0]] - own[ends[1]], axis=-1))
-        start, edge = start + size, edge + degree
-    everything = np.concatenate(lengths)
-    if not len(everything):
-        return 1.0
-    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE))) or 1.0

@@ -13,6 +13,9 @@ from demetar import connectivity
 from demetar.errors import UserError
 from demetar.types import Head, Nodes
 
+RADIAL_PERCENTILE = 99.9
+EXTENT_GRAPHS = 2_000  # the first ones, whose edges make the radial extent
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -130,6 +133,32 @@ def centred(samples: Samples, heads: Collection[Head]) -> Samples:
         targets={**samples.targets, **moved},
         centers=centers,
     )
+
+
+def radial_extent(samples: Samples, count: int) -> float:
+    """`TaskSpec.radial_extent` by the first graphs; 1 without any edge.
+
+    Args:
+      samples: in double precision.
+      count: of the graphs, of which `EXTENT_GRAPHS` are enough.
+    """
+    lengths = []
+    start = edge = 0
+    count = min(count, EXTENT_GRAPHS)
+    for size, degree in zip(
+        samples.n_node[:count], samples.n_edge[:count], strict=True
+    ):
+        own = samples.nodes.positions[start : start + size]
+        ends = connectivity.complete_edges(int(size))
+        if samples.ends is not None:
+            senders, receivers = samples.ends
+            ends = senders[edge : edge + degree], receivers[edge : edge + degree]
+        lengths.append(np.linalg.norm(own[ends[0]] - own[ends[1]], axis=-1))
+        start, edge = start + size, edge + degree
+    everything = np.concatenate(lengths)
+    if not len(everything):
+        return 1.0
+    return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE))) or 1.0
 
 
 def to_dtype(samples: Samples, dtype: str) -> Samples:

@@ -26,6 +26,9 @@ from demetar.models import (
     egnn,
     equiformer,
     gnn,
+    gradients,
+    graphormer,
+    graphormer_3d,
     lieconv,
     linear,
     nequip,
@@ -63,6 +66,9 @@ REGISTRY: Mapping[str, type[base.Model]] = {
     "newton_octahedral": newton.NewtonOctahedral,
     "demetar": demetar.Demetar,
     "demetar_free": demetar.DemetarFree,
+    "graphormer": graphormer.Graphormer,
+    "graphormer_3d": graphormer_3d.Graphormer3d,
+    "graphormer_3d_untied": graphormer_3d.Graphormer3dUntied,
     "schnet": schnet.Schnet,
     "nmp": nmp.NMP,
     "cormorant": cormorant.Cormorant,
@@ -138,7 +144,8 @@ def build(
 
     Returns:
       `init(key, graph, is_training)` and `apply(params, key, graph, is_training)`;
-      is_training is static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}.
+      is_training is static. Outputs are {head: [N, K, 3] | [N, T] | [G, T]}. Heads that
+      are gradients of others need nothing of the model (`gradients.with_gradients`).
 
     Raises:
       UserError: unknown model or field, a value of the wrong type, a cutoff other than
@@ -156,7 +163,8 @@ def build(
         raise UserError(
             f"{name}.{missing[0]} has no default; give one, or --set {missing[0]}="
         )
-    for head in task.heads:
+    inner = gradients.without_gradients(task)
+    for head in inner.heads:
         if head.kind not in cls.supports:
             raise UserError(
                 f"{name} has no head of kind {head.kind} (asked for {head.name!r}); "
@@ -164,11 +172,11 @@ def build(
             )
 
     def forward(graph: Graph, is_training: bool) -> dict[str, Array]:
-        outputs = cls(task, **checked)(graph, is_training)
-        _check_outputs(name, task, graph.bucket, outputs)
+        outputs = cls(inner, **checked)(graph, is_training)
+        _check_outputs(name, inner, graph.bucket, outputs)
         return outputs
 
-    return hk.transform(forward)
+    return gradients.with_gradients(hk.transform(forward), task)
 
 
 def _required(name: str) -> list[str]:

@@ -35,6 +35,9 @@ class Model(hk.Module):
         particles along them.
       ignores: inputs that the model does not read, by its paper: 'charge', 'velocity',
         'position', 'species' or 'edge feature'. Tests hold it to reading the others.
+      fades_at_cutoff: whether what an edge says ends smoothly at the cutoff of the
+        task, by an envelope, so that energies have no jump as an atom crosses it. Tests
+        hold a model to it; molecular dynamics within a cutoff asks for it.
       small: fields of the configuration that tests use, which compiles fast.
       small_molecular: further ones, on molecules.
     """
@@ -43,10 +46,16 @@ class Model(hk.Module):
     supports: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]] = frozenset()
     ignores: ClassVar[frozenset[str]] = frozenset()
+    fades_at_cutoff: ClassVar[bool] = False
     small: ClassVar[Mapping[str, Any]] = {}
     small_molecular: ClassVar[Mapping[str, Any]] = {}
 
     task: TaskSpec
+
+    @classmethod
+    def fades(cls, fields: Mapping[str, Any]) -> bool:
+        """Whether a model with these fields is one that `fades_at_cutoff`."""
+        return cls.fades_at_cutoff
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         """Outputs per head: {name: [N, K, 3] | [N, T] | [G, T]}.

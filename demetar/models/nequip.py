@@ -60,6 +60,7 @@ class Nequip(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    fades_at_cutoff: ClassVar[bool] = True
     small = {
         "hidden_size": 11,
         "num_layers": 2,

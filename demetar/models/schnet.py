@@ -61,6 +61,7 @@ class Schnet(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.SCALAR_KINDS
+    fades_at_cutoff: ClassVar[bool] = True
     small = {
         "hidden_size": 11,
         "num_layers": 2,

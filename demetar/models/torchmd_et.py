@@ -19,8 +19,8 @@ belong to the head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import haiku as hk
 import jax
@@ -99,6 +99,7 @@ class TorchmdEt(base.Model):
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
+    fades_at_cutoff: ClassVar[bool] = True
     small = {"num_layers": 2, "num_basis": 5}
 
     num_heads: int = 8
@@ -111,6 +112,10 @@ class TorchmdEt(base.Model):
     output: str = "target"
     pooling: str = "target"
     node_inputs: tuple[str, ...] = ("charge", "|velocity|")
+
+    @classmethod
+    def fades(cls, fields: Mapping[str, Any]) -> bool:
+        return bool(fields.get("vector_cutoff", True))
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         # Both edges of a pair have the same filters.

@@ -7,13 +7,21 @@ Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from demetar import graphs
+from demetar.errors import UserError
 from demetar.nn import capture, mlp
-from demetar.types import Array, Graph
+from demetar.types import Array, Bucket, Graph
+
+FLOAT_BYTES = 4
+
+gelu = functools.partial(jax.nn.gelu, approximate=False)  # as PyTorch has it
 
 
 def masked_softmax(logits: Array, mask: Array) -> jax.Array:
@@ -40,31 +48,91 @@ def head_size(channels: int, num_heads: int) -> int:
     return -(-channels // num_heads)
 
 
+def dropout(values: Array, rate: float, is_training: bool) -> Array:
+    """In training, zeros with probability `rate`, and the rest grown by as much."""
+    if not is_training or not rate:
+        return values
+    return hk.dropout(hk.next_rng_key(), rate, jnp.asarray(values))
+
+
+def check_size(model: str, bucket: Bucket, channels: int, most: int) -> None:
+    """Refuse graphs whose arrays of pairs would be too large, before one is made.
+
+    Args:
+      model: named in the error; it has a field `max_nodes`.
+      bucket: of the batch.
+      channels: of the largest array of pairs.
+      most: nodes that a graph may have.
+
+    Raises:
+      UserError: a graph has more.
+    """
+    nodes = bucket.nodes_per_graph or bucket.max_nodes_per_graph or bucket.max_nodes - 1
+    if nodes <= most:
+        return
+    memory = FLOAT_BYTES * bucket.num_graphs * channels * nodes**2 / 2**30
+    raise UserError(
+        f"{model} joins every node with every other one, and its max_nodes is {most}, "
+        f"found a graph of {nodes}: one array of the pairs would take {memory:.1f} GiB "
+        f"at {bucket.num_graphs} graphs; use smaller graphs or, with a smaller "
+        f"--batch_size, --set max_nodes={nodes}"
+    )
+
+
 class SelfAttention(hk.Module):
     """Multi-head attention of every token of a graph to all tokens of the graph.
 
     The weights [G, H, M, M] are recorded under `attention_NAME`.
     """
 
-    def __init__(self, num_heads: int, record: str, name: str | None = None):
+    def __init__(
+        self,
+        num_heads: int,
+        record: str,
+        name: str | None = None,
+        dropout: float = 0.0,
+        w_init: mlp.Initializer | None = None,
+        b_init: mlp.Initializer | None = None,
+    ):
+        """`dropout` is the probability that a weight is left out in training."""
         super().__init__(name=name)
         self.num_heads = num_heads
         self.record = record
+        self.dropout = dropout
+        self.w_init = w_init
+        self.b_init = b_init
 
-    def __call__(self, tokens: Array, mask: Array) -> Array:
-        """[G, M, C] and [G, M] True for tokens that can be seen -> [G, M, C]."""
+    def __call__(
+        self,
+        tokens: Array,
+        mask: Array,
+        bias: Array | None = None,
+        is_training: bool = False,
+    ) -> Array:
+        """Tokens [G, M, C] -> [G, M, C].
+
+        Args:
+          tokens: [G, M, C].
+          mask: [G, M] True for tokens that can be seen.
+          bias: [G, H, M, M] added to the logits of queries and keys.
+          is_training: whether weights are left out.
+        """
         *lead, channels = tokens.shape
         size = head_size(channels, self.num_heads)
         width = self.num_heads * size
-        projected = mlp.Linear(3 * width, name="query_key_value")(tokens)
+        linear = functools.partial(mlp.Linear, w_init=self.w_init, b_init=self.b_init)
+        projected = linear(3 * width, name="query_key_value")(tokens)
         queries, keys, values = jnp.moveaxis(
             projected.reshape(*lead, 3, self.num_heads, size), -3, 0
         )  # [G, M, H, C / H] each
         logits = jnp.einsum("gmhc,gkhc->ghmk", queries, keys) / size**0.5
+        if bias is not None:
+            logits = logits + bias
         weights = masked_softmax(logits, mask[:, None, None])
         capture.record(f"attention_{self.record}", weights)
-        mixed = jnp.einsum("ghmk,gkhc->gmhc", weights, values)
-        return mlp.Linear(channels, name="output")(mixed.reshape(*lead, width))
+        kept = dropout(weights, self.dropout, is_training)
+        mixed = jnp.einsum("ghmk,gkhc->gmhc", kept, values)
+        return linear(channels, name="output")(mixed.reshape(*lead, width))
 
 
 class EdgeAttention(hk.Module):
@@ -122,3 +190,64 @@ class Encoder(hk.Module):
             feed = mlp.MLP([2 * channels, channels], name=f"mlp_{layer}")
             tokens = tokens + feed(layer_norm(tokens, f"norm_{layer}_1"))
         return layer_norm(tokens, "norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+    """Sizes of a `BiasedLayer`.
+
+    Attributes:
+      num_heads: attention heads.
+      feed_forward_size: channels within the feed-forward step.
+      dropout: probability that what a step adds to a channel is left out in training.
+      attention_dropout, activation_dropout: of an attention weight, and of a channel
+        within the feed-forward step.
+      w_init, b_init: what weights and biases are drawn by; None for PyTorch's default.
+    """
+
+    num_heads: int
+    feed_forward_size: int
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    w_init: mlp.Initializer | None = None
+    b_init: mlp.Initializer | None = None
+
+
+class BiasedLayer(hk.Module):
+    """A transformer block whose attention has a bias for every pair of tokens.
+
+    The normalisation comes before each step. Used by both forms of Graphormer.
+    """
+
+    def __init__(self, settings: LayerSettings, name: str | None = None):
+        super().__init__(name=name)
+        self.settings = settings
+
+    def __call__(
+        self, tokens: Array, mask: Array, bias: Array, record: str, is_training: bool
+    ) -> Array:
+        """Tokens [G, M, C], mask [G, M] and bias [G, H, M, M] -> [G, M, C].
+
+        The attention weights are recorded under `attention_RECORD`.
+        """
+        own = self.settings
+        attend = SelfAttention(
+            own.num_heads,
+            record,
+            "attention",
+            own.attention_dropout,
+            own.w_init,
+            own.b_init,
+        )
+        step = attend(layer_norm(tokens, "norm_0"), mask, bias, is_training)
+        tokens = tokens + dropout(step, own.dropout, is_training)
+        rise = self._linear(own.feed_forward_size, "feed_forward_0")
+        fall = self._linear(tokens.shape[-1], "feed_forward_1")
+        hidden = gelu(rise(layer_norm(tokens, "norm_1")))
+        step = fall(dropout(hidden, own.activation_dropout, is_training))
+        return tokens + dropout(step, own.dropout, is_training)
+
+    @hk.transparent
+    def _linear(self, size: int, name: str) -> mlp.Linear:
+        return mlp.Linear(size, True, self.settings.w_init, self.settings.b_init, name)

@@ -7,13 +7,16 @@ authors draw otherwise names its own.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from demetar import graphs
 from demetar.types import Array, Graph
@@ -33,34 +36,37 @@ def uniform_fan_in(num_inputs: int) -> Initializer:
     return hk.initializers.RandomUniform(-bound, bound)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def matmul(inputs: Array, w: Array) -> jax.Array:
     """Inputs [..., C] times a weight [C, C'].
 
     The gradient of the weight is a product with the transposed inputs. XLA's CPU code
     multiplies by a transpose that lies in memory faster than it transposes within the
-    product; the barrier keeps it from undoing that. Only reverse mode is defined, as
-    often as one likes (`jax.grad` of `jax.grad`), not `jax.jvp`.
+    product; the barrier keeps it from undoing that. The derivative is written with that
+    transpose, so that both modes have it, in any order and as often as one likes.
     """
     return jnp.matmul(inputs, w)
 
 
-def _matmul_forward(inputs: Array, w: Array) -> tuple[jax.Array, tuple[Array, Array]]:
-    return jnp.matmul(inputs, w), (inputs, w)
-
-
-def _matmul_backward(
-    saved: tuple[Array, Array], gradient: jax.Array
+def _matmul_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[jax.Array, jax.Array]:
-    inputs, w = saved
-    num_rows = math.prod(inputs.shape[:-1])  # -1 fails if there are no channels
-    rows = inputs.reshape(num_rows, inputs.shape[-1])
-    transposed = jax.lax.optimization_barrier(rows.T)
-    of_w = transposed @ gradient.reshape(num_rows, gradient.shape[-1])
-    return gradient @ w.T, of_w
+    """The product and what it changes by; inputs that do not change cost nothing."""
+    (inputs, w), (of_inputs, of_w) = primals, tangents
+    product = matmul(inputs, w)
+    parts = []
+    if not isinstance(of_inputs, SymbolicZero):
+        parts.append(matmul(of_inputs, w))
+    if not isinstance(of_w, SymbolicZero):
+        num_rows = math.prod(inputs.shape[:-1])  # -1 fails if there are no channels
+        rows = inputs.reshape(num_rows, inputs.shape[-1])
+        transposed = jax.lax.optimization_barrier(rows.T)  # [C, X]
+        change = jax.lax.dot_general(transposed, of_w, (((0,), (0,)), ((), ())))
+        parts.append(change.reshape(product.shape))
+    return product, functools.reduce(operator.add, parts)
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+matmul.defjvp(_matmul_jvp, symbolic_zeros=True)
 
 
 def sigmoid(values: Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import connectivity
+from demetar.data import edges
 from demetar.data.packing import Packing, RaggedPacking, RegularPacking, only_batch
 from demetar.data.samples import Samples, to_dtype
 from demetar.types import Batch, Bucket, Head, Nodes, TaskSpec, VectorInput
@@ -52,6 +52,27 @@ ATOMS = dataclasses.replace(
     MOLECULES, name="atoms", heads=(Head("size", "node_scalar", unit="angstrom"),)
 )
 
+CUTOFF = 5.0  # Å: some pairs of the systems are beyond it
+
+# An energy and the forces that follow from it, on complete graphs.
+POTENTIAL = dataclasses.replace(
+    MOLECULES,
+    name="potential",
+    heads=(
+        Head("energy", "graph_scalar", unit="eV", scale=2.0, extensive=True),
+        Head("forces", "node_vector", unit="eV/Å", scale=3.0, gradient_of="energy"),
+    ),
+    length_unit="Å",
+)
+# The same on graphs of the pairs within a cutoff.
+SHORT_RANGED = dataclasses.replace(
+    POTENTIAL,
+    name="short-ranged potential",
+    connectivity=f"radius {CUTOFF:g}",
+    radial_extent=CUTOFF,
+    cutoff=CUTOFF,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class System:
@@ -86,38 +107,43 @@ def systems(sizes: Sequence[int] = SIZES, seed: int = 0) -> list[System]:
 def make_samples(
     members: Sequence[System], dtype: str, task: TaskSpec = TASK
 ) -> Samples:
-    """Complete graphs of the systems; the targets move along the velocities.
+    """Graphs of the systems as the task joins them; targets move along the velocities.
 
-    Molecules have species, no vectors and no edge features unless the task names one;
-    the target is their spread, or that of each atom from their centre.
+    They are complete, or of the pairs within a cutoff. Molecules have species, no
+    vectors and no edge features unless the task names one; targets are their spread,
+    that of each atom from their centre, and vectors.
     """
-    pairs = [connectivity.complete_edges(len(system.charges)) for system in members]
-    products = [
-        system.charges[senders] * system.charges[receivers]
-        for system, (senders, receivers) in zip(members, pairs, strict=True)
-    ]
+    n_node = np.array([len(system.charges) for system in members], np.int32)
     positions = np.concatenate([system.positions for system in members])
     velocities = np.concatenate([system.velocities for system in members])
     charges = np.concatenate([system.charges for system in members])
+    found = edges.complete(n_node)
+    if task.cutoff is not None:
+        found = edges.chosen(positions, n_node, task.cutoff)
+    senders, receivers = (ends.astype(np.int32) for ends in found.ends(n_node))
+    starts = np.repeat(np.cumsum(n_node) - n_node, found.n_edge)
+    products = charges[starts + senders] * charges[starts + receivers]
     nodes = Nodes(positions, charges[:, None], velocities[:, None])
-    edges = np.concatenate(products)[:, None]
+    features = products[:, None]
     targets = {"position": (positions + 1.5 * velocities)[:, None]}
     if not task.vectors:
         species = np.concatenate([system.species for system in members])
         nodes = Nodes(positions, species, velocities[:, None][:, :0])
-        edges = edges[:, : len(task.edge_features)]
-        spreads = [[system.positions.std()] for system in members]
-        distances = [_from_center(system.positions) for system in members]
-        targets = {"energy": np.array(spreads), "size": np.concatenate(distances)}
+        features = features[:, : len(task.edge_features)]
+        targets = {
+            "energy": np.array([[system.positions.std()] for system in members]),
+            "forces": velocities[:, None],
+            "size": np.concatenate([_from_center(one.positions) for one in members]),
+        }
         names = {head.name for head in task.heads} & targets.keys()
         targets = {name: targets[name] for name in sorted(names)}
     samples = Samples(
         nodes=nodes,
-        edges=edges,
-        senders=np.concatenate([senders for senders, _ in pairs]),
-        receivers=np.concatenate([receivers for _, receivers in pairs]),
-        n_node=np.array([len(system.charges) for system in members], np.int32),
-        n_edge=np.array([len(values) for values in products], np.int32),
+        edges=features,
+        senders=senders,
+        receivers=receivers,
+        n_node=n_node,
+        n_edge=found.n_edge.astype(np.int32),
         targets=targets,
     )
     return to_dtype(samples, dtype)

@@ -133,7 +133,7 @@ class Subject:
         outputs = self.model.apply(params, jax.random.key(0), graph, True)
         predictions = losses.predict(self.task, outputs, nodes)
         errors = losses.sample_errors(self.task, predictions, batch)
-        return losses.mean_loss(errors, batch.weights)
+        return losses.mean_loss(self.task, errors, batch.weights)
 
     def outputs(self, batch: Batch) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = self.apply(self.params, batch.graph)

@@ -10,8 +10,8 @@ from typing import Any
 from demetar import models
 from demetar.errors import UserError
 from demetar.precision import precision
-from demetar.testing import promises, symmetry
-from demetar.testing.batches import ATOMS, MOLECULES, TASK
+from demetar.testing import potentials, promises, symmetry
+from demetar.testing.batches import ATOMS, MOLECULES, POTENTIAL, SHORT_RANGED, TASK
 from demetar.testing.measure import BrokenPromise
 from demetar.testing.subject import Subject, home_tasks
 from demetar.testing.symmetry import Promise
@@ -21,6 +21,8 @@ _LABELS = {
     TASK.name: "charged bodies",
     MOLECULES.name: "molecules",
     ATOMS.name: "atoms of molecules",
+    POTENTIAL.name: "energy and forces",
+    SHORT_RANGED.name: "energy and forces within a cutoff",
 }
 SHAPES = "shapes and dtypes"
 ALONE = "padding and batch mates"
@@ -102,11 +104,19 @@ def trials(name: str) -> list[Trial]:
         "finite gradients": promises.assert_finite,
         "every input matters": promises.assert_every_input_matters,
     }
+    potential: dict[str, Promise] = {
+        SHAPES: promises.assert_shapes,
+        "forces are slopes": potentials.assert_slopes,
+        "no net force or torque": potentials.assert_at_rest,
+        "forward and reverse mode": potentials.assert_both_modes,
+        "finite second derivatives": promises.assert_finite,
+    }
     first: dict[str, Promise] = {
         **basic,
         ALONE: promises.assert_alone,
         **inputs,
         "one compilation per size": promises.assert_one_trace,
+        "forward and reverse mode": potentials.assert_both_modes,
         "initial values": promises.assert_initial_values,
         "the loss falls": promises.assert_learns,
         "saving and loading": promises.assert_saves_and_loads,
@@ -117,7 +127,14 @@ def trials(name: str) -> list[Trial]:
         for task in others
     ]
     precise = Trial(home, "float64", {**basic, ALONE: promises.assert_alone})
-    return [Trial(home, "float32", first), *more, precise]
+    found = [Trial(home, "float32", first), *more, precise]
+    cls = models.model_class(name)
+    if "graph_scalar" in cls.supports:
+        if cls.fades_at_cutoff:
+            potential["no jump at the cutoff"] = potentials.assert_fades
+        task = potentials.potential_task(name)
+        found.append(Trial(task, "float64", potential))
+    return found
 
 
 def _try(subject: Subject, trial: Trial, text: str, promise: Promise) -> Verdict:

@@ -17,20 +17,23 @@ from demetar.data.packing import Plan, in_sample_order, pad_plan
 from demetar.distributed.placement import Placement
 from demetar.train import losses
 from demetar.train.programs import Programs, over_replicas
-from demetar.types import Array, Batch, Params
+from demetar.types import ERRORS, Array, Batch, Params
 
 
 class Evaluation(NamedTuple):
     """What parameters make of the samples of a plan.
 
     Attributes:
-      errors: {head: [R, D']} as the heads measure them, in the order of the plan.
+      errors: {head: [R, D']} as the heads report them, in the order of the plan.
       predictions: {head: [R, B, ...]}, the values themselves and not their residuals,
         as the batches hold them; the shares of several devices one after the other.
+      measures: {kind: {head: [R, D']}}, squared errors in unit^2 and absolute ones in
+        the unit, also in the order of the plan.
     """
 
     errors: dict[str, np.ndarray]
     predictions: dict[str, np.ndarray]
+    measures: dict[str, dict[str, np.ndarray]]
 
 
 class Evaluator:
@@ -78,22 +81,26 @@ class Evaluator:
             )
             for start in range(0, length, steps)
         ]
-        errors, predictions = jax.tree.map(
+        found, predictions = jax.tree.map(
             lambda *own: np.concatenate(own, axis=1), *parts
         )
-        ordered = {
-            name: in_sample_order(value, padded) for name, value in errors.items()
-        }
+        measures = jax.tree.map(lambda value: in_sample_order(value, padded), found)
         counts = self._composition[padded["sample"]]  # [B, G, Z]
         task = self._dataset.task
-        return Evaluation(ordered, heads.absolute_all(task, predictions, counts))
+        errors = {head.name: measures[head.error][head.name] for head in task.heads}
+        values = heads.absolute_all(task, predictions, counts)
+        return Evaluation(errors, values, measures)
 
-    def validate(self, params: Params) -> np.ndarray:
-        """Validation loss of each replica, [R]: mean over heads and samples."""
-        errors, _ = self.evaluate(params, self._valid_plan)
-        means = [value.astype(np.float64).mean(axis=1) for value in errors.values()]
-        found: np.ndarray = np.mean(means, axis=0)
-        return found
+    def validate(self, params: Params) -> dict[str, np.ndarray]:
+        """Mean error of each head and replica on the validation samples, {head: [R]}.
+
+        `losses.overall` makes the validation loss of them.
+        """
+        errors = self.evaluate(params, self._valid_plan).errors
+        return {
+            name: value.astype(np.float64).mean(axis=1)
+            for name, value in errors.items()
+        }
 
     def first_batch(
         self, plan: Plan, predictions: Mapping[str, Array]
@@ -128,26 +135,23 @@ class Evaluator:
 
     def _program(
         self, params: Params, arrays: Any, rows: Mapping[str, Array]
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
         task, packing = self._dataset.task, self._dataset.packing
 
-        def one(params: Params) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        def one(params: Params) -> Any:
             def step(_: None, row: Mapping[str, Array]) -> Any:
                 batch = packing.assemble(arrays, row)
                 outputs = self._model.apply(params, None, batch.graph, False)
                 predictions = losses.predict(task, outputs, batch.graph.nodes)
-                return None, (
-                    losses.sample_errors(task, predictions, batch),
-                    predictions,
-                )
+                measures = {
+                    kind: losses.sample_errors(task, predictions, batch, kind)
+                    for kind in ERRORS
+                }
+                return None, (measures, predictions)
 
-            found: tuple[dict[str, jax.Array], dict[str, jax.Array]] = jax.lax.scan(
-                step, None, rows
-            )[1]
-            return found
+            return jax.lax.scan(step, None, rows)[1]
 
         on_cpu = self._placement.on_cpu
-        found: tuple[dict[str, jax.Array], dict[str, jax.Array]] = over_replicas(
-            one, (0,), self._num_replicas, on_cpu
-        )(params)
+        found: tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]
+        found = over_replicas(one, (0,), self._num_replicas, on_cpu)(params)
         return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import haiku as hk
 import jax
+import optax
 from jax import flatten_util
 
 from demetar.types import Array, Params, TrainState
@@ -64,6 +65,26 @@ def of_vectors(model: hk.Transformed, params: Params) -> hk.Transformed:
         return model.apply(restore(flat), *args)
 
     return hk.Transformed(model.init, apply)
+
+
+def optimizer_of_vectors(
+    optimizer: optax.GradientTransformation, params: Params
+) -> optax.GradientTransformation:
+    """An optimiser that treats matrices as such, for vectors [P] of parameters.
+
+    Its state stays as it is.
+
+    Args:
+      optimizer: of trees of parameters.
+      params: such a tree, of the replicas [R, ...].
+    """
+    restore = _restore(params)
+
+    def update(gradients: Array, state: Any, flat: Any = None) -> tuple[Any, Any]:
+        updates, state = optimizer.update(restore(gradients), state, restore(flat))
+        return flatten_util.ravel_pytree(updates)[0], state
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _restore(params: Params) -> Callable[[Any], Any]:

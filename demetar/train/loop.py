@@ -172,8 +172,9 @@ def _make_gradient_fn(
     ) -> tuple[jax.Array, jax.Array]:
         outputs = model.apply(params, key, batch.graph, True)
         predictions = losses.predict(task, outputs, batch.graph.nodes)
-        errors = losses.sample_errors(task, predictions, batch)
-        told = losses.mean_loss(errors, batch.weights)
+        reported = losses.sample_errors(task, predictions, batch)
+        told = losses.mean_loss(task, reported, batch.weights)
+        errors = losses.sample_errors(task, predictions, batch, losses.TRAINED)
         if settings.loss_transform == "log":
             errors = losses.log_errors(errors, settings.loss_floor)
         return losses.training_loss(task, errors, batch.weights), told

@@ -7,20 +7,24 @@ import dataclasses
 import optax
 
 from demetar.settings import NOT_NEGATIVE, TRAINING, Bounds, setting
+from demetar.train.muon import muon
 
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "amsgrad", "muon")
 SCHEDULES = ("constant", "cosine", "steps")
 STEPS = {0.8: 0.1, 0.9: 0.1}  # share of the run, and by what the rate is multiplied
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """An optimiser: Adam with weight decay, or AdamW (arXiv 1711.05101)."""
+    """An optimiser: Adam with weight decay, AdamW (arXiv 1711.05101), AMSGrad (Reddi,
+    Kale, Kumar 2018, arXiv 1904.09237), or Muon (Jordan et al. 2024).
+    """
 
     optimizer: str = setting(
         "adam",
-        "adam adds the weight decay to the gradient, as in PyTorch's Adam; adamw "
-        "applies it to the parameters.",
+        "adam and amsgrad add the weight decay to the gradient, as in PyTorch's Adam; "
+        "adamw and muon apply it to the parameters. muon makes the steps of matrices "
+        "orthogonal and has adam's for all else.",
         TRAINING,
         choices=OPTIMIZERS,
     )
@@ -52,6 +56,11 @@ class Settings:
     )
 
 
+def needs_shapes(settings: Settings) -> bool:
+    """Whether the optimiser treats parameters as matrices, not each number alike."""
+    return settings.optimizer == "muon"
+
+
 def learning_rate(
     settings: Settings, num_steps: int, steps_per_epoch: int = 1
 ) -> optax.Schedule:
@@ -78,11 +87,16 @@ def make(
     parts = []
     if settings.clip_norm:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
-    if settings.optimizer == "adam" and settings.weight_decay:
-        parts.append(optax.add_decayed_weights(settings.weight_decay))
-    parts.append(optax.scale_by_adam())
-    if settings.optimizer == "adamw" and settings.weight_decay:
-        parts.append(optax.add_decayed_weights(settings.weight_decay))
     rate = learning_rate(settings, num_steps, steps_per_epoch)
+    decay = settings.weight_decay
+    if settings.optimizer == "muon":
+        parts.append(muon(rate, decay))
+        return optax.chain(*parts)
+    if settings.optimizer != "adamw" and decay:
+        parts.append(optax.add_decayed_weights(decay))
+    is_amsgrad = settings.optimizer == "amsgrad"
+    parts.append(optax.scale_by_amsgrad() if is_amsgrad else optax.scale_by_adam())
+    if settings.optimizer == "adamw" and decay:
+        parts.append(optax.add_decayed_weights(decay))
     parts.append(optax.scale_by_learning_rate(rate))
     return optax.chain(*parts)

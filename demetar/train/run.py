@@ -21,7 +21,7 @@ import numpy as np
 from demetar.data.packing import Plan
 from demetar.distributed import processes
 from demetar.errors import UserError
-from demetar.train import checkpoint, loop
+from demetar.train import checkpoint, loop, losses
 from demetar.train.stopwatch import Stopwatch
 from demetar.train.trainer import Trainer
 from demetar.types import Array, Params, TrainState
@@ -74,7 +74,9 @@ class Run:
       path: the checkpoint that it continues from.
       run_id: of the run, in every checkpoint; '' for none.
       is_saved: whether there is a checkpoint.
-      valid_loss: validation loss of each replica at the last evaluation, [R].
+      valid_errors: mean error of each head and replica at the last evaluation, on the
+        validation samples: {head: [R]}.
+      valid_loss: what `losses.overall` makes of them, [R].
     """
 
     trainer: Trainer
@@ -84,6 +86,7 @@ class Run:
     path: pathlib.Path
     run_id: str = ""
     is_saved: bool = False
+    valid_errors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     valid_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     _planner: futures.Executor = dataclasses.field(
         default_factory=lambda: futures.ThreadPoolExecutor(1), repr=False
@@ -255,7 +258,8 @@ class Run:
     def _keep_best(self, epoch: int) -> None:
         trainer, progress = self.trainer, self.progress
         params = trainer.evaluated_params(self.state)
-        self.valid_loss = trainer.evaluator.validate(params)
+        self.valid_errors = trainer.evaluator.validate(params)
+        self.valid_loss = losses.overall(trainer.dataset.task, self.valid_errors)
         if not np.isfinite(self.valid_loss).all():
             raise self._not_finite("validation loss", epoch)
         improved = self.valid_loss < np.asarray(progress.best_loss)
@@ -270,7 +274,9 @@ class Run:
             np.asarray, self.progress.partial
         )
         steps = int(np.asarray(self.state.step)[0])
+        by_head = {name: error.tolist() for name, error in self.valid_errors.items()}
         return {
+            **({"valid_by_head": by_head} if len(by_head) > 1 else {}),
             "step": steps,
             "train_loss": (loss / num_graphs).tolist(),
             "valid_loss": self.valid_loss.tolist(),

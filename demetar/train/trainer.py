@@ -72,6 +72,7 @@ class Trainer:
         self.schedule = Schedule(dataset, settings, phases)
         rated = (optimizer, self.schedule.num_steps, num_batches)
         self._optimizer = optim.make(*rated)
+        self._needs_shapes = optim.needs_shapes(optimizer)
         self.learning_rate = optim.learning_rate(*rated)
         self.evaluator = Evaluator(
             *(model, dataset, self.programs, self.placement, self._arrays),
@@ -150,8 +151,10 @@ class Trainer:
         task, packing = self.dataset.task, self.dataset.packing
         shared = self.placement.num_devices > 1
         slots = self._whole.bucket.num_graphs if shared else 0
-        model = flat.of_vectors(model, state.params)
-        update = loop.make_update(model, task, self._optimizer, settings, slots)
+        model, optimizer = flat.of_vectors(model, state.params), self._optimizer
+        if self._needs_shapes:
+            optimizer = flat.optimizer_of_vectors(optimizer, state.params)
+        update = loop.make_update(model, task, optimizer, settings, slots)
 
         def step(
             state: TrainState, row: Mapping[str, Array]

@@ -95,15 +95,19 @@ class RunWriter:
         Args:
           metrics: epoch, step, train_loss [R], valid_loss [R], best_valid_loss [R],
             best_epoch [R], learning_rate, gradient_norm [R], update_norm [R],
-            steps_per_second, graphs_per_second, wall_seconds; others are written too.
+            steps_per_second, graphs_per_second, wall_seconds, and of several heads
+            valid_by_head {head: [R]}; others are written too.
         """
         with _reporting(self._path):
             content = checkpoint.to_json({**metrics, **self._identity})
             line = json.dumps(content, allow_nan=False)
             self._file.write(line + "\n")
             self._file.flush()
-            for name, tag in _TAGS.items():
-                for curve in _curves(tag, metrics.get(name)):
+            heads = metrics.get("valid_by_head", {})
+            tagged = {tag: metrics.get(name) for name, tag in _TAGS.items()}
+            tagged |= {f"loss/valid_{name}": value for name, value in heads.items()}
+            for tag, value in tagged.items():
+                for curve in _curves(tag, value):
                     self._events.add("scalar", *curve, epoch=metrics["epoch"])
             self._events.flush()
         self._progress.show(metrics)

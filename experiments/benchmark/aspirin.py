@@ -6,18 +6,11 @@ The numbers of edges are those of molecular dynamics at room temperature.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
-import haiku as hk
-import jax
 import numpy as np
 
-from demetar import models
 from demetar.data.dataset import Dataset
 from demetar.data.samples import Samples
-from demetar.types import Array, Graph, Head, Nodes, Params, TaskSpec
+from demetar.types import Head, Nodes, TaskSpec
 from experiments.benchmark import programs
 
 CUTOFF = 5.0  # Å
@@ -35,7 +28,7 @@ POSITIONS = """
 -2.87  1.70  1.45
 """
 ENERGY = Head("energy", "graph_scalar", extensive=True)
-FORCES = Head("forces", "node_vector")
+FORCES = Head("forces", "node_vector", gradient_of="energy")
 
 
 def frames(num_frames: int) -> Dataset:
@@ -75,22 +68,3 @@ def frames(num_frames: int) -> Dataset:
         average_neighbors=len(frame) / (num_frames * size),
     )
     return programs.one_batch(samples, task, num_frames)
-
-
-def potential(name: str, task: TaskSpec, fields: Mapping[str, Any]) -> hk.Transformed:
-    """A model of the energy as one of energy and forces, {head: values}."""
-    model = models.build(name, dataclasses.replace(task, heads=(ENERGY,)), fields)
-
-    def apply(
-        params: Params, rng: Array | None, graph: Graph, is_training: bool
-    ) -> dict[str, Array]:
-        def total(positions: Array) -> tuple[jax.Array, Array]:
-            nodes = graph.nodes._replace(positions=positions)
-            moved = dataclasses.replace(graph, nodes=nodes)
-            energies = model.apply(params, rng, moved, is_training)["energy"]
-            return energies.sum(), energies
-
-        slopes, energies = jax.grad(total, has_aux=True)(graph.nodes.positions)
-        return {"energy": energies, "forces": -slopes[:, None]}
-
-    return hk.Transformed(model.init, apply)

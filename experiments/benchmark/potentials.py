@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import graphs
+from demetar import graphs, models
 from demetar.errors import UserError
 from experiments.benchmark import aspirin, figures, programs
 
@@ -83,7 +83,7 @@ def potential_rows(name: str, options: figures.Options) -> figures.Rows:
 
     fields = POTENTIALS[name]
     dataset, alone = aspirin.frames(NUM_FRAMES), aspirin.frames(1)
-    model = aspirin.potential(name, dataset.task, fields)
+    model = models.build(name, dataset.task, fields)
     params, step = programs.model_steps(model, dataset)
     batches = [programs.only_batch(data) for data in (dataset, alone)]
     many, one = (torch_potentials.Frames.of(batch) for batch in batches)

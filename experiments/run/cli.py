@@ -199,13 +199,15 @@ class StopSignal:
                 signal.signal(number, earlier[number])
 
 
-def progress(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
+def progress(
+    items: Iterable[T], description: str, total: int | None, unit: str = " molecules"
+) -> Iterable[T]:
     """The items, with a progress bar on stderr, or without one if nobody looks."""
     hidden = not sys.stderr.isatty()
     if hidden:
         print(f"{description} ...", file=sys.stderr)
     return tqdm.tqdm(
-        items, description, total, mininterval=0.2, unit=" molecules", disable=hidden
+        items, description, total, mininterval=0.2, unit=unit, disable=hidden
     )
 
 

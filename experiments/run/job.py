@@ -19,7 +19,8 @@ from demetar import models
 from demetar.data.dataset import Dataset
 from demetar.distributed import launch, processes
 from demetar.errors import UserError
-from demetar.train import checkpoint, equivariance, progress, writers
+from demetar.train import checkpoint, equivariance, losses, progress, writers
+from demetar.train.evaluation import Evaluation
 from demetar.train.program_cache import ProgramCache
 from demetar.train.run import Run
 from demetar.train.trainer import Trainer
@@ -301,7 +302,7 @@ def finish(
     model: hk.Transformed,
     folder: pathlib.Path,
     config: dict[str, Any],
-    tested: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+    tested: Evaluation,
     writer: Any,
 ) -> str:
     """Write the record, of the first and only look at the test set, and describe it.
@@ -312,8 +313,10 @@ def finish(
       writer: of metrics and pictures.
     """
     dataset, trainer = job.dataset, run.trainer
-    by_head, predictions = tested
-    errors = np.mean([value.astype(np.float64) for value in by_head.values()], axis=0)
+    by_head, predictions, measures = tested
+    errors = losses.overall(
+        dataset.task, {name: own.astype(np.float64) for name, own in by_head.items()}
+    )
     best = trainer.placement.here(run.best)
     record = {
         **job_record(job, config),
@@ -323,30 +326,35 @@ def finish(
         run_files.RUN_ID: run.run_id,
     }
     delta = equivariance.rotation_errors(model, dataset, best)
+    if dataset.task.judged_by:
+        sizes_of = dataset.packing.samples.n_node[dataset.splits["test"]]
+        record["test_errors"] = records.errors_record(dataset.task, measures, sizes_of)
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
     if job.draw is not None:
         plan = trainer.dataset.plan("test")
         batch, first = trainer.evaluator.first_batch(plan, predictions)
         job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
-    losses = {name: record[name] for name in ("test_loss", "valid_loss")}
-    writer.finish(losses)
+    writer.finish({name: record[name] for name in ("test_loss", "valid_loss")})
     evaluation.add(record, model, best, dataset.task, job.others)
     earlier = workdir.check(folder, config, dataset.task).earlier
     if earlier is not None:
         record["history"] = records.history(earlier)
     errors_path = folder / run_files.ERRORS_FILE
-    records.save_errors(errors_path, dataset.task.heads, errors, run.run_id)
+    judging = records.judging(dataset.task)
+    records.save_errors(errors_path, judging, errors, run.run_id)
     records.write(folder / run_files.RECORD_FILE, record)
     return f"{records.describe(record)}\nrecord: {folder / run_files.RECORD_FILE}"
 
 
 def job_record(job: Job, config: dict[str, Any]) -> dict[str, Any]:
     """What the record says of what was asked for."""
-    same = ("dataset", "fields", "model", "target")
+    same = ("dataset", "fields", "model")
+    targets = " and ".join(head.name for head in job.dataset.task.heads)
     return {
         "command": job.command,
         "fingerprint": job.dataset.fingerprint,
         "protocol": job.protocol,
         "settings": config,
+        "target": config.get("target", targets),
         **{name: config[name] for name in same},
     }

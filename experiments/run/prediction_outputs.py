@@ -23,6 +23,10 @@ from demetar.types import Head, TaskSpec
 NUM_NODES, FILE = "num_nodes", "file"
 _COPIED = 2**20  # bytes at once
 _DIGITS = 12  # of a number of extended xyz
+# Of the heads that readers of extended xyz take for energies and forces, the units that
+# they expect, and ours in these.
+_EXPECTED = {"meV": ("eV", 1e-3), "meV/Å": ("eV/Å", 1e-3)}
+_KNOWN_TO_READERS = ("energy", "forces")
 
 
 class Writer(Protocol):
@@ -170,7 +174,10 @@ def _copy(
 
 
 class XyzWriter:
-    """Molecules as extended xyz: heads as properties, or as columns of the atoms."""
+    """Molecules as extended xyz: heads as properties, or as columns of the atoms.
+
+    Energies and forces in meV are written in eV, as readers take them.
+    """
 
     def __init__(self, path: pathlib.Path, task: TaskSpec, about: Mapping[str, Any]):
         if any(head.size > 1 for head in task.heads):
@@ -195,6 +202,9 @@ class XyzWriter:
         self, systems: Systems, values: Mapping[str, np.ndarray], file: int
     ) -> Iterator[str]:
         assert systems.numbers is not None
+        values = {
+            head.name: values[head.name] * _expected(head)[1] for head in self._heads
+        }
         stops = np.cumsum(systems.n_node)
         for row, (size, stop) in enumerate(zip(systems.n_node, stops, strict=True)):
             own = slice(int(stop - size), int(stop))
@@ -216,7 +226,7 @@ class XyzWriter:
     def _comment(self, values: Mapping[str, np.ndarray], row: int, file: int) -> str:
         properties, told = ["species:S:1:pos:R:3"], []
         for head in self._heads:
-            unit = head.unit.replace('"', "'")
+            unit = _expected(head)[0].replace('"', "'")
             told.append(f'{head.name}_unit="{unit}"')
             if head.kind == "graph_scalar":
                 told.append(f"{head.name}={_number(values[head.name][row, 0])}")
@@ -228,6 +238,21 @@ class XyzWriter:
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+
+def _expected(head: Head) -> tuple[str, float]:
+    """The unit in which a head is written, and its own in that."""
+    if head.name not in _KNOWN_TO_READERS:
+        return head.unit, 1.0
+    return _EXPECTED.get(head.unit, (head.unit, 1.0))
+
+
+def units(path: pathlib.Path, task: TaskSpec) -> dict[str, str]:
+    """The unit of each head in the file of `writing`."""
+    is_own = path.suffix.lower() == ".npz"
+    return {
+        head.name: head.unit if is_own else _expected(head)[0] for head in task.heads
+    }
 
 
 def _number(value: float) -> str:

@@ -69,8 +69,65 @@ def test_record(
         "test_loss_interval": list(statistics.bootstrap_mean(errors)),
         "test_loss_mean": float(losses.mean()),
         "test_loss_std": spread,
-        "unit": " and ".join(filter(None, map(error_unit, task.heads))),
+        "unit": " and ".join(filter(None, map(error_unit, judging(task)))),
     }
+
+
+def judging(task: TaskSpec) -> list[Head]:
+    """The heads whose errors are averaged to that of a run: all, or the one of
+    `TaskSpec.judged_by`.
+    """
+    return [head for head in task.heads if task.judged_by in ("", head.name)]
+
+
+def errors_record(
+    task: TaskSpec, measures: Mapping[str, Mapping[str, np.ndarray]], n_node: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Errors of each head in its own unit, per seed: of heads that are not averaged.
+
+    Args:
+      task: heads.
+      measures: {'squared' | 'absolute': {head: [R, D]}} of the test samples.
+      n_node: [D] nodes of each of them, all of whose components count alike.
+
+    Returns:
+      {head: {'unit', 'mae', 'rmse'}}, and of sums over nodes 'mae_per_node' and
+      'rmse_per_node' too.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for head in task.heads:
+        absolute, squared = (
+            np.asarray(measures[kind][head.name], np.float64)
+            for kind in ("absolute", "squared")
+        )
+        is_total = head.kind == "graph_scalar"
+        weights = np.ones(len(n_node)) if is_total else n_node
+        own = {"unit": head.unit, **_means(absolute, squared, weights)}
+        if head.extensive:
+            shares = _means(absolute / n_node, squared / n_node**2, weights)
+            own |= {f"{name}_per_node": value for name, value in shares.items()}
+        found[head.name] = own
+    return found
+
+
+def _means(
+    absolute: np.ndarray, squared: np.ndarray, weights: np.ndarray
+) -> dict[str, list[float]]:
+    """Means [R] over samples [R, D] of some weights [D]."""
+    return {
+        "mae": np.average(absolute, axis=1, weights=weights).tolist(),
+        "rmse": np.sqrt(np.average(squared, axis=1, weights=weights)).tolist(),
+    }
+
+
+def describe_errors(record: Mapping[str, Any]) -> str:
+    """One line on the errors of each head, means over the seeds."""
+    told = []
+    for name, own in record.get("test_errors", {}).items():
+        values = {key: evaluation.number(np.mean(own[key])) for key in ("mae", "rmse")}
+        unit = own["unit"] and f" {own['unit']}"
+        told.append(f"{name} MAE {values['mae']}, RMSE {values['rmse']}{unit}")
+    return "; ".join(told)
 
 
 def describe_head(head: Head, task: TaskSpec) -> dict[str, Any]:
@@ -101,10 +158,10 @@ def _describe_target(head: Head, task: TaskSpec) -> str:
         known.append(f"the mean {head.mean:.6g}")
     unit = f" {head.unit}" if head.unit else ""
     per_atom = " per atom" if head.offsets else ""
-    return (
-        f"{head.name}, {kind}; subtracted: {', '.join(known) or 0}{unit}; "
-        f"the rest varies by {head.scale:.3g}{unit}{per_atom}"
-    )
+    scale = f"the rest varies by {head.scale:.3g}{unit}{per_atom}"
+    if task.judged_by:  # other heads have a say in the scale
+        scale = f"in multiples of {head.scale:.4g}{unit}"
+    return f"{head.name}, {kind}; subtracted: {', '.join(known) or 0}{unit}; {scale}"
 
 
 def error_unit(head: Head) -> str:
@@ -126,7 +183,7 @@ def save_errors(
 
     The file is written atomically.
     """
-    kinds = {head.error for head in heads}
+    kinds = {head.error for head in heads}  # those that are averaged
     name = f"{kinds.pop()}_errors" if len(kinds) == 1 else "errors"
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: errors}
@@ -224,7 +281,8 @@ def describe(record: Mapping[str, Any]) -> str:
     elsewhere = [evaluation.describe(entry) for entry in record.get("eval", [])]
     bad = run_files.not_finite(record) or record.get("not_finite", [])
     warning = [f"not finite: {', '.join(map(str, bad))}"] if bad else []
-    return "\n".join([line, *elsewhere, *warning])
+    each = [f"errors    {describe_errors(record)}"] if "test_errors" in record else []
+    return "\n".join([line, *each, *elsewhere, *warning])
 
 
 def num_params(run: Run) -> int:

@@ -22,7 +22,7 @@ _DERIVED = frozenset(
 # A flag that is given anew takes along what the file says of these.
 _DEPEND: Mapping[str, tuple[str, ...]] = {
     "model": ("protocol", "phase"),
-    "dataset": (*SETTLED, "data_seed", "full_data"),
+    "dataset": (*SETTLED, "data_seed", "full_data", "num_valid", "num_test"),
     "connectivity": ("num_neighbors", "cutoff"),
 }
 _NEEDED = ("model", "dataset", "fields", "epochs", "seed")

@@ -83,9 +83,11 @@ def loaded(
     found, expected = (jax.tree.map(np.shape, tree) for tree in (params, expected))
     assert found == expected
 
-    output = authors.graph_outputs(
-        model, graph, task.heads[0].name, len(data["n_node"])
-    )
+    head = task.heads[0]
+    make, count = authors.graph_outputs, len(data["n_node"])
+    if head.kind != "graph_scalar":
+        make, count = authors.node_outputs, len(data["positions"])
+    output = make(model, graph, head.name, count)
     return authors.Loaded(
         params, output, data["positions"], data["output"], data["gradient"]
     )

@@ -2,8 +2,8 @@
 
 A module of `tests/support/author_cases` lists the cases of one model in `CASES`;
 `tests/authors_test.py` runs them all, and `python -m tests.support.authors` prints
-what they deviate by. The files are described in the README of the shared folder:
-inputs, every weight, outputs and gradients, in float64.
+what they deviate by. The files are described in the README of the shared folder, or of
+`tests/support/golden`: inputs, every weight, outputs and gradients, in float64.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from demetar import connectivity
 from demetar.types import Bucket, Graph, Nodes
 
 Data = Mapping[str, np.ndarray]
+
+OWN_FILES = pathlib.Path(__file__).with_name("golden")  # beside the shared ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Case:
       load: makes the case of the file's arrays, under float64.
       tolerance: largest relative deviation of outputs and gradients.
       gradient_tolerance: of gradients, if the file's are less exact than its outputs.
+      slow: whether it is one of several of a model, and left to the long tests.
     """
 
     model: str
@@ -74,6 +77,7 @@ class Case:
     load: Callable[[Data], Loaded]
     tolerance: float = 1e-10
     gradient_tolerance: float | None = None
+    slow: bool = False
 
 
 class Deviations(NamedTuple):
@@ -161,7 +165,9 @@ def all_cases() -> list[Case]:
 
 def read(shared_dir: pathlib.Path, stem: str) -> dict[str, np.ndarray]:
     """All arrays of a golden file."""
-    with np.load(shared_dir / "golden" / f"{stem}.npz", allow_pickle=False) as file:
+    own = OWN_FILES / f"{stem}.npz"
+    path = own if own.exists() else shared_dir / "golden" / own.name
+    with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
@@ -236,6 +242,18 @@ def graph_outputs(
     def output(params: Any, positions: jax.Array) -> jax.Array:
         moved = with_positions(graph, positions)
         return model.apply(params, None, moved, False)[head][:count, 0]
+
+    return output
+
+
+def node_outputs(
+    model: hk.Transformed, graph: Graph, head: str, count: int
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """`Loaded.output` of a head of the nodes, without the padding node."""
+
+    def output(params: Any, positions: jax.Array) -> jax.Array:
+        moved = with_positions(graph, positions)
+        return model.apply(params, None, moved, False)[head][:count]
 
     return output
 

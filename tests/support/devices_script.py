@@ -82,7 +82,7 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         run = Run.start(trainer, pathlib.Path(folder) / "last.npz")
         assert run.fit(curve.append, lambda: None, lambda: False)
-    errors, _ = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
+    errors = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test")).errors
     leaves = jax.tree.leaves(trainer.placement.here(run.state.params))
     return {
         "params": np.concatenate([np.ravel(leaf) for leaf in leaves]),

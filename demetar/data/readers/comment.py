@@ -12,6 +12,8 @@ not.
 from __future__ import annotations
 
 import re
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from demetar.data.readers import text
@@ -38,11 +40,13 @@ class Columns(NamedTuple):
       total: how many there are; None: any number.
       element: of the symbol or the atomic number.
       position: of x; y and z follow.
+      vectors: of all columns of three real numbers by their names, as `position`.
     """
 
     total: int | None
     element: int
     position: int
+    vectors: Mapping[str, int] = types.MappingProxyType({})
 
 
 PLAIN = Columns(None, 0, 1)  # element x y z, and perhaps more
@@ -176,5 +180,10 @@ def _columns(declared: str) -> Columns:
     for name, kinds in (("Z", "I"), ("species", "SI")):  # species may be labels
         element, kind, size = places.get(name, (0, "-", 0))
         if kind in kinds and size == 1:
-            return Columns(total, element, position)
+            vectors = {
+                name: start
+                for name, (start, kind, size) in places.items()
+                if (kind, size) == ("R", 3)
+            }
+            return Columns(total, element, position, vectors)
     raise ValueError(f"{shown} has neither species:S:1 nor Z:I:1")

@@ -119,9 +119,9 @@ def listed(names: Sequence[str]) -> str:
 class naming:
     """Turns what is wrong with a row into an error that names the row."""
 
-    def __init__(self, place: str):
-        """Args: place of the row, as the error has it."""
-        self._place = place
+    def __init__(self, place: str, expected: str = "a molecule"):
+        """Args: place of the row and what it should hold, as the error has them."""
+        self._place, self._expected = place, expected
 
     def __enter__(self) -> None:
         pass
@@ -129,6 +129,6 @@ class naming:
     def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
         if isinstance(error, (ValueError, IndexError, KeyError, OverflowError)):
             raise UserError(
-                f"{self._place}: expected a molecule, found what cannot be read "
+                f"{self._place}: expected {self._expected}, found what cannot be read "
                 f"({files.one_line(error)})"
             ) from None

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from demetar import elements
 from demetar.data.molecules import MOST_ATOMS, Record
@@ -54,38 +55,96 @@ def stream(path: pathlib.Path) -> Iterator[tuple[Record, comment.Comment]]:
     Raises:
       UserError: the file cannot be read, or a molecule of it; the line is named.
     """
-    count = 0
+    for count, block in enumerate(blocks(path), 1):
+        with text.naming(block.place):
+            atoms = [atom(*row, block.told.columns) for row in block.rows]
+        numbers = [element for element, _ in atoms]
+        positions = [value for _, position in atoms for value in position]
+        smiles = block.told.smiles
+        yield Record(block.place, count, numbers, positions, [], smiles), block.told
+
+
+class Block(NamedTuple):
+    """One structure of a file, whose atoms are not read yet.
+
+    Attributes:
+      place: file and line, for errors.
+      told: its comment.
+      rows: number and text of the line of each atom.
+    """
+
+    place: str
+    told: comment.Comment
+    rows: list[tuple[int, str]]
+
+
+def blocks(
+    path: pathlib.Path,
+    what: str = "molecule",
+    most: int = MOST_ATOMS,
+    place: str = "{name}, line {line}",
+) -> Iterator[Block]:
+    """The structures of a file, one after the other.
+
+    Args:
+      path: of the file.
+      what: a structure is called in errors.
+      most: atoms of a structure.
+      place: how errors name a structure by the `name` of the file, its `line` and its
+        number from 0, `row`.
+
+    Raises:
+      UserError: the file cannot be read, a number of atoms is none, a comment cannot be
+        understood, or atoms are missing; the line is named.
+    """
+    row = 0
     numbered = enumerate(text.lines(path), 1)
     for number, line in numbered:
         if not line.strip():
             continue
-        place = f"{path.name}, line {number}"
-        with text.naming(place):
-            size = _size(line)
+        named = place.format(name=path.name, line=number, row=row)
+        with text.naming(named, f"a {what}"):
+            size = _size(line, most)
             told = comment.parse(next(numbered, (0, ""))[1])
             rows = list(itertools.islice(numbered, size))
             if len(rows) < size:
                 raise ValueError(f"{size} atoms announced, {len(rows)} there")
-            atoms = [_atom(*row, told.columns) for row in rows]
-        count += 1
-        numbers = [element for element, _ in atoms]
-        positions = [value for _, position in atoms for value in position]
-        yield Record(place, count, numbers, positions, [], told.smiles), told
+        row += 1
+        yield Block(named, told, rows)
 
 
-def _size(line: str) -> int:
+def _size(line: str, most: int) -> int:
     word = line.strip()
     if not word.isascii() or not word.isdigit():
         raise ValueError(f"{word[:40]!r} is no number of atoms")
-    if len(word) > text.MOST_DIGITS or not 1 <= int(word) <= MOST_ATOMS:
-        raise ValueError(f"expected 1 to {MOST_ATOMS} atoms, found {word[:40]}")
+    if len(word) > text.MOST_DIGITS or not 1 <= int(word) <= most:
+        raise ValueError(f"expected 1 to {most} atoms, found {word[:40]}")
     return int(word)
 
 
-def _atom(
+def atom(
     number: int, line: str, columns: comment.Columns
 ) -> tuple[int, tuple[float, ...]]:
-    """Atomic number and position of one line."""
+    """Atomic number and position of one line.
+
+    Raises:
+      ValueError: it has other columns, or no element or number in one; the line is
+        named.
+    """
+    words = split(number, line, columns)
+    try:
+        element = elements.number_of(words[columns.element])
+        return element, vector(words, columns.position)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+
+
+def split(number: int, line: str, columns: comment.Columns) -> list[str]:
+    """The columns of one line.
+
+    Raises:
+      ValueError: it has more or fewer; the line is named.
+    """
     words = line.split()
     if columns.total is None and len(words) < 4:
         raise ValueError(
@@ -96,9 +155,13 @@ def _atom(
             f"line {number} has {len(words)} columns, Properties= declares "
             f"{columns.total}"
         )
-    try:
-        element = elements.number_of(words[columns.element])
-        position = words[columns.position : columns.position + 3]
-        return element, tuple(map(text.number, position))
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from None
+    return words
+
+
+def vector(words: Sequence[str], start: int) -> tuple[float, ...]:
+    """Three numbers from a column on.
+
+    Raises:
+      ValueError: one of them is none.
+    """
+    return tuple(map(text.number, words[start : start + 3]))

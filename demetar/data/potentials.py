@@ -1,0 +1,296 @@
+"""Energies and forces of atoms: what an interatomic potential learns from.
+
+Sources are rMD17, folders of `tools.generate_md` and files of one's own; all of them
+end in `Frames` of eV and Å, for training, validation and test. `make_task` and
+`assemble` make a data set of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from demetar import elements, files, heads
+from demetar.data import edges, frame_sources, rmd17, units
+from demetar.data.atom_features import node_features
+from demetar.data.dataset import Dataset, identify
+from demetar.data.frames import Frames, joined
+from demetar.data.packing import make_packing
+from demetar.data.readers.frames import Reading
+from demetar.data.samples import Samples, centred, radial_extent, to_dtype
+from demetar.errors import UserError
+from demetar.settings import COUNT, DATA, Bounds, setting
+from demetar.types import Head, Nodes, TaskSpec
+
+SPLITS = frame_sources.SPLITS
+ENERGY, FORCES = "energy", "forces"  # names of the heads
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is read of the frames.
+
+    Attributes:
+      num_train, num_valid, num_test: None for all that there are.
+      cutoff: None for complete graphs.
+      batch_size: frames per batch.
+      dtype: 'float32' or 'float64', of everything that the model sees.
+    """
+
+    labels: str = setting(
+        "rmd17",
+        "Of rMD17: the energies and forces of the revised data set, or those of MD17.",
+        DATA,
+        choices=rmd17.LABELS,
+    )
+    fold: int = setting(
+        1,
+        "Of rMD17: the number of the published split.",
+        DATA,
+        Bounds(least=rmd17.FOLDS[0], most=rmd17.FOLDS[-1]),
+    )
+    num_train: int | None = setting(
+        None, "Training frames: the first.", DATA, COUNT, default_words=ALL
+    )
+    num_valid: int | None = setting(
+        None, "Validation frames: the first.", DATA, COUNT, default_words=ALL
+    )
+    num_test: int | None = setting(
+        None, "Test frames: the first.", DATA, COUNT, default_words=ALL
+    )
+    energy_key: str = setting(
+        "energy", "Of extended xyz: the name of the energy in the comments.", DATA
+    )
+    forces_key: str = setting(
+        "forces", "Of extended xyz: the name of the forces among the columns.", DATA
+    )
+    energy_unit: str = setting(
+        "",
+        f"Of own files: {', '.join(units.ENERGIES)}. Forces are in it per length.",
+        DATA,
+        default_words="eV, or kcal/mol in rMD17's and sGDML's .npz",
+    )
+    length_unit: str = setting(
+        "", f"Of own files: {', '.join(units.LENGTHS)}.", DATA, default_words="Å"
+    )
+    cutoff: float | None = setting(
+        None,
+        "In Å, of graphs, envelopes and bases alike.",
+        DATA,
+        Bounds(above=0),
+        default_words="none: complete graphs",
+    )
+    batch_size: int = 5
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """The frames of a source.
+
+    Attributes:
+      parts: {'train' | 'valid' | 'test': frames}.
+      fingerprint: SHA-256 of all of them.
+      place: the folder or file that they were read from.
+      notes: one line each, of what a person should know of them.
+    """
+
+    parts: Mapping[str, Frames]
+    fingerprint: str
+    place: pathlib.Path
+    notes: tuple[str, ...] = ()
+
+
+def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
+    """The frames of a data set.
+
+    Args:
+      dataset: 'rmd17_ethanol' or another molecule of rMD17; or the path of a folder or
+        file of `frame_sources.read_own`, from here or from `root`.
+      root: where data sets lie.
+      settings: what is read.
+
+    Raises:
+      UserError: there is no such data set, or it is damaged, or has fewer frames than
+        are asked for.
+    """
+    if frame_sources.is_rmd17(dataset):
+        source = frame_sources.read_rmd17(dataset, root, settings.labels, settings.fold)
+    else:
+        source = frame_sources.read_own(
+            _place(dataset, root),
+            Reading(*(getattr(settings, name) for name in Reading._fields)),
+            settings.num_train,
+            settings.num_valid,
+        )
+    parts = {
+        split: _first(source.parts[split], split, getattr(settings, f"num_{split}"))
+        for split in SPLITS
+    }
+    content = {split: part.fingerprint() for split, part in parts.items()}
+    return Sets(parts, files.json_hash(content), source.place, source.notes)
+
+
+def _place(dataset: str, root: pathlib.Path) -> pathlib.Path:
+    for place in (pathlib.Path(dataset), root / dataset):
+        if place.exists():
+            return place
+    raise UserError(
+        f"expected --dataset={rmd17.PREFIX}M with M of {', '.join(rmd17.MOLECULES)}, "
+        f"or a folder or file of frames, found {dataset[:80]!r}, which is none"
+    )
+
+
+def _first(frames: Frames, split: str, count: int | None) -> Frames:
+    if count is not None and not 1 <= count <= len(frames):
+        raise UserError(
+            f"expected --num_{split} between 1 and the {len(frames):,} {split} frames, "
+            f"found {count:,}"
+        )
+    return frames.take(slice(count))
+
+
+# --- Graphs -------------------------------------------------------------------------
+
+
+def species(frames: Frames) -> tuple[str, ...]:
+    """Symbols of the elements that occur, in the order of their numbers."""
+    found = np.unique(frames.numbers).tolist()
+    return tuple(elements.SYMBOLS[number - 1] for number in found)
+
+
+def make_task(
+    name: str, outputs: Sequence[Head], train: Frames, cutoff: float | None
+) -> TaskSpec:
+    """The task of frames; its species and averages are those of the training frames.
+
+    Args:
+      name: of the data set.
+      outputs: the heads, of which nothing needs to be known yet.
+      train: training frames.
+      cutoff: in Å, of graphs and models alike; None for complete graphs.
+    """
+    known = species(train)
+    samples = graphs(train, known, cutoff)
+    num_edges = int(samples.n_edge.sum(dtype=np.int64))
+    return TaskSpec(
+        name=name,
+        heads=tuple(outputs),
+        scalars=known,
+        species=known,
+        length_unit="Å",
+        connectivity="complete" if cutoff is None else f"radius {cutoff:g}",
+        radial_extent=cutoff or radial_extent(samples, len(train)),
+        average_neighbors=num_edges / len(train.numbers) or 1.0,
+        cutoff=cutoff,
+    )
+
+
+def graphs(frames: Frames, known: Sequence[str], cutoff: float | None) -> Samples:
+    """The frames as graphs without targets, centred, in double precision.
+
+    Args:
+      frames: of any sizes.
+      known: symbols of the species.
+      cutoff: in Å; None for complete graphs.
+
+    Raises:
+      UserError: an atom is of another species; the first such frame is named.
+    """
+    numbers = [elements.NUMBERS[symbol] for symbol in known]
+    strange = ~np.isin(frames.numbers, numbers)
+    if strange.any():
+        row = int(np.argmax(strange))
+        frame = int(np.searchsorted(frames.starts, row, side="right")) - 1
+        raise UserError(
+            f"expected the elements {', '.join(known)} of the training frames, found "
+            f"{elements.name(int(frames.numbers[row]))} in frame {frame} (from 0)"
+        )
+    features, _ = node_features(frames.numbers, "species", numbers)
+    found = (
+        edges.complete(frames.n_node)
+        if cutoff is None
+        else edges.chosen(frames.positions, frames.n_node, cutoff)
+    )
+    count = len(frames.numbers)
+    samples = Samples(
+        nodes=Nodes(frames.positions, features, np.zeros((count, 0, 3))),
+        edges=np.zeros((int(found.n_edge.sum()), 0)),
+        senders=found.senders,
+        receivers=found.receivers,
+        n_node=frames.n_node.astype(np.int32),
+        n_edge=found.n_edge.astype(np.int32),
+        targets={},
+    )
+    return centred(samples, ())
+
+
+def to_samples(frames: Frames, task: TaskSpec) -> Samples:
+    """The frames as graphs of a task, with its targets, in double precision.
+
+    Args:
+      frames: of any sizes.
+      task: of `make_task`; what its energy head knows beforehand is subtracted.
+
+    Returns:
+      Targets are those of the heads that the task has: 'energy' [F, 1] and 'forces'
+      [sum of n_node, 1, 3], in the units of the heads.
+
+    Raises:
+      UserError: as `graphs`.
+    """
+    samples = graphs(frames, task.species, task.cutoff)
+    counts = heads.composition(task, samples.nodes.scalars, samples.n_node)
+    values = {ENERGY: frames.energies[:, None], FORCES: frames.forces[:, None]}
+    targets = {head.name: values[head.name] / _unit(head) for head in task.heads}
+    targets = heads.residual_all(task, targets, counts)
+    return dataclasses.replace(samples, targets=targets)
+
+
+def _unit(head: Head) -> float:
+    """The unit of a head in eV, or in eV/Å."""
+    energy, _, _ = head.unit.partition("/Å")
+    return units.energy(energy, f"the unit of the head {head.name!r}")
+
+
+def assemble(
+    sets: Sets,
+    task: TaskSpec,
+    settings: Settings,
+    fitted: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """The data set of all frames under a task, whose heads know what they are to know.
+
+    Args:
+      sets: the frames.
+      task: of `make_task`.
+      settings: size of a batch, and type of the numbers.
+      fitted: how the heads came to know it, as JSON can hold it, for the identity.
+
+    Raises:
+      UserError: as `graphs`, or a number is too large for the type.
+    """
+    everything = joined([sets.parts[split] for split in SPLITS])
+    sizes = [len(sets.parts[split]) for split in SPLITS]
+    rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    splits = dict(zip(SPLITS, rows, strict=True))
+    samples = to_dtype(to_samples(everything, task), settings.dtype)
+    packing = make_packing(samples, task, settings.batch_size)
+    described = {**_described(task, settings), **(fitted or {})}
+    identity = identify(sets.fingerprint, described, splits)
+    return Dataset(task, packing, splits, sets.fingerprint, identity)
+
+
+def _described(task: TaskSpec, settings: Settings) -> dict[str, Any]:
+    """What decides the numbers beside the frames and the splits."""
+    return {
+        "cutoff": task.cutoff,
+        "species": list(task.species),
+        "units": {head.name: head.unit for head in task.heads},
+        "dtype": settings.dtype,
+    }

@@ -1,0 +1,58 @@
+"""The data of `experiments.potential`: named sets, generated if need be, and files."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+from demetar.data import potentials
+from demetar.data.potentials import Sets, Settings
+from demetar.errors import UserError
+
+GENERATED = "xtb_"  # begins the names of sets that are generated
+DEFAULT = f"{GENERATED}ethanol"
+DATASETS = (
+    f"{GENERATED}M for molecular dynamics of a molecule M, generated on first use, "
+    "rmd17_M for one of rMD17, a folder that tools.generate_md wrote, or an extended "
+    "xyz or .npz of your own"
+)
+
+
+def load(name: str, root: pathlib.Path, settings: Settings) -> Sets:
+    """The frames of a data set; a named one is generated.
+
+    Args:
+      name: of the data set, a folder or a file.
+      root: where data sets lie.
+      settings: what is read.
+
+    Raises:
+      UserError: there is no such data set, or it cannot be generated, or is damaged.
+    """
+    if name.startswith(GENERATED) and not pathlib.Path(name).exists():
+        return potentials.load(str(generated(name, root)), root, settings)
+    return potentials.load(name, root, settings)
+
+
+def generated(name: str, root: pathlib.Path) -> pathlib.Path:
+    """The folder of a named data set; it is written on first use.
+
+    The generator works in a process of its own.
+
+    Raises:
+      UserError: the generator failed.
+    """
+    folder = root / name
+    if (folder / "metadata.json").exists():
+        return folder
+    molecule = name.removeprefix(GENERATED)
+    print(f"generating {name} in {folder}", flush=True)
+    command = [sys.executable, "-m", "tools.generate_md", f"--molecule={molecule}"]
+    process = subprocess.run([*command, f"--out={folder}"], check=False)
+    if process.returncode:
+        raise UserError(
+            f"the data could not be generated (exit code {process.returncode}); "
+            "the reason stands above; --data_dir chooses another place"
+        )
+    return folder
