@@ -70,8 +70,8 @@ def find(inside: Inside, layout: Layout, model: str) -> list[Weights]:
         raise UserError(
             f"expected attention in {model}, found none; it records "
             f"{inside.describe()}; models that attend: demetar, se3_transformer, "
-            "torchmd_et, equiformer, set_transformer, nmp, and egnn with "
-            "--set attention=true"
+            "torchmd_et, equiformer, set_transformer, graphormer_3d, nmp, and egnn "
+            "with --set attention=true"
         )
     asking = [own for own in values if own.name.startswith(of_model.READOUT)]
     others = [own for own in values if own not in asking]
