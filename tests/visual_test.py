@@ -53,7 +53,7 @@ ATTENDING: dict[str, Fields] = {
     "equiformer": {"hidden_irreps": "4x0e+4x1o", "num_layers": 1, "num_basis": 4},
     "nmp": {},
 }
-QUICK = ("demetar", "set_transformer")  # the others are slow to compile
+QUICK = ("demetar",)  # the others are slow to compile
 
 
 def batch_of(task=testing.TASK, size=5):
@@ -217,6 +217,7 @@ def test_a_channel_that_there_is_not():
         glyphs.choose(layer, Irrep("1o"), count)
 
 
+@pytest.mark.slow
 def test_a_film_goes_from_the_input_to_the_output():
     own = segnn()
     steps = forward.stages(
@@ -376,6 +377,7 @@ def test_newton_that_knows_the_axes_shows_the_cube():
     assert change.cubic > 0.999
 
 
+@pytest.mark.slow
 def test_newton_that_does_not_know_them_is_the_same_everywhere():
     change = changes_of("newton")["acceleration"]
     assert change.error < 1e-10
