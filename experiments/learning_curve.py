@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from demetar.errors import UserError
 from demetar.settings import OUTPUT, setting
 from experiments import report
-from experiments.run import cli
+from experiments.run import cli, finished
 from tools.command_line import CommandLine, Given
 
 
@@ -42,11 +42,11 @@ def main(given: Given, folders: Sequence[str]) -> None:
     path = pathlib.Path(given.read(Options).out)
     if path.suffix != ".png":
         raise UserError(f"expected --out=FILE.png, found {str(path)!r}")
-    cli.save_figure(path, draw(report.read_runs(folders)))
+    cli.save_figure(path, draw(finished.read_runs(folders)))
     print(path)
 
 
-def points(runs: Sequence[report.Run]) -> dict[str, np.ndarray]:
+def points(runs: Sequence[finished.Run]) -> dict[str, np.ndarray]:
     """{model: rows of training samples, test error, ends of its interval}, sorted.
 
     Raises:
@@ -61,14 +61,14 @@ def points(runs: Sequence[report.Run]) -> dict[str, np.ndarray]:
         record = run.record
         row = (
             _num_train(run),
-            report.number(record["test_loss_mean"]),
-            *map(report.number, record["test_loss_interval"]),
+            finished.number(record["test_loss_mean"]),
+            *map(finished.number, record["test_loss_interval"]),
         )
         found.setdefault(record["model"], []).append(row)
     return {model: np.array(sorted(rows)) for model, rows in found.items()}
 
 
-def _num_train(run: report.Run) -> float:
+def _num_train(run: finished.Run) -> float:
     found = run.record["settings"].get("num_train")
     if not isinstance(found, int):
         raise UserError(
@@ -78,7 +78,7 @@ def _num_train(run: report.Run) -> float:
     return found
 
 
-def draw(runs: Sequence[report.Run]) -> Figure:
+def draw(runs: Sequence[finished.Run]) -> Figure:
     """Lines with bars on logarithmic axes."""
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -24,7 +24,8 @@ from demetar.errors import UserError
 from demetar.settings import MODEL, OUTPUT, setting
 from demetar.train import checkpoint
 from experiments import nbody, report
-from experiments.run import cli, workdir
+from experiments.protocols import published
+from experiments.run import cli, finished, workdir
 from tools.command_line import CommandLine, Given
 
 # Flags of experiments.nbody that hold for every row.
@@ -75,10 +76,10 @@ def main(given: Given, _: list[str]) -> int:
             print(shlex.join(["python", *jobs[name]]))
         return 0
     failed = [name for name in missing if not train(name, jobs[name])]
-    finished = [folders[name] for name in names if name not in failed]
-    if not finished:
+    done = [folders[name] for name in names if name not in failed]
+    if not done:
         raise UserError(f"no row is finished; the reasons stand above ({root})")
-    write(report.read_runs([str(path) for path in finished]), root)
+    write(finished.read_runs([str(path) for path in done]), root)
     if failed:
         raise UserError(
             f"{len(failed)} of {len(names)} rows are missing: {', '.join(failed)}; "
@@ -122,7 +123,7 @@ def train(name: str, arguments: Sequence[str]) -> bool:
     return process.returncode == 0
 
 
-def write(runs: Sequence[report.Run], root: pathlib.Path) -> None:
+def write(runs: Sequence[finished.Run], root: pathlib.Path) -> None:
     """table.md, table.csv and table.png."""
     text = report.markdown(runs)
     checkpoint.write_bytes(root / "table.md", text.encode())
@@ -131,24 +132,24 @@ def write(runs: Sequence[report.Run], root: pathlib.Path) -> None:
     print(f"{text}\n{root}: table.md, table.csv, table.png")
 
 
-def draw(runs: Sequence[report.Run]) -> Figure:
+def draw(runs: Sequence[finished.Run]) -> Figure:
     """Test error against time per training step, published values marked."""
     figure = Figure(figsize=(8.5, 5.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for index, run in enumerate(runs):
         record, color = run.record, f"C{index % 10}"
-        time = 1000 / (report.number(record["steps_per_second"]) or math.nan)
-        mean = report.number(record["test_loss_mean"])
-        low, high = map(report.number, record["test_loss_interval"])
+        time = 1000 / (finished.number(record["steps_per_second"]) or math.nan)
+        mean = finished.number(record["test_loss_mean"])
+        low, high = map(finished.number, record["test_loss_interval"])
         if not math.isfinite(time + mean + low + high):
             continue  # the table says so
         spread = [[max(mean - low, 0)], [max(high - mean, 0)]]
         axes.errorbar(time, mean, spread, fmt="o", color=color, capsize=3)
         label = f" {run.label} ({record['num_params'] / 1000:.3g}k)"
         axes.annotate(label, (time, mean), fontsize=9, va="bottom")
-        published = report.published(record)
-        if published:
-            axes.plot(time, published.loss, "_", color=color, ms=16, mew=2)
+        found = published.find(record)
+        if found:
+            axes.plot(time, found.loss, "_", color=color, ms=16, mew=2)
     axes.plot([], [], "o", color="0.4", label="ours, 95 % interval")
     axes.plot([], [], "_", color="0.4", ms=16, mew=2, label="published")
     axes.set(xscale="log", yscale="log", xlabel="time per training step / ms")

@@ -22,6 +22,10 @@ COMMANDS = {
         ["model", "epochs", "set", "workdir", "target", "split", "config"],
         "dataset",
     ),
+    "experiments.scattering": (
+        ["target", "split", "num_test", "spacing", "workdir"],
+        "model",
+    ),
     "experiments.nbody_table": (["models", "epochs", "workdir", "list_jobs"], "out"),
     "experiments.report": (["format", "out"], "output"),
     "experiments.benchmark": (["figure", "out", "batch_sizes"], "seed"),

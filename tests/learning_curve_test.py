@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from demetar.errors import UserError
-from experiments import learning_curve, report
+from experiments import learning_curve
+from experiments.run import finished
 from tests import report_test
 
 
@@ -22,7 +23,7 @@ def write_runs(folder, **changes):
                 test_loss_interval=[0.9 * loss, 1.2 * loss],
                 **changes,
             )
-    return report.read_runs([str(folder)])
+    return finished.read_runs([str(folder)])
 
 
 def test_points_are_sorted_by_the_number_of_samples(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from demetar.errors import UserError
 from demetar.types import Head
 from experiments import report
-from experiments.run import records, run_files, statistics
+from experiments.run import finished, records, run_files, statistics
 
 
 def make_record(**changes: Any) -> dict:
@@ -52,9 +52,9 @@ def write_run(
     folder.mkdir(parents=True)
     if errors is not None:
         changes = {"test_loss": errors.mean(axis=1).tolist()} | changes
-    (folder / report.RECORD_FILE).write_text(json.dumps(make_record(**changes)))
+    (folder / finished.RECORD_FILE).write_text(json.dumps(make_record(**changes)))
     if errors is not None:
-        np.savez(folder / report.ERRORS_FILE, squared_errors=errors)
+        np.savez(folder / finished.ERRORS_FILE, squared_errors=errors)
     return folder
 
 
@@ -74,7 +74,7 @@ def read_tables(text: str) -> list[list[dict[str, str]]]:
 
 
 def report_on(*folders: pathlib.Path) -> str:
-    return report.markdown(report.read_runs([str(folder) for folder in folders]))
+    return report.markdown(finished.read_runs([str(folder) for folder in folders]))
 
 
 def make_errors(num_seeds: int, shift: float = 0.0) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_errors_of_both_kinds_of_loss_are_read_and_their_units_named(tmp_path):
     for name, shift in (("a", 0.0), ("b", 4e-4)):
         errors = make_errors(2, shift)
         folder = write_run(tmp_path / name, errors, unit=unit, target="both")
-        records.save_errors(folder / report.ERRORS_FILE, heads, errors)
+        records.save_errors(folder / finished.ERRORS_FILE, heads, errors)
     (first, _), (paired,) = read_tables(report_on(tmp_path))
     assert first["Unit"] == paired["Unit"] == "mean of (eV/Å)^2 and meV"
     assert (paired["Run"], paired["Best"]) == ("b", "a")
@@ -162,9 +162,9 @@ def test_errors_of_both_kinds_of_loss_are_read_and_their_units_named(tmp_path):
     # Absolute errors alone have another unit, and are not compared with these.
     alone = make_errors(1, 1.0)
     folder = write_run(tmp_path / "c", alone, unit="meV", target="both")
-    records.save_errors(folder / report.ERRORS_FILE, heads[1:], alone)
-    runs = report.read_runs([str(tmp_path)])
-    assert set(report.compare(runs)) == {"b"}
+    records.save_errors(folder / finished.ERRORS_FILE, heads[1:], alone)
+    runs = finished.read_runs([str(tmp_path)])
+    assert set(finished.compare(runs)) == {"b"}
     assert runs[2].errors is not None
 
 
@@ -183,8 +183,8 @@ def test_models_on_the_same_test_set_are_compared_pair_by_pair(tmp_path):
     write_run(tmp_path / "best", errors=best, model="segnn")
     write_run(tmp_path / "close", errors=close)
     write_run(tmp_path / "worse", errors=worse, model="linear")
-    runs = report.read_runs([str(tmp_path)])
-    comparisons = report.compare(runs)
+    runs = finished.read_runs([str(tmp_path)])
+    comparisons = finished.compare(runs)
     assert set(comparisons) == {"close", "worse"}
     found = comparisons["worse"]
     expected = statistics.paired_difference(worse, best)
@@ -211,7 +211,7 @@ def test_models_on_the_same_test_set_are_compared_pair_by_pair(tmp_path):
 def test_other_test_sets_are_not_compared(tmp_path, changes):
     write_run(tmp_path / "a", errors=make_errors(1))
     write_run(tmp_path / "b", errors=make_errors(1, shift=1.0), **changes)
-    assert report.compare(report.read_runs([str(tmp_path)])) == {}
+    assert finished.compare(finished.read_runs([str(tmp_path)])) == {}
     assert len(read_tables(report_on(tmp_path))) == 1
 
 
@@ -219,7 +219,7 @@ def test_runs_without_errors_are_left_out_of_the_comparison(tmp_path):
     write_run(tmp_path / "a", errors=make_errors(1))
     write_run(tmp_path / "b", errors=make_errors(1, shift=1.0))
     write_run(tmp_path / "c")
-    assert set(report.compare(report.read_runs([str(tmp_path)]))) == {"b"}
+    assert set(finished.compare(finished.read_runs([str(tmp_path)]))) == {"b"}
 
 
 def test_errors_of_other_samples_are_refused(tmp_path):
@@ -232,7 +232,7 @@ def test_errors_of_other_samples_are_refused(tmp_path):
 def test_csv_holds_every_digit(tmp_path):
     write_run(tmp_path / "a", errors=make_errors(1))
     write_run(tmp_path / "b", errors=make_errors(1, shift=1e-3), model="another")
-    text = report.csv_text(report.read_runs([str(tmp_path)]))
+    text = report.csv_text(finished.read_runs([str(tmp_path)]))
     first, second = csv.DictReader(io.StringIO(text))
     assert first["run"] == "a" and first["paired_best"] == ""
     assert float(first["test_loss_std"]) == 0.0000990
@@ -256,21 +256,21 @@ def test_a_folder_without_record_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["", '{"model": "eg', "\x00", "3"])
 def test_an_unreadable_record_is_named(tmp_path, content):
     folder = write_run(tmp_path / "a")
-    (folder / report.RECORD_FILE).write_text(content)
-    assert str(folder / report.RECORD_FILE) in one_line_error(tmp_path)
+    (folder / finished.RECORD_FILE).write_text(content)
+    assert str(folder / finished.RECORD_FILE) in one_line_error(tmp_path)
 
 
 def test_missing_keys_are_named(tmp_path):
     folder = write_run(tmp_path / "a")
     record = make_record()
     del record["unit"], record["device"]
-    (folder / report.RECORD_FILE).write_text(json.dumps(record))
+    (folder / finished.RECORD_FILE).write_text(json.dumps(record))
     assert "record.json lacks unit, device; run" in one_line_error(tmp_path)
 
 
 def test_damaged_errors_are_named(tmp_path):
     folder = write_run(tmp_path / "a", errors=make_errors(1))
-    path = folder / report.ERRORS_FILE
+    path = folder / finished.ERRORS_FILE
     path.write_bytes(path.read_bytes()[:-100])
     assert str(path) in one_line_error(tmp_path)
 
@@ -280,7 +280,7 @@ def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_module):
     command = "experiments.report"
     done = run_module(command, "runs", "--format=csv", "--out=table.csv")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    expected = report.csv_text(report.read_runs([str(tmp_path / "runs")]))
+    expected = report.csv_text(finished.read_runs([str(tmp_path / "runs")]))
     assert (tmp_path / "table.csv").read_text() == expected
     done = run_module(command, "nothing")
     assert (done.returncode, done.stdout) == (2, "")
@@ -311,16 +311,16 @@ def test_a_record_that_is_not_finite_is_shown_and_never_the_best(tmp_path):
         (row["Best"], row["Difference"], row["Beyond chance"]) for row in paired
     ]
     assert (best, difference, chance) == ("c_good", "not finite", "not finite")
-    runs = report.read_runs([str(tmp_path)])
+    runs = finished.read_runs([str(tmp_path)])
     assert len(list(csv.DictReader(io.StringIO(report.csv_text(runs))))) == 3
     # Where all are so there is nothing to compare with.
-    assert report.compare(runs[:2]) == {}
+    assert finished.compare(runs[:2]) == {}
 
 
 def test_errors_that_are_not_those_of_the_record_are_refused(tmp_path):
     folder = write_run(tmp_path / "a", errors=make_errors(1), test_loss=[0.5])
     error = one_line_error(tmp_path)
-    assert f"{folder / report.ERRORS_FILE} is not of" in error and "0.5" in error
+    assert f"{folder / finished.ERRORS_FILE} is not of" in error and "0.5" in error
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,9 @@ def test_errors_of_another_run_are_refused(tmp_path):
     folder = write_run(tmp_path / "a", errors, run_id=own)
     assert f"belongs to no run, expected run {own[:12]}" in one_line_error(tmp_path)
     heads = (Head("position", "node_vector", unit="m"),)
-    records.save_errors(folder / report.ERRORS_FILE, heads, errors, "f" * 64)
+    records.save_errors(folder / finished.ERRORS_FILE, heads, errors, "f" * 64)
     assert "belongs to run ffffffffffff" in one_line_error(tmp_path)
-    records.save_errors(folder / report.ERRORS_FILE, heads, errors, own)
+    records.save_errors(folder / finished.ERRORS_FILE, heads, errors, own)
     report_on(tmp_path)
 
 
@@ -374,9 +374,9 @@ def test_units_are_written_plainly_and_earlier_ones_understood():
 def test_runs_of_earlier_releases_are_compared_with_those_of_this_one(tmp_path):
     write_run(tmp_path / "a", errors=make_errors(1), unit="(m)^2")
     write_run(tmp_path / "b", errors=make_errors(1, shift=1.0), unit="m^2")
-    assert set(report.compare(report.read_runs([str(tmp_path)]))) == {"b"}
+    assert set(finished.compare(finished.read_runs([str(tmp_path)]))) == {"b"}
 
 
 def test_committed_records_are_read(project_root):
-    runs = report.read_runs([str(project_root / "experiments" / "results")])
+    runs = finished.read_runs([str(project_root / "experiments" / "results")])
     assert len(runs) > 60 and any(run.errors is not None for run in runs)

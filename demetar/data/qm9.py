@@ -24,7 +24,7 @@ from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, centred, radial_extent, to_dtype
-from demetar.data.splits import PARTS, SPLITS, split_rows
+from demetar.data.splits import PARTS, SPLITS, first_rows, split_rows
 from demetar.errors import UserError
 from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
@@ -174,23 +174,10 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     """
     _check(settings)
     values, unit = targets.target_values(known, settings.target)
-    rows = split_rows(settings.split, len(known.index))
-    for part, count in (("train", settings.num_train), ("valid", settings.num_valid)):
-        if count is not None and not 1 <= count <= len(rows[part]):
-            raise UserError(
-                f"expected --num_{part} between 1 and the {len(rows[part])} molecules "
-                f"of the split, found {count}"
-            )
-        rows[part] = rows[part][:count]
+    wanted = {"train": settings.num_train, "valid": settings.num_valid}
+    rows = first_rows(split_rows(settings.split, len(known.index)), wanted)
     chosen = np.concatenate([rows[part] for part in PARTS])
-    unknown = chosen[~np.isfinite(values[chosen])]
-    if len(unknown):
-        raise UserError(
-            f"expected a finite {settings.target} of every molecule, found "
-            f"{values[unknown[0]]} at number {known.index[unknown[0]]}, "
-            f"{len(unknown):,} in all; leave them out by a --split file of the others' "
-            "row numbers"
-        )
+    targets.check_finite(known, settings.target, values, chosen)
     _check_size(values[chosen], settings.target)
     stops = np.cumsum([len(rows[part]) for part in PARTS])
     splits = {

@@ -9,6 +9,7 @@ the row numbers `train`, `valid` and `test`.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -52,6 +53,27 @@ def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
     if not all(map(len, parts.values())):
         raise UserError(f"expected at least 10 molecules to split, found {total}")
     return parts
+
+
+def first_rows(
+    rows: Mapping[str, np.ndarray], counts: Mapping[str, int | None]
+) -> dict[str, np.ndarray]:
+    """The first row numbers of each part of a split.
+
+    Args:
+      rows: of `split_rows`.
+      counts: how many by part; None, or no such part, for all.
+
+    Raises:
+      UserError: the split has fewer.
+    """
+    for part, count in counts.items():
+        if count is not None and not 1 <= count <= len(rows[part]):
+            raise UserError(
+                f"expected --num_{part} between 1 and the {len(rows[part])} molecules "
+                f"of the split, found {count}"
+            )
+    return {part: rows[part][: counts.get(part)] for part in rows}
 
 
 def _read_split(path: pathlib.Path, total: int) -> dict[str, np.ndarray]:

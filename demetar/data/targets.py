@@ -93,6 +93,30 @@ def target_values(known: Molecules, target: str) -> tuple[np.ndarray, str]:
     return values * TARGETS[target].factor, TARGETS[target].unit
 
 
+def check_finite(
+    known: Molecules, target: str, values: np.ndarray, rows: np.ndarray
+) -> None:
+    """Refuse molecules whose target is not known.
+
+    Args:
+      known: the molecules.
+      target: one of theirs.
+      values: [D] of `target_values`.
+      rows: of the molecules that are to be used.
+
+    Raises:
+      UserError: there are some among them.
+    """
+    unknown = rows[~np.isfinite(values[rows])]
+    if len(unknown):
+        raise UserError(
+            f"expected a finite {target} of every molecule, found "
+            f"{values[unknown[0]]} at number {known.index[unknown[0]]}, "
+            f"{len(unknown):,} in all; leave them out by a --split file of the others' "
+            "row numbers"
+        )
+
+
 def is_extensive(known: Molecules, target: str, kind: str) -> bool:
     """Whether a target is a sum over the atoms.
 

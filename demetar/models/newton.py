@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import haiku as hk
 import jax
@@ -220,6 +220,7 @@ class Newton(base.Model):
 
         Positions are kept for the backward pass, and what a step makes of them is made
         again there. The length of the steps has no gradient: it is the integrator's.
+        Recorded are the shifts after every step [steps, N, 3] and their times.
         """
         count = self.num_substeps if is_training else self.eval_substeps
         if self.stretch == 1:
@@ -227,22 +228,28 @@ class Newton(base.Model):
         eta = self.eta if is_training else self.eval_eta
         longest = self.stretch * self.horizon / count
         distances_fn = _distances_fn(graph, self.softening)
+        keeps_path = capture.is_recording() and not self.num_frames
 
         def substep(
             carry: tuple[integrators.Motion, jax.Array], left: jax.Array
-        ) -> tuple[tuple[integrators.Motion, jax.Array], None]:
+        ) -> tuple[tuple[integrators.Motion, jax.Array], Any]:
             motion, remaining = carry
             distances = distances_fn(jax.lax.stop_gradient(motion.positions))[1]
             least = pairs.least(distances[:, 0], graph)  # [N, 1]
             wanted = jnp.minimum(eta * least * jnp.sqrt(least), longest)
             dt = jnp.clip(wanted, remaining / left, remaining)
             motion = integrators.kick_drift_kick(accelerate, dt)(motion)
-            return (motion, remaining - dt), None
+            remaining = remaining - dt
+            passed = (motion.positions, self.horizon - remaining)
+            return (motion, remaining), passed if keeps_path else None
 
         dtype = motion.positions.dtype
         remaining = jnp.full((graph.bucket.max_nodes, 1), self.horizon, dtype)
         left = jnp.arange(count, 0, -1, dtype)
-        (motion, _), _ = hk.scan(hk.remat(substep), (motion, remaining), left)
+        (motion, _), passed = hk.scan(hk.remat(substep), (motion, remaining), left)
+        if passed is not None:
+            capture.record("path", passed[0])
+            capture.record("path_time", passed[1])
         return motion
 
     @hk.transparent
@@ -251,13 +258,19 @@ class Newton(base.Model):
     ) -> integrators.Motion:
         """The motion after the horizon, in steps that look at no distance."""
         step_fn = integrators.kick_drift_kick(accelerate, self.horizon / count)
+        keeps_path = capture.is_recording() and not self.num_frames
 
         def substep(
             motion: integrators.Motion, _: None
-        ) -> tuple[integrators.Motion, None]:
-            return step_fn(motion), None
+        ) -> tuple[integrators.Motion, Any]:
+            motion = step_fn(motion)
+            return motion, motion.positions if keeps_path else None
 
-        motion, _ = hk.scan(hk.remat(substep), motion, None, length=count)
+        motion, passed = hk.scan(hk.remat(substep), motion, None, length=count)
+        if passed is not None:
+            times = self.horizon * jnp.arange(1, count + 1)[:, None, None] / count
+            capture.record("path", passed)
+            capture.record("path_time", jnp.broadcast_to(times, (*passed.shape[:2], 1)))
         return motion
 
     @hk.transparent

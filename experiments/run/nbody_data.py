@@ -144,6 +144,13 @@ def _recipe(name: str, data: Data) -> tuple[str, list[str]]:
     return "-".join(labels), arguments
 
 
+def folder_of(name: str, data: Data, root: pathlib.Path) -> pathlib.Path:
+    """Where a data set lies, or would lie; nothing is generated."""
+    if name not in protocols.DATASETS:
+        return pathlib.Path(name)
+    return root / _recipe(name, data)[0]
+
+
 def generated(name: str, data: Data, root: pathlib.Path) -> pathlib.Path:
     """The folder of a named data set; it is written on first use.
 
@@ -153,7 +160,7 @@ def generated(name: str, data: Data, root: pathlib.Path) -> pathlib.Path:
       UserError: the generator failed.
     """
     label, arguments = _recipe(name, data)
-    folder = root / label
+    folder = folder_of(name, data, root)
     if (folder / "metadata.json").exists():
         return folder
     print(f"generating {label} in {folder}", flush=True)

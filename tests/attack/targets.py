@@ -23,7 +23,7 @@ from demetar.errors import UserError
 from demetar.train import checkpoint, program_cache, writers
 from demetar.types import TaskSpec
 from experiments import report
-from experiments.run import run_files, workdir
+from experiments.run import finished, run_files, workdir
 from tests import qm9_test
 from tests.support import molecule_texts, nbody_folder
 from tools import import_nbody
@@ -300,7 +300,7 @@ def _second_start(
         raise UserError("it does not fit")
     best = checkpoint.load_model(folder / workdir.BEST)
     errors = run_files.read_errors(folder, record)
-    told = report.markdown(report.read_runs([str(folder)]))
+    told = report.markdown(finished.read_runs([str(folder)]))
     read = {name: record.get(name) for name in (*run_files.ENTRIES, "test_loss")}
     arrays = {**last, **_flat(best.params)}
     if errors is not None:
