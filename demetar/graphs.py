@@ -295,6 +295,11 @@ def dense_to_ragged(values: Array, graph: Graph, rows: Rows = "nodes") -> jax.Ar
     return jnp.where(real[:, None], flat[index], 0)
 
 
+def dense_size(graph: Graph, rows: Rows = "nodes") -> int:
+    """M: how many rows `ragged_to_dense` has for each graph."""
+    return _rows(graph, rows)[2]
+
+
 def edges_to_dense(values: Array, graph: Graph) -> jax.Array:
     """Edge values by the two nodes that they join, within each graph.
 

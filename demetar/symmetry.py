@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -16,7 +16,7 @@ from demetar.errors import UserError
 from demetar.net import Net, build
 from demetar.precision import DTYPES, precision
 from demetar.predict import Predictor
-from demetar.types import Batch, Params, TaskSpec
+from demetar.types import Array, Batch, Graph, Params, TaskSpec
 
 GROUPS = ("rotation", "reflection", "translation", "permutation")
 DISTURBANCE = 0.1  # of untrained parameters, which may be 0
@@ -90,10 +90,10 @@ def check_symmetry(
     net, task, params = _resolve(model, task, params)
     found = SymmetryErrors()
     if params is None:
-        params = _random_params(net, batch, seed)
+        params = random_params(net, batch, seed)
     for dtype in DTYPES:
         with precision(dtype):
-            own, own_params = _cast((batch, params), dtype)
+            own, own_params = cast((batch, params), dtype)
             found[dtype] = _errors(net, task, own_params, own, seed)
     return found
 
@@ -113,20 +113,22 @@ def _resolve(
     return build(model, task) if isinstance(model, str) else model, task, params
 
 
-def _cast(tree: Any, dtype: str) -> Any:
-    def cast(leaf: Any) -> jax.Array:
+def cast(tree: Any, dtype: str) -> Any:
+    """The tree with every floating-point array in a dtype."""
+
+    def converted(leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
         is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
         found: jax.Array = leaf.astype(dtype) if is_real else leaf
         return found
 
-    return jax.tree.map(cast, tree)
+    return jax.tree.map(converted, tree)
 
 
-def _random_params(net: hk.Transformed, batch: Batch, seed: int) -> Params:
+def random_params(net: hk.Transformed, batch: Batch, seed: int) -> Params:
     """As the model draws them, disturbed; in float32."""
     with precision("float32"):
-        graph = _cast(batch.graph, "float32")
+        graph = cast(batch.graph, "float32")
         init = jax.jit(lambda key: net.init(key, graph, True))
         drawn = jax.device_get(init(jax.random.key(seed)))
     generator = np.random.default_rng(seed)
@@ -144,30 +146,54 @@ def _errors(
     net: hk.Transformed, task: TaskSpec, params: Params, batch: Batch, seed: int
 ) -> dict[str, dict[str, float]]:
     apply = jax.jit(lambda params, batch: net.apply(params, None, batch.graph, False))
-    generator = np.random.default_rng(seed)
     outputs = _real(task, jax.device_get(apply(params, batch)), batch)
     errors: dict[str, dict[str, float]] = {}
-    for group, change in _CHANGES.items():
-        changed, back = change(task, batch, generator)
-        found = back(_real(task, jax.device_get(apply(params, changed)), batch))
+    for group, move in moves(task, batch, seed).items():
+        moved = jax.device_get(apply(params, move.batch))
+        found = _real(task, _moved_back(task, moved, move), batch)
         errors[group] = {
-            name: _relative(found[name] - value, value)
+            name: relative_norm(found[name] - value, value)
             for name, value in outputs.items()
         }
     return errors
 
 
-def _relative(difference: np.ndarray, values: np.ndarray) -> float:
-    """0 if both are 0."""
+def relative_norm(difference: np.ndarray, values: np.ndarray) -> float:
+    """The norm of a difference over that of values; 0 if both are 0."""
     size = float(np.linalg.norm(difference))
-    return size / float(np.linalg.norm(values)) if size else 0.0
+    with np.errstate(divide="ignore"):
+        return float(size / np.linalg.norm(values)) if size else 0.0
+
+
+class Move(NamedTuple):
+    """A batch as another observer sees it.
+
+    Attributes:
+      batch: the one that is seen.
+      matrix: [3, 3] orthogonal, by which vectors are turned.
+      nodes, edges: [N] and [E] the new number of each old node and edge.
+    """
+
+    batch: Batch
+    matrix: np.ndarray
+    nodes: np.ndarray
+    edges: np.ndarray
 
 
 Outputs = dict[str, np.ndarray]
-# The changed batch, and what takes its outputs back to those of the batch.
-Change = Callable[
-    [TaskSpec, Batch, np.random.Generator], tuple[Batch, Callable[[Outputs], Outputs]]
-]
+
+
+def _moved_back(task: TaskSpec, outputs: Mapping[str, Any], move: Move) -> Outputs:
+    """Outputs for a moved batch as those for the batch itself would be."""
+    found = {}
+    for head in task.heads:
+        value = np.asarray(outputs[head.name], np.float64)
+        if head.kind != "graph_scalar":
+            value = value[move.nodes]
+        if head.kind == "node_vector":
+            value = value @ move.matrix
+        found[head.name] = value
+    return found
 
 
 def _real(task: TaskSpec, outputs: Mapping[str, Any], batch: Batch) -> Outputs:
@@ -182,31 +208,47 @@ def _real(task: TaskSpec, outputs: Mapping[str, Any], batch: Batch) -> Outputs:
     }
 
 
-def _orthogonal(
-    task: TaskSpec, batch: Batch, matrix: np.ndarray
-) -> tuple[Batch, Callable[[Outputs], Outputs]]:
-    """The batch under an orthogonal matrix [3, 3]; axial vectors turn without it."""
-    graph, sign = batch.graph, np.sign(np.linalg.det(matrix))
-    nodes = geometry.transform_nodes(graph.nodes, jnp.asarray(matrix))
-    parities = [sign if vector.parity > 0 else 1.0 for vector in task.vectors]
-    vectors = (
-        nodes.vectors * jnp.asarray(parities)[:, None] if parities else nodes.vectors
-    )
-    nodes = _cast(nodes._replace(vectors=vectors), str(graph.nodes.positions.dtype))
+def turned(task: TaskSpec, graph: Graph, matrix: Array) -> Graph:
+    """A graph under an orthogonal matrix [3, 3] about the origin of the source.
+
+    Axial vectors turn without the sign of its determinant.
+    """
+    dtype = graph.nodes.positions.dtype
+    matrix = jnp.asarray(matrix, dtype)
+    nodes = geometry.transform_nodes(graph.nodes, matrix)
+    parities = [vector.parity > 0 for vector in task.vectors]
+    if any(parities):
+        sign = jnp.sign(jnp.linalg.det(matrix))
+        signs = jnp.where(jnp.asarray(parities), sign, 1)[:, None]  # [V, 1]
+        nodes = nodes._replace(vectors=nodes.vectors * signs)
     known = graph.globals
     if known is not None:
-        centers = jnp.einsum("ij,gj->gi", jnp.asarray(matrix), known.centers)
-        known = known._replace(centers=centers.astype(nodes.positions.dtype))
-    vector_heads = {head.name for head in task.heads if head.kind == "node_vector"}
+        centers = jnp.einsum("ij,gj->gi", matrix, known.centers)
+        known = known._replace(centers=centers)
+    return dataclasses.replace(graph, nodes=nodes, globals=known)
 
-    def back(outputs: Outputs) -> Outputs:
-        return {
-            name: value @ matrix if name in vector_heads else value
-            for name, value in outputs.items()
-        }
 
-    changed = dataclasses.replace(graph, nodes=nodes, globals=known)
-    return dataclasses.replace(batch, graph=changed), back
+def moves(task: TaskSpec, batch: Batch, seed: int = 0) -> dict[str, Move]:
+    """A random move of each group, by its name in `GROUPS`."""
+    generator = np.random.default_rng(seed)
+    changes = (_rotated, _reflected, _translated, _permuted)
+    return {
+        group: change(task, batch, generator)
+        for group, change in zip(GROUPS, changes, strict=True)
+    }
+
+
+def _unmoved(batch: Batch) -> Move:
+    """The move that changes nothing."""
+    bucket = batch.graph.bucket
+    return Move(
+        batch, np.eye(3), np.arange(bucket.max_nodes), np.arange(bucket.max_edges)
+    )
+
+
+def _orthogonal(task: TaskSpec, batch: Batch, matrix: np.ndarray) -> Move:
+    changed = dataclasses.replace(batch, graph=turned(task, batch.graph, matrix))
+    return _unmoved(batch)._replace(batch=changed, matrix=matrix)
 
 
 def _rotation_matrix(generator: np.random.Generator) -> np.ndarray:
@@ -217,31 +259,23 @@ def _rotation_matrix(generator: np.random.Generator) -> np.ndarray:
     return turned
 
 
-def _rotated(
-    task: TaskSpec, batch: Batch, generator: np.random.Generator
-) -> tuple[Batch, Callable[[Outputs], Outputs]]:
+def _rotated(task: TaskSpec, batch: Batch, generator: np.random.Generator) -> Move:
     return _orthogonal(task, batch, _rotation_matrix(generator))
 
 
-def _reflected(
-    task: TaskSpec, batch: Batch, generator: np.random.Generator
-) -> tuple[Batch, Callable[[Outputs], Outputs]]:
+def _reflected(task: TaskSpec, batch: Batch, generator: np.random.Generator) -> Move:
     return _orthogonal(task, batch, -_rotation_matrix(generator))
 
 
-def _translated(
-    task: TaskSpec, batch: Batch, generator: np.random.Generator
-) -> tuple[Batch, Callable[[Outputs], Outputs]]:
+def _translated(task: TaskSpec, batch: Batch, generator: np.random.Generator) -> Move:
     graph = batch.graph
     shift = jnp.asarray(SHIFT, graph.nodes.positions.dtype)
     nodes = graph.nodes._replace(positions=graph.nodes.positions + shift)
     changed = dataclasses.replace(batch, graph=dataclasses.replace(graph, nodes=nodes))
-    return changed, lambda outputs: outputs
+    return _unmoved(batch)._replace(batch=changed)
 
 
-def _permuted(
-    task: TaskSpec, batch: Batch, generator: np.random.Generator
-) -> tuple[Batch, Callable[[Outputs], Outputs]]:
+def _permuted(task: TaskSpec, batch: Batch, generator: np.random.Generator) -> Move:
     """Nodes of each graph in another order; edges in the order that buckets ask for."""
     graph = jax.tree.map(np.asarray, batch.graph)
     real = np.asarray(batch.weights) > 0
@@ -261,19 +295,5 @@ def _permuted(
         senders=senders[rows].astype(np.int32),
         receivers=receivers[rows].astype(np.int32),
     )
-    per_node = {head.name for head in task.heads if head.kind != "graph_scalar"}
-    inner = new[np.asarray(graphs.node_mask(batch.graph))]
-
-    def back(outputs: Outputs) -> Outputs:
-        return {
-            name: value[inner] if name in per_node else value
-            for name, value in outputs.items()
-        }
-
     whole = dataclasses.replace(batch, graph=jax.tree.map(jnp.asarray, changed))
-    return whole, back
-
-
-_CHANGES: Mapping[str, Change] = dict(
-    zip(GROUPS, (_rotated, _reflected, _translated, _permuted), strict=True)
-)
+    return _unmoved(batch)._replace(batch=whole, nodes=new, edges=np.argsort(rows))

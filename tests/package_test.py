@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ase": set(),
     "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
+    "visual": _BASE | {"data", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
 
@@ -278,7 +279,7 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("docs/devices.md", "docs/potentials.md"),
+    *("docs/devices.md", "docs/pictures.md", "docs/potentials.md"),
 )
 
 

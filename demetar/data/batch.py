@@ -73,6 +73,11 @@ def make_batch(
         found = systems.parse(task, {systems.POSITIONS: positions, **inputs})
         samples = system_graphs.to_samples(task, found)
         samples = _with_targets(task, samples, targets or {})
+    return of_samples(samples, task, dtype)
+
+
+def of_samples(samples: Samples, task: TaskSpec, dtype: str = "float32") -> Batch:
+    """One batch of all samples."""
     samples = to_dtype(samples, dtype)
     packing = make_packing(samples, task, len(samples.n_node))
     with precision(dtype):

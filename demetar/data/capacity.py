@@ -136,13 +136,13 @@ def chunks(samples: Samples) -> Iterator[Samples]:
     start, edges = 0, 0
     for stop, count in enumerate(samples.n_edge.tolist()):
         if stop > start and (stop - start == MOST_GRAPHS or edges + count > MOST_EDGES):
-            yield _part(samples, start, stop)
+            yield part(samples, start, stop)
             start, edges = stop, 0
         edges += count
-    yield _part(samples, start, len(samples.n_edge))
+    yield part(samples, start, len(samples.n_edge))
 
 
-def _part(samples: Samples, start: int, stop: int) -> Samples:
+def part(samples: Samples, start: int, stop: int) -> Samples:
     """The samples `start` to `stop - 1`."""
     if (start, stop) == (0, len(samples.n_node)):
         return samples

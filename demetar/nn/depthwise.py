@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from demetar import geometry, graphs
-from demetar.nn import mlp, steerable
+from demetar.nn import capture, mlp, steerable
 from demetar.nn.steerable import Attribute, Channels, Features, Irrep, Path
 from demetar.types import Array, Graph
 
@@ -74,7 +74,12 @@ def tensor_product(
             values = values * weights[:, start:stop]
             start = stop
         parts.setdefault(path.out, []).append(values)
-    return {out: jnp.concatenate(parts[out], axis=-1) for out in sorted(parts)}
+    outputs = {out: jnp.concatenate(parts[out], axis=-1) for out in sorted(parts)}
+    couplings = [capture.Coupling(*path) for path in paths]
+    capture.record_product(
+        "depth-wise", channels_of(features), channels_of(outputs), couplings
+    )
+    return outputs
 
 
 def convolve(

@@ -31,7 +31,7 @@ import numpy as np
 
 from demetar import geometry, graphs
 from demetar.errors import UserError
-from demetar.nn import attention, inputs, mlp, radial, readout, steerable
+from demetar.nn import attention, capture, inputs, mlp, radial, readout, steerable
 from demetar.types import Array, Graph, Nodes, TaskSpec
 
 Channels = steerable.Channels
@@ -242,6 +242,7 @@ class Kernels(hk.Module):
             rows = graphs.gather_senders(_rows(values), graph)
             shape = (graph.bucket.max_edges, irrep.dim, values.shape[-1])
             senders[irrep] = rows.reshape(shape)
+        self._tell(nodes)
         mix = self._mix_shared if self.shared_radial else self._mix_separate
         mixed = mix(senders, steering.radial)
         outputs = {}
@@ -256,6 +257,17 @@ class Kernels(hk.Module):
             basis = steering.bases[out.l][..., : stacked.shape[1]]
             outputs[out] = jnp.einsum("emp,epc->emc", basis, stacked)
         return outputs
+
+    def _tell(self, nodes: Features) -> None:
+        """Let a picture know which degrees J couple k to l."""
+        couplings = [
+            capture.Coupling(source, steerable.natural_irrep(degree), out)
+            for source in sorted(nodes)
+            for out in self.channels
+            for degree in range(abs(source.l - out.l), source.l + out.l + 1)
+        ]
+        sizes = {irrep: values.shape[-1] for irrep, values in nodes.items()}
+        capture.record_product(self.module_name, sizes, self.channels, couplings)
 
     @hk.transparent
     def _mix_shared(self, senders: EdgeFeatures, values: Array) -> Mixed:

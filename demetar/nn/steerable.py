@@ -20,7 +20,7 @@ import numpy as np
 
 from demetar import graphs
 from demetar.errors import UserError
-from demetar.nn import inputs, mlp
+from demetar.nn import capture, inputs, mlp
 from demetar.types import Graph, Nodes, TaskSpec
 
 Irrep: TypeAlias = e3nn.Irrep
@@ -233,6 +233,7 @@ class TensorProduct(hk.Module):
         """The block of weights of each path, and the bias as a first term."""
         dtype = next(iter(attribute.values())).dtype
         blocks: dict[Path, jax.Array] = {}
+        couplings: list[capture.Coupling] = []
         terms: dict[Irrep, list[jax.Array]] = {out: [] for out in self.channels}
         for out, num in self.channels.items():
             paths = [
@@ -248,8 +249,12 @@ class TensorProduct(hk.Module):
                 terms[out].append(hk.get_parameter(f"b_{out}", (num,), dtype, init))
             row = 0
             for path in paths:
-                blocks[path] = w[row : row + sizes[path.first]]
-                row += sizes[path.first]
+                stop = row + sizes[path.first]
+                blocks[path] = w[row:stop]
+                place = (self.module_name, f"w_{out}", row, stop)
+                couplings.append(capture.Coupling(*path, place))
+                row = stop
+        capture.record_product(self.module_name, sizes, self.channels, couplings)
         return blocks, terms
 
 

@@ -29,6 +29,7 @@ from experiments.protocols.settings import Replicas, Settings, describe
 from experiments.run import (
     cli,
     evaluation,
+    figures,
     options,
     records,
     repeat,
@@ -189,7 +190,9 @@ def train(
                 writer.sync()
                 write_best(folder, run, config, dataset)
 
-        finished = run.fit(writer.evaluation, save_best, signals)
+        every = job.given.read(options.Output).figure_every
+        told_of = figures.telling(writer, model, run, every)
+        finished = run.fit(told_of, save_best, signals)
         if finished:
             tested = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
             asked = (job, run, model, folder, config)

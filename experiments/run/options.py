@@ -10,7 +10,15 @@ from typing import Any
 from demetar import models
 from demetar.data.dataset import Dataset
 from demetar.distributed import launch
-from demetar.settings import COUNT, MODEL, OUTPUT, PROCESSES, setting, values_of
+from demetar.settings import (
+    COUNT,
+    MODEL,
+    NOT_NEGATIVE,
+    OUTPUT,
+    PROCESSES,
+    setting,
+    values_of,
+)
 from demetar.train import loop, optim
 from experiments.protocols.settings import Protocol, Replicas, Settings, parse_phase
 from experiments.run import sizes, workdir
@@ -60,6 +68,13 @@ class Output:
     )
     compile_cache: bool = setting(
         False, "Keep compiled programs in ~/.cache/demetar/programs.", OUTPUT
+    )
+    figure_every: int = setting(
+        0,
+        "Evaluations between pictures of features, attention and symmetry errors in "
+        "TensorBoard, of the first validation sample; 0 draws none.",
+        OUTPUT,
+        NOT_NEGATIVE,
     )
 
 

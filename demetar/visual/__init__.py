@@ -1,0 +1,1 @@
+"""Pictures of what models compute: features on the sphere, attention, symmetry."""
