@@ -262,7 +262,7 @@ def _name(run: finished.Run) -> str:
     dataset = pathlib.PurePath(run.record["dataset"]).name
     labels, fold = _labels(run)
     if frame_sources.is_rmd17(dataset):
-        ending = f", labels of {labels}, split {fold}"
+        ending = f", split {fold}" + (labels == "md17") * ", labels of MD17"
     return f"{dataset}: {run.record['target']}{ending}"
 
 

@@ -108,7 +108,7 @@ def _of_table(path: pathlib.Path) -> list[tuple[float, ...]]:
     if not all(found):
         raise _damaged(path, 1, "columns epoch, train_loss and valid_loss")
     columns = [header.index(names[0]) for names in found]
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for number, cells in enumerate(lines[1:], 2):
         try:
             texts = [cells[column] for column in columns]

@@ -114,10 +114,10 @@
     const arrows = !own.models.length
       ? "Arrows are the true forces. No trained model was at hand when the page was written, so none is shown."
       : now.arrows
-        ? `Arrows are the predicted forces less the true ones, ${now.arrows} times as long as forces are otherwise drawn.`
+        ? `Arrows are the predicted forces less the true ones${now.arrows > 1 ? `, ${now.arrows} times as long as forces are otherwise drawn` : ""}.`
         : "Thin arrows are the true forces, wide green ones those that a model predicts.";
     return `${arrows} The largest true force is ${Page.fixed(longest)} ${own.units.forces}. ` +
-      `The energy is ${signed(own.energy)} ${own.units.energy} from the mean of the test frames. ` +
+      `The energy is ${Page.fixed(Math.abs(own.energy))} ${own.units.energy} ${own.energy < 0 ? "below" : "above"} the mean of the test frames. ` +
       "Frames are single structures: from one to the next there is no motion.";
   }
 
@@ -289,7 +289,7 @@
     const titles = models.length ? models : [null];
     stage.panels = titles.map((model) => {
       const label = !model ? [alone || own.title] : [el("b", null, model.label), el("br"), error(model, own)];
-      const place = el("div", { class: titles.length === 1 ? "panel single" : "panel" }, ...label);
+      const place = el("div", { class: `panel ${own.kind} ${titles.length === 1 ? "single" : ""}` }, ...label);
       return { place, ...stage.panelOf(own, model) };
     });
     host.replaceChildren(...stage.panels.map((panel) => panel.place));
@@ -309,7 +309,7 @@
     camera.position.set(
       distance * Math.cos(view.pitch) * Math.sin(view.yaw), distance * Math.sin(view.pitch),
       distance * Math.cos(view.pitch) * Math.cos(view.yaw));
-    camera.lookAt(0, 0.05, 0); // the label is above
+    camera.lookAt(0, KINDS[scene().kind].above, 0); // the label is above
     for (const panel of stage.panels) {
       const place = panel.place.getBoundingClientRect();
       const box = [place.left - from.left, from.bottom - place.bottom, place.width, place.height];
@@ -327,9 +327,9 @@
 
   // What is said of a kind of scene, and done with it.
   const KINDS = {
-    motion: { controls: motionControls, words: motionWords, alone: "true motion", error: motionError },
-    molecule: { controls: () => [], words: moleculeWords, alone: "" },
-    forces: { controls: forcesControls, words: forcesWords, alone: "true forces", error: forcesError },
+    motion: { controls: motionControls, words: motionWords, alone: "true motion", error: motionError, above: 0.05 },
+    molecule: { controls: () => [], words: moleculeWords, alone: "", above: 0.05 },
+    forces: { controls: forcesControls, words: forcesWords, alone: "true forces", error: forcesError, above: 0.14 },
   };
 
   Page.startPlayer = () => Page.listen((changes) => {

@@ -14,13 +14,12 @@ import numpy as np
 
 from demetar.data import potentials
 from demetar.data.frames import Frames
-from demetar.data.potential_heads import MEV
+from demetar.data.potential_heads import MEV, Settings
 from demetar.data.potentials import ENERGY, FORCES, Sets
 from demetar.errors import UserError
 from demetar.settings import replaced
 from experiments.page import molecules, scenes
 from experiments.page.scenes import Asked, Shown, Wanted
-from experiments.protocols.potential import Data
 from experiments.run import finished
 
 UNITS = {ENERGY: "meV", FORCES: "meV/Å"}
@@ -31,7 +30,7 @@ _DECIMALS = 2  # of forces, in meV/Å
 
 def is_potential(record: Mapping[str, Any]) -> bool:
     """Whether a record is of energies and forces."""
-    return UNITS.keys() <= record.get("test_errors", {}).keys()
+    return {*UNITS} <= {*record.get("test_errors", {})}
 
 
 def show(
@@ -82,7 +81,7 @@ def show(
 
 def _read(record: Mapping[str, Any], root: pathlib.Path) -> Sets | None:
     """The frames of a run; None if they are not there. None are generated."""
-    settings = replaced(Data(), record["settings"])
+    settings = replaced(Settings(), record["settings"])
     try:
         return potentials.load(record["dataset"], root, settings)
     except UserError:
