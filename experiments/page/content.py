@@ -6,14 +6,15 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import demetar
+from demetar.data import frame_sources
 from demetar.errors import UserError
-from experiments.page import curves, molecules, motion, tails
+from experiments.page import curves, molecules, motion, potentials, tails
 from experiments.page.scenes import Asked, Shown, Wanted
 from experiments.protocols import published
 from experiments.run import finished, statistics
@@ -93,9 +94,27 @@ def _run(run: finished.Run) -> dict[str, Any]:
         "num_train": record["settings"].get("num_train"),
         "published": dataclasses.asdict(found) if found else None,
         "elsewhere": published.elsewhere(record),
+        "heads": _heads(record),
         **curves.of(run.folder, record),
         "tail": None if run.errors is None else tails.describe(run.errors),
     }
+
+
+def _heads(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Errors of the heads that are not averaged, each in its own unit, over the seeds.
+
+    Of each head: 'unit', 'mae', 'rmse', and of sums over atoms both per node.
+    """
+    return {
+        name: {
+            key: value if key == "unit" else _mean(value) for key, value in own.items()
+        }
+        for name, own in record.get("test_errors", {}).items()
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return float(np.mean([finished.number(value) for value in values]))
 
 
 def _group(
@@ -123,6 +142,8 @@ def _group(
         "name": name,
         "target": first["target"],
         "unit": first["unit"],
+        "heads": {name: own["unit"] for name, own in _heads(first).items()},
+        "published": [dataclasses.asdict(own) for own in published.of_data(first)],
         "runs": list(rows),
         "paired": [_paired(runs, found) for found in test_sets.values()],
         "scenes": shown.scenes,
@@ -150,13 +171,18 @@ def _first_shown(
     for rows in sorted(test_sets, key=len, reverse=True):
         members = [runs[row] for row in rows]
         _check_sizes(members)
-        of_motion = "start_frame" in members[0].record["settings"]
-        show = motion.show if of_motion else molecules.show
-        shown = show(members, checkpoints, wanted)
+        shown = _shower(members[0].record)(members, checkpoints, wanted)
         if shown.scenes or shown.closest is not None:
             return rows, shown
         found = found if found[1].reason else (rows, shown)
     return found
+
+
+def _shower(record: Mapping[str, Any]) -> Callable[..., Shown]:
+    """What makes the scenes of runs, by the record of one of them."""
+    if "start_frame" in record["settings"]:
+        return motion.show
+    return potentials.show if potentials.is_potential(record) else molecules.show
 
 
 def _check_sizes(members: Sequence[finished.Run]) -> None:
@@ -218,16 +244,25 @@ def _frames(run: finished.Run) -> list[Any]:
     return [settings.get(name) for name in ("start_frame", "target_frame")]
 
 
+def _labels(run: finished.Run) -> list[Any]:
+    """Of rMD17: which energies and forces, and which split."""
+    settings = run.record["settings"]
+    return [settings.get(name) for name in ("labels", "fold")]
+
+
 def _task(run: finished.Run) -> tuple[str, ...]:
     """Runs of which this is equal stand in one table."""
     named = [run.record[name] for name in ("dataset", "target", "unit")]
-    return (*named, *map(str, _frames(run)))
+    return (*named, *map(str, _frames(run)), *map(str, _labels(run)))
 
 
 def _name(run: finished.Run) -> str:
     start, target = _frames(run)
     ending = "" if None in (start, target) else f", frame {start} to {target}"
     dataset = pathlib.PurePath(run.record["dataset"]).name
+    labels, fold = _labels(run)
+    if frame_sources.is_rmd17(dataset):
+        ending = f", split {fold}" + (labels == "md17") * ", labels of MD17"
     return f"{dataset}: {run.record['target']}{ending}"
 
 

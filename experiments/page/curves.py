@@ -26,7 +26,8 @@ def of(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """{`curve`: epoch, train and valid, or None; `curve_reason`: why there is none}.
 
     Losses are means over the seeds. The training loss is left out if it is of another
-    kind than the validation loss.
+    kind than the validation loss. `heads` of a curve has the validation errors of heads
+    that are not averaged, by name, in their own units, but for the one that is `valid`.
 
     Raises:
       UserError: a file is damaged, or of another run.
@@ -40,16 +41,23 @@ def of(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"curve": None, "curve_reason": _NONE}
     if not rows:
         return {"curve": None, "curve_reason": "it was not evaluated"}
-    epochs, train, valid = np.array(_thinned(rows), np.float64).T
+    epochs, train, valid, *others = np.array(_thinned(rows), np.float64).T
     comparable = record["settings"].get("loss_transform", "none") == "none"
     return {
         "curve": {
             "epoch": epochs.tolist(),
             "train": _short(train) if comparable else None,
             "valid": _short(valid),
+            "heads": dict(zip(_other_heads(record), map(_short, others), strict=False)),
         },
         "curve_reason": "",
     }
+
+
+def _other_heads(record: Mapping[str, Any]) -> list[str]:
+    """Heads with errors of their own, but for the one that the run is judged by."""
+    errors = record.get("test_errors", {})
+    return [name for name, own in errors.items() if own["unit"] != record["unit"]]
 
 
 def _short(values: np.ndarray) -> list[float]:
@@ -69,9 +77,13 @@ def _thinned(rows: Sequence[Sequence[float]]) -> list[Sequence[float]]:
 
 def _of_metrics(
     path: pathlib.Path, record: Mapping[str, Any]
-) -> list[tuple[float, float, float]]:
-    """Rows of epoch, training and validation loss; a later line replaces an earlier."""
-    rows: dict[int, tuple[float, float, float]] = {}
+) -> list[tuple[float, ...]]:
+    """Rows of epoch, training and validation loss, and errors of the other heads.
+
+    A later line replaces an earlier one.
+    """
+    rows: dict[int, tuple[float, ...]] = {}
+    heads = _other_heads(record)
     for number, line in enumerate(_text(path).splitlines(), 1):
         try:
             found = json.loads(line)
@@ -81,13 +93,14 @@ def _of_metrics(
                     "back the file of that run, or remove it"
                 )
             train, valid = (_mean(found[name]) for name in _COLUMNS[1:])
-            rows[int(found["epoch"])] = (float(found["epoch"]), train, valid)
+            others = (_mean(found["valid_by_head"][name]) for name in heads)
+            rows[int(found["epoch"])] = (float(found["epoch"]), train, valid, *others)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise _damaged(path, number, "an evaluation") from None
     return [rows[epoch] for epoch in sorted(rows)]
 
 
-def _of_table(path: pathlib.Path) -> list[tuple[float, float, float]]:
+def _of_table(path: pathlib.Path) -> list[tuple[float, ...]]:
     """Rows of epoch, training and validation loss, by the names of the columns."""
     lines = list(csv.reader(io.StringIO(_text(path))))
     header = lines[0] if lines else []
@@ -95,7 +108,7 @@ def _of_table(path: pathlib.Path) -> list[tuple[float, float, float]]:
     if not all(found):
         raise _damaged(path, 1, "columns epoch, train_loss and valid_loss")
     columns = [header.index(names[0]) for names in found]
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for number, cells in enumerate(lines[1:], 2):
         try:
             texts = [cells[column] for column in columns]

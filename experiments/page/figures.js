@@ -31,11 +31,32 @@
     host.append(Page.legend(labels(selected)));
   }
 
+  // Of heads that are not averaged, those by which no run is judged.
+  function heads(group, selected) {
+    const host = document.getElementById("heads");
+    const [name, unit] = Object.entries(group.heads).find(([, own]) => own !== group.unit) || [];
+    const known = selected.filter((index) => name && Page.run(index).curve && name in Page.run(index).curve.heads);
+    host.hidden = !known.length;
+    if (host.hidden) return;
+    figure("heads", `Training: ${name}`, `Validation error of ${name} alone over epochs, in its own unit. Epochs are not chosen by it.`);
+    Page.chart(host, {
+      label: `Training curves of ${name}`,
+      x: { label: "epoch", log: true },
+      y: { label: Page.withUnit(`${name} error`, unit), log: true },
+      series: known.map((index) => {
+        const { label, curve } = Page.run(index);
+        const points = curve.epoch.map((epoch, place) => ({ x: epoch, y: curve.heads[name][place], text: `${label}, ${name}: ${Page.fixed(curve.heads[name][place])} ${unit} at epoch ${epoch}` }));
+        return { label, color: Page.color(index), line: true, marks: points.length === 1, points };
+      }),
+    });
+    host.append(Page.legend(labels(known)));
+  }
+
   function trainingSeries(index) {
     const run = Page.run(index);
     const color = Page.color(index);
     const line = (name, values, more) => ({
-      label: `${run.label}, ${name}`, color, line: true, marks: false, ...more,
+      label: `${run.label}, ${name}`, color, line: true, marks: run.curve.epoch.length === 1, ...more,
       points: run.curve.epoch.map((epoch, place) => ({
         x: epoch, y: values[place], text: `${run.label}, ${name}: ${Page.fixed(values[place])} at epoch ${epoch}`,
       })),
@@ -233,6 +254,7 @@
     if (!("group" in changes || "selected" in changes)) return;
     const [group, selected] = [Page.group(), Page.selected()];
     training(group, selected);
+    heads(group, selected);
     tails(group, selected);
     closest(group, selected);
     worst(group, selected);

@@ -9,7 +9,6 @@ import numpy as np
 
 from demetar import elements
 from demetar.data import bonds, qm9, splits, targets
-from demetar.data.molecules import Molecules
 from demetar.errors import UserError
 from experiments.page import scenes
 from experiments.page.scenes import Asked, Shown, Wanted
@@ -56,7 +55,7 @@ def show(
                 "unit": unit,
                 "errors": scenes.errors_of(members, number),
                 "models": [],
-                **_drawn(known, atoms),
+                **drawn(known.numbers[atoms], known.positions[atoms]),
             }
         )
     for own in checkpoints:
@@ -74,10 +73,14 @@ def show(
     return Shown(found, notes=notes)
 
 
-def _drawn(known: Molecules, atoms: slice) -> dict[str, Any]:
-    """Symbols, positions and bonds of a molecule, as ball and stick."""
-    numbers = np.asarray(known.numbers[atoms])
-    positions = np.asarray(known.positions[atoms], np.float64)
+def drawn(numbers: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
+    """Symbols, positions and bonds of a molecule, as ball and stick.
+
+    Args:
+      numbers: [n] atomic numbers.
+      positions: [n, 3] in Å.
+    """
+    numbers, positions = np.asarray(numbers), np.asarray(positions, np.float64)
     (pairs,) = bonds.connections(numbers[None], positions[None])
     return {
         "symbols": [elements.SYMBOLS[number - 1] for number in numbers],

@@ -2,14 +2,14 @@
 
 // One test sample in 3-D: a panel for each model, all turned together.
 //
-// A motion has the true path of every body, and of each model where it says that the
+// Forces on a molecule are arrows: of the data, and of each model. A motion has the true path of every body, and of each model where it says that the
 // bodies end; only a model that integrates has a path. Nothing between the start and a
 // predicted end is made up.
 {
   const { el } = Page;
   const SECONDS = 5; // that a motion lasts at speed 1
   const view = { yaw: 0.6, pitch: 0.35, zoom: 1 };
-  const now = { scene: 0, share: 1, playing: false, speed: 1, trails: true, hidden: new Set() };
+  const now = { scene: 0, share: 1, playing: false, speed: 1, trails: true, arrows: 0, hidden: new Set() };
   let stage = null; // what is drawn: {renderer, panels, parts of the page}
 
   Page.player = { view, now }; // for tests
@@ -52,7 +52,7 @@
     const choose = el("select", { id: "scene", onchange: (event) => showScene(Number(event.target.value)) },
       ...scenes().map((own, number) => el("option", { value: number, selected: number === now.scene }, own.title + (own.difficulty ? `: ${own.difficulty}` : ""))));
     return {
-      bar: el("div", { class: "player-bar" }, el("label", null, "Sample ", choose)),
+      bar: el("div", { class: "player-bar" }, el("label", null, "Sample ", choose), ...(scenes().length > 1 ? [nextButton("‹", "previous sample", -1), nextButton("›", "next sample", 1)] : [])),
       models: el("fieldset", { class: "models" }),
       stage: el("div", { class: "stage", id: "stage", tabindex: 0, role: "application", "aria-label": "3-D view. Arrow keys turn it, plus and minus zoom, space plays." },
         el("canvas", { "aria-hidden": "true" }), el("div", { class: "panels" })),
@@ -60,6 +60,15 @@
       caption: el("p", { class: "hint", id: "scene-caption" }),
       errors: el("div", { id: "scene-errors" }),
     };
+  }
+
+  function nextButton(label, name, step) {
+    const click = () => {
+      const number = (now.scene + step + scenes().length) % scenes().length;
+      document.getElementById("scene").value = number;
+      showScene(number);
+    };
+    return el("button", { type: "button", "aria-label": name, onclick: click }, label);
   }
 
   function showScene(number) {
@@ -75,12 +84,12 @@
   // The words, boxes and buttons of a scene.
   function describe(parts) {
     const own = scene();
-    const moves = own.kind === "motion";
-    const boxes = !moves ? [] : own.models.map((model) => el("label", null,
+    const boxes = own.kind === "molecule" ? [] : own.models.map((model) => el("label", null,
       el("input", { type: "checkbox", checked: !now.hidden.has(model.label), onchange: () => toggleModel(model.label) }), ` ${model.label}`));
     parts.models.replaceChildren(...(boxes.length ? [el("legend", null, "Models"), ...boxes] : []));
-    parts.controls.replaceChildren(...(moves ? motionControls() : []), ...viewControls());
-    parts.caption.textContent = moves ? motionWords(own) : moleculeWords(own);
+    const { controls, words } = KINDS[own.kind];
+    parts.controls.replaceChildren(...controls(own), ...viewControls());
+    parts.caption.textContent = words(own);
     parts.errors.replaceChildren(...errorList(own));
   }
 
@@ -98,6 +107,32 @@
       `${model.label} predicts ${model.value}, an error of ${Page.fixed(model.error)}.`).join(" ");
   }
 
+  const signed = (value) => (value == null ? "not finite" : `${value < 0 ? "−" : "+"}${Page.fixed(Math.abs(value))}`);
+
+  function forcesWords(own) {
+    const longest = Math.max(...own.forces.map((force) => Math.hypot(...force)));
+    const arrows = !own.models.length
+      ? "Arrows are the true forces. No trained model was at hand when the page was written, so none is shown."
+      : now.arrows
+        ? `Arrows are the predicted forces less the true ones${now.arrows > 1 ? `, ${now.arrows} times as long as forces are otherwise drawn` : ""}.`
+        : "Thin arrows are the true forces, wide green ones those that a model predicts.";
+    return `${arrows} The largest true force is ${Page.fixed(longest)} ${own.units.forces}. ` +
+      `The energy is ${Page.fixed(Math.abs(own.energy))} ${own.units.energy} ${own.energy < 0 ? "below" : "above"} the mean of the test frames. ` +
+      "Frames are single structures: from one to the next there is no motion.";
+  }
+
+  function forcesControls(own) {
+    if (!own.models.length) return [];
+    const kinds = [[0, "true and predicted"], ...[1, 10, 100].map((factor) => [factor, `error, ${factor} ×`])];
+    const choose = (event) => {
+      now.arrows = Number(event.target.value);
+      stage.parts.caption.textContent = forcesWords(scene());
+      rebuildPanels();
+    };
+    return [el("label", null, "Arrows ", el("select", { id: "arrows", onchange: choose },
+      ...kinds.map(([value, words]) => el("option", { value, selected: value === now.arrows }, words))))];
+  }
+
   function errorList(own) {
     const entries = Object.entries(own.errors).sort(([, a], [, b]) => a - b);
     if (!entries.length) return [];
@@ -105,6 +140,10 @@
     return [el("details", null, el("summary", null, `The error of each run on this sample (${entries.length})`),
       el("ul", { class: "sample-errors" }, ...items))];
   }
+
+  const motionError = (model) => `squared error ${Page.fixed(model.error)}`;
+  const forcesError = (model, own) =>
+    `forces off by ${Page.fixed(model.error)} ${own.units.forces}, energy by ${signed(model.energy_error)} ${own.units.energy}`;
 
   function motionControls() {
     const speeds = [0.25, 0.5, 1, 2].map((speed) => el("option", { value: speed, selected: speed === now.speed }, `${speed} ×`));
@@ -245,12 +284,12 @@
     if (!stage) return;
     const own = scene();
     const host = stage.parts.stage.querySelector(".panels");
-    const models = own.kind === "motion" ? shownModels() : [];
+    const models = own.kind === "molecule" ? [] : shownModels();
+    const { alone, error } = KINDS[own.kind];
     const titles = models.length ? models : [null];
     stage.panels = titles.map((model) => {
-      const label = !model ? [own.kind === "motion" ? "true motion" : own.title]
-        : [el("b", null, model.label), el("br"), `squared error ${Page.fixed(model.error)}`];
-      const place = el("div", { class: titles.length === 1 ? "panel single" : "panel" }, ...label);
+      const label = !model ? [alone || own.title] : [el("b", null, model.label), el("br"), error(model, own)];
+      const place = el("div", { class: `panel ${own.kind} ${titles.length === 1 ? "single" : ""}` }, ...label);
       return { place, ...stage.panelOf(own, model) };
     });
     host.replaceChildren(...stage.panels.map((panel) => panel.place));
@@ -270,7 +309,7 @@
     camera.position.set(
       distance * Math.cos(view.pitch) * Math.sin(view.yaw), distance * Math.sin(view.pitch),
       distance * Math.cos(view.pitch) * Math.cos(view.yaw));
-    camera.lookAt(0, 0.05, 0); // the label is above
+    camera.lookAt(0, KINDS[scene().kind].above, 0); // the label is above
     for (const panel of stage.panels) {
       const place = panel.place.getBoundingClientRect();
       const box = [place.left - from.left, from.bottom - place.bottom, place.width, place.height];
@@ -285,6 +324,13 @@
     }
     if (scene().kind === "motion") showClock(scene());
   }
+
+  // What is said of a kind of scene, and done with it.
+  const KINDS = {
+    motion: { controls: motionControls, words: motionWords, alone: "true motion", error: motionError, above: 0.05 },
+    molecule: { controls: () => [], words: moleculeWords, alone: "", above: 0.05 },
+    forces: { controls: forcesControls, words: forcesWords, alone: "true forces", error: forcesError, above: 0.14 },
+  };
 
   Page.startPlayer = () => Page.listen((changes) => {
     if ("group" in changes) build();

@@ -4,6 +4,9 @@
 {
   const CHARGES = { positive: "#e5484d", negative: "#3b82f6" };
   const PREDICTED = { light: "#157f3c", dark: "#5fe08d" };
+  const TRUE_FORCE = { light: "#16191d", dark: "#ffffff" };
+  const FORCE_ERROR = { light: "#c0267e", dark: "#ff8ecb" };
+  const LONGEST = 1.1; // Å that the largest true force of a frame is drawn with
   const ATOMS = {
     H: ["#e8e8e8", 0.31], C: ["#6f7680", 0.76], N: ["#3f5fe0", 0.71], O: ["#e03c31", 0.66],
     F: ["#67c23a", 0.57], P: ["#e88a1a", 1.07], S: ["#d8b400", 1.05], Cl: ["#2fb344", 1.02],
@@ -11,7 +14,9 @@
   const OTHER_ATOM = ["#b06fc4", 1.0];
 
   // Makes panels of a scene with the module three.js: {scene, sun, show(share)}.
-  //   settings: {trails}: whether paths are shown, read whenever something is drawn.
+  //   settings: {trails}: whether paths are shown, read whenever something is drawn;
+  //   {arrows}: 0 for true and predicted forces, or a factor by which their difference
+  //   is drawn instead.
   Page.makePanels = (three, settings) => {
     // A scene with light that comes from the camera.
     function lit() {
@@ -26,7 +31,8 @@
       const low = [0, 1, 2].map((axis) => Math.min(...points.map((point) => point[axis])));
       const high = [0, 1, 2].map((axis) => Math.max(...points.map((point) => point[axis])));
       const size = Math.max(...high.map((value, axis) => value - low[axis]), 1e-9);
-      return (point) => new three.Vector3(...point.map((value, axis) => (2 * value - low[axis] - high[axis]) / size));
+      const place = (point) => new three.Vector3(...point.map((value, axis) => (2 * value - low[axis] - high[axis]) / size));
+      return Object.assign(place, { unit: 2 / size });
     }
 
     function ball(radius, color, more) {
@@ -125,29 +131,79 @@
     function moleculePanel(own) {
       const { scene: found, sun } = lit();
       const fit = fitting(own.positions.length > 1 ? own.positions : [...own.positions, [1, 1, 1]]);
-      const places = own.positions.map(fit);
-      const angstrom = own.positions.length > 1 ? places[0].distanceTo(places[1]) / distance(own.positions) : 0.5;
-      own.symbols.forEach((symbol, atom) => {
-        const [color, radius] = ATOMS[symbol] || OTHER_ATOM;
-        const sphere = ball(0.45 * radius ** 0.7 * angstrom, color);
-        sphere.position.copy(places[atom]);
-        found.add(sphere);
-      });
-      for (const [first, second] of own.bonds) found.add(stick(places[first], places[second], 0.09 * angstrom));
+      found.add(...atomsAndBonds(own, fit));
       return { scene: found, sun, show: () => {} };
     }
 
-    const distance = ([a, b]) => Math.hypot(...a.map((value, axis) => value - b[axis]));
+    const atomLook = (symbol) => ATOMS[symbol] || OTHER_ATOM;
+    const atomRadius = (symbol) => 0.45 * atomLook(symbol)[1] ** 0.7; // in Å
 
-    function stick(from, to, radius) {
-      const along = to.clone().sub(from);
-      const shape = new three.CylinderGeometry(radius, radius, along.length(), 12);
-      const found = new three.Mesh(shape, new three.MeshStandardMaterial({ color: "#a9b0b8", roughness: 0.6 }));
-      found.position.copy(from).addScaledVector(along, 0.5);
-      found.quaternion.setFromUnitVectors(new three.Vector3(0, 1, 0), along.normalize());
-      return found;
+    function atomsAndBonds(own, fit) {
+      const places = own.positions.map(fit);
+      const balls = own.symbols.map((symbol, atom) => {
+        const sphere = ball(atomRadius(symbol) * fit.unit, atomLook(symbol)[0]);
+        sphere.position.copy(places[atom]);
+        return sphere;
+      });
+      return [...balls, ...own.bonds.map(([first, second]) => stick(places[first], places[second], 0.09 * fit.unit))];
     }
 
-    return (own, model) => (own.kind === "motion" ? motionPanel(own, model) : moleculePanel(own));
+    function stick(from, to, radius, more) {
+      const along = to.clone().sub(from);
+      const shape = new three.CylinderGeometry(radius, radius, along.length(), 12);
+      const found = new three.Mesh(shape, new three.MeshStandardMaterial({ color: "#a9b0b8", roughness: 0.6, ...more }));
+      return pointed(found, from, to);
+    }
+
+    // An object that lies along y about its middle, put between two points.
+    function pointed(object, from, to) {
+      object.position.copy(from).lerp(to, 0.5);
+      object.quaternion.setFromUnitVectors(new three.Vector3(0, 1, 0), to.clone().sub(from).normalize());
+      return object;
+    }
+
+    // --- Forces -------------------------------------------------------------------------
+
+    const added = (a, b, factor) => a.map((value, axis) => value + factor * b[axis]);
+
+    function forcesPanel(own, model) {
+      const { scene: found, sun } = lit();
+      const longest = Math.max(...own.forces.map((force) => Math.hypot(...force)), 1e-9);
+      const scale = LONGEST / longest; // in Å per unit of force
+      const tips = own.positions.map((place, atom) => added(place, own.forces[atom], scale));
+      const fit = fitting([...own.positions, ...tips, [0.5, 0.5, 0.5], [-0.5, -0.5, -0.5]]);
+      found.add(...atomsAndBonds(own, fit));
+      for (const { forces, factor, width, more } of arrowSets(own, model))
+        own.positions.forEach((place, atom) => found.add(...arrow(own.symbols[atom], place, forces[atom], scale * factor, width, more, fit)));
+      return { scene: found, sun, show: () => {} };
+    }
+
+    // The thin true arrows lie in the wide ones that are predicted, if these are right.
+    function arrowSets(own, model) {
+      const theme = Page.theme();
+      const truth = { forces: own.forces, factor: 1, width: 0.035, more: { color: TRUE_FORCE[theme] } };
+      if (!model) return [truth];
+      const glass = { transparent: true, opacity: 0.5, depthWrite: false };
+      if (!settings.arrows)
+        return [truth, { forces: model.forces, factor: 1, width: 0.085, more: { color: PREDICTED[theme], ...glass } }];
+      const errors = model.forces.map((force, atom) => added(force, own.forces[atom], -1));
+      return [{ forces: errors, factor: settings.arrows, width: 0.05, more: { color: FORCE_ERROR[theme] } }];
+    }
+
+    // A shaft and a head that begin at the surface of an atom; lengths in Å.
+    function arrow(symbol, place, force, scale, width, more, fit) {
+      const size = Math.hypot(...force);
+      const length = size * scale;
+      if (length < 1e-3) return [];
+      const along = (distance) => fit(added(place, force, (atomRadius(symbol) + distance) / size));
+      const head = Math.min(4.5 * width, 0.6 * length);
+      const [start, neck, tip] = [0, length - head, length].map(along);
+      const cone = new three.ConeGeometry(0.5 * head * fit.unit, head * fit.unit, 16);
+      const material = new three.MeshStandardMaterial({ roughness: 0.6, ...more });
+      return [stick(start, neck, Math.min(width, 0.25 * head) * fit.unit, more), pointed(new three.Mesh(cone, material), neck, tip)];
+    }
+
+    const panels = { motion: motionPanel, molecule: moleculePanel, forces: forcesPanel };
+    return (own, model) => panels[own.kind](own, model);
   };
 }

@@ -17,7 +17,7 @@ from experiments.run import finished
 # By which a model and a record are known to have one task.
 _OF_TASK = (
     *("dataset", "target", "start_frame", "target_frame", "data_seed", "num_bodies"),
-    *("full_data", "split"),
+    *("full_data", "split", "labels", "fold"),
 )
 # Shares of the test set that are easier than the samples that are shown by default.
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
@@ -69,23 +69,23 @@ class Asked:
         return cls(name, label or own, demetar.load(name))
 
     @property
-    def _settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Any]:
+        """Those that it was trained under; none if the checkpoint does not tell."""
         found = self.model.metadata.get("settings")
         return found if isinstance(found, Mapping) else {}
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         """Whether the model was trained on the task of a record."""
-        own, other = self._settings, record["settings"]
-        mine = {"dataset": own.get("dataset"), "target": own.get("target"), **own}
+        own, other = self.settings, record["settings"]
+        target = " and ".join(head.name for head in self.model.task.heads)
+        mine = {"dataset": own.get("dataset"), "target": target, **own}
         theirs = {**other, "dataset": record["dataset"], "target": record["target"]}
         shared = [name for name in _OF_TASK if name in mine and name in theirs]
         return all(mine[name] == theirs[name] for name in shared)
 
     def describe(self) -> str:
         """The task of the model, in words."""
-        return (
-            f"{self._settings.get('dataset', 'unknown data')}: {self.model.task.name}"
-        )
+        return f"{self.settings.get('dataset', 'unknown data')}: {self.model.task.name}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,23 @@
     { key: "device", label: "Device", left: true, value: (run) => run.device, cell: (run) => run.device },
   ];
 
+  // Of heads that are not averaged each has a column, in its own unit. The one that runs
+  // are judged by is the test error.
+  const isJudged = (group, head) => group.heads[head] === group.unit;
+
+  function columnsOf(group) {
+    const names = Object.keys(group.heads);
+    const judged = names.find((head) => isJudged(group, head));
+    const label = (head) => `${head} MAE, ${group.heads[head]}`;
+    const own = (run, head) => run.heads[head] && run.heads[head].mae;
+    const others = names.filter((head) => head !== judged).map((head) => ({
+      key: `head ${head}`, label: label(head), head, value: (run) => own(run, head), cell: (run) => Page.fixed(own(run, head)),
+    }));
+    const columns = COLUMNS.map((column) => (column.key === "error" && judged ? { ...column, label: label(judged), head: judged } : column));
+    columns.splice(2, 0, ...others);
+    return columns;
+  }
+
   function nameCell(run, index) {
     const checked = Page.state.selected.includes(index);
     return el("span", { class: "name-cell" },
@@ -66,7 +83,9 @@
 
   function publishedCell(run) {
     if (!run.published) return "–";
-    return el("span", { title: run.published.source }, String(run.published.loss));
+    const others = Object.entries(run.published.by_head).filter(([head]) => !isJudged(Page.group(), head));
+    const words = others.map(([head, value]) => ` (${head} ${value})`).join("");
+    return el("span", { title: run.published.source }, `${run.published.loss}${words}`);
   }
 
   function differenceOf(run, index) {
@@ -111,7 +130,8 @@
 
   // The runs of the group in the order of the chosen column; what is missing is last.
   function sorted(group) {
-    const column = COLUMNS.find((own) => own.key === Page.state.sort);
+    const columns = columnsOf(group);
+    const column = columns.find((own) => own.key === Page.state.sort) || columns.find((own) => own.key === "error");
     const sign = Page.state.falling ? -1 : 1;
     const keyed = group.runs.map((index) => [column.value(Page.run(index), index), index]);
     const missing = (value) => value == null;
@@ -136,27 +156,42 @@
     return Math.max(...found.flat().map(Math.abs), 1e-300);
   }
 
+  const cellOf = (tag, column, ...children) =>
+    el(tag, { class: `${column.left ? "left" : ""} ${column.key === "name" ? "name" : ""}` }, ...children);
+
+  // What was published of the data, whatever the model: below our runs.
+  function publishedRow(own, columns) {
+    const cell = (column) => {
+      if (column.key === "name") return el("span", null, el("small", null, "published: "), own.name);
+      if (column.head) return String(own.by_head[column.head]);
+      if (column.key === "samples") return Page.count(own.num_train);
+      return column.key === "device" ? own.source : "";
+    };
+    return el("tr", { title: own.source }, ...columns.map((column) => cellOf("td", column, cell(column))));
+  }
+
   function draw() {
     const group = Page.group();
+    const columns = columnsOf(group);
     const scale = intervalScale(group.runs.map(Page.run));
     const widest = Page.state.reference === null ? 1 : widestDifference(group);
     const rows = sorted(group).map((index) => {
       const run = Page.run(index);
-      const cells = COLUMNS.map((column) =>
-        el("td", { class: `${column.left ? "left" : ""} ${column.key === "name" ? "name" : ""}` },
-          column.cell(run, index, scale, widest)));
+      const cells = columns.map((column) => cellOf("td", column, column.cell(run, index, scale, widest)));
       return el("tr", { class: Page.state.reference === index ? "reference" : "" }, ...cells);
     });
     const focused = document.activeElement && document.activeElement.dataset;
     const key = focused && ["sort", "reference", "run"].find((name) => name in focused);
     const again = key && `[data-${key}="${focused[key]}"]`;
     document.getElementById("table").replaceChildren(
-      el("thead", null, el("tr", null, ...COLUMNS.map(header))), el("tbody", null, ...rows));
+      el("thead", null, el("tr", null, ...columns.map(header))), el("tbody", null, ...rows),
+      el("tfoot", null, ...group.published.map((own) => publishedRow(own, columns))));
     if (again) document.querySelector(`#table ${again}`)?.focus({ preventScroll: true });
     document.getElementById("table-key").textContent =
       `Test error${group.unit ? ` in ${group.unit}` : ""}: mean ± standard deviation over seeds. ` +
       "Interval: bootstrap over test samples, on a logarithmic axis; the upright tick is the published value. " +
-      "Δ_EQ: mean relative equivariance error under rotations.";
+      "Δ_EQ: mean relative equivariance error under rotations." +
+      (Object.keys(group.heads).length ? " MAE: mean absolute error, of vectors by component." : "");
     drawDetails();
   }
 
@@ -181,6 +216,11 @@
   }
 
   function headErrors(run) {
+    const apart = Object.entries(run.heads).map(([head, own]) => {
+      const each = own.mae_per_node == null ? "" : `; per atom ${Page.fixed(own.mae_per_node)} and ${Page.fixed(own.rmse_per_node)}`;
+      return `${head}: MAE ${Page.fixed(own.mae)}, RMSE ${Page.fixed(own.rmse)} ${own.unit}${each}`;
+    });
+    if (apart.length) return apart.join(". ");
     const heads = Object.entries(run.test_loss_by_head || {});
     const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
     if (heads.length < 2) return "";

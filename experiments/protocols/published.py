@@ -16,10 +16,35 @@ from experiments.protocols import nbody as protocols
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A test loss that was published, in the unit of the data set."""
+    """A test loss that was published, in the unit of the data set.
+
+    Attributes:
+      loss: of the same kind as that of a record.
+      source: where it stands.
+      by_head: of heads that are not averaged: the mean absolute error of each, in its
+        own unit.
+    """
 
     loss: float
     source: str
+    by_head: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfData:
+    """What was published of a data set, whatever the model.
+
+    Attributes:
+      name: of the model.
+      source: where it stands.
+      num_train: training samples.
+      by_head: the mean absolute error of each head, in its own unit.
+    """
+
+    name: str
+    source: str
+    num_train: int
+    by_head: Mapping[str, float]
 
 
 _EGNN_PAPER = "Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844"
@@ -100,6 +125,24 @@ _QM9: Mapping[str, tuple[str, int, str, tuple[float, ...]]] = {
     ),
 }
 
+# Mean absolute errors of energies in meV and of force components in meV/Å, of rMD17.
+_RMD17_FRAMES = 950  # for training, of 1,000 with those for validation
+_RMD17: Mapping[str, tuple[str, Mapping[str, tuple[float, float]]]] = {
+    "NequIP, l = 3": (
+        "Batzner et al. 2022, arXiv 2101.03164",
+        {"rmd17_ethanol": (0.4, 2.8), "rmd17_aspirin": (2.3, 8.2)},
+    ),
+    "MACE": (
+        "Batatia et al. 2022, arXiv 2206.07697",
+        {"rmd17_ethanol": (0.4, 2.1), "rmd17_aspirin": (2.2, 6.6)},
+    ),
+    "PONITA": (
+        "Bekkers et al. 2024, arXiv 2310.02970",
+        {"rmd17_ethanol": (0.4, 2.5), "rmd17_aspirin": (1.7, 5.8)},
+    ),
+}
+_RMD17_MODELS = {"nequip": "NequIP, l = 3"}
+
 # Mean squared errors of position and velocity, of other data: a reflecting box, a start
 # frame drawn at random, no validation set.
 _BOTH: Mapping[str, tuple[float, float]] = {
@@ -115,6 +158,8 @@ def find(record: Mapping[str, Any]) -> Published | None:
     """The value of the same task; none for other frames or another training set."""
     if record["dataset"] == "qm9":
         return _of_qm9(record)
+    if "labels" in record["settings"]:
+        return _of_forces(record)
     named = protocols.DATASETS.get(record["dataset"])
     if named is None or record["settings"].get("data_seed") is not None:
         return None
@@ -125,6 +170,32 @@ def find(record: Mapping[str, Any]) -> Published | None:
     if any(settings.get(name) != value for name, value in task.items()):
         return None
     return NBODY.get((record["dataset"], record["target"], record["model"]))
+
+
+def of_data(record: Mapping[str, Any]) -> list[OfData]:
+    """What was published of the energies and forces of a record's data set."""
+    if record["settings"].get("labels") != "rmd17":
+        return []
+    return [
+        OfData(
+            name,
+            source,
+            _RMD17_FRAMES,
+            dict(zip(("energy", "forces"), values[record["dataset"]], strict=True)),
+        )
+        for name, (source, values) in _RMD17.items()
+        if record["dataset"] in values
+    ]
+
+
+def _of_forces(record: Mapping[str, Any]) -> Published | None:
+    """The value of the model of this name; none for another number of frames."""
+    name = _RMD17_MODELS.get(record["model"])
+    for own in of_data(record):
+        if own.name == name and own.num_train == record["settings"].get("num_train"):
+            loss = own.by_head["forces" if "/Å" in record["unit"] else "energy"]
+            return Published(loss, f"{own.source}, as {own.name}", own.by_head)
+    return None
 
 
 def _of_qm9(record: Mapping[str, Any]) -> Published | None:
