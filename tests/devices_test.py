@@ -129,6 +129,7 @@ def assert_same(
 @pytest.mark.parametrize(
     "kind", ["bodies", pytest.param("molecules", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_eight_devices_train_the_same_parameters(in_one_process, kind):
     found = in_one_process(kind)
     expected = found[f"{kind} 1"]

@@ -173,6 +173,7 @@ EventsWriter.write_event = write_event
         BROKEN_WRITE.format(error="OSError('no more')"),
     ],
 )
+@pytest.mark.slow
 def test_a_broken_tensorboard_is_told_once(run, tmp_path, setup):
     done = run(*HERE, setup=setup).succeeded()
     (line,) = done.errors.splitlines()

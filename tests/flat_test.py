@@ -38,6 +38,7 @@ def test_states_come_back_as_they_were():
 
 
 @pytest.mark.parametrize("clip_each", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.slow
 def test_training_is_that_of_the_trees(clip_each):
     """Every part of an update, against updates one by one with their names."""
     with jax.enable_x64(True):

@@ -518,6 +518,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2)
     checkpoint.load_model(workdir / "best.npz")
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_every_way_ends_as_if_it_were_not(
     start, run, whole, tmp_path, dataset
 ):

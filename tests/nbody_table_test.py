@@ -10,6 +10,7 @@ COMMAND = ("experiments.nbody_table", "--workdir=table", "--dataset=data")
 QUICK = ("--epochs=2", "--eval_every=1", "--batch_size=4")
 
 
+@pytest.mark.slow
 def test_rows_are_listed_trained_and_skipped(run_module, tmp_path):
     nbody_folder.write(tmp_path / "data")
     arguments = [*COMMAND, *QUICK, "--models=linear,linear_map"]

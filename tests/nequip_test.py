@@ -132,6 +132,7 @@ def no_species(self, graph):
     return jnp.zeros((len(graph.nodes.positions), 2))
 
 
+@pytest.mark.slow
 def test_the_self_connection_is_not_idle(monkeypatch):
     plain_steerable.assert_not_idle(
         monkeypatch, "nequip", FIELDS, nequip.Nequip, "_species", no_species
@@ -150,6 +151,7 @@ def test_pairs_beyond_the_cutoff_are_silent(cutoff, silent):
     assert (testing.relative_error(*outputs) < 1e-6) == silent
 
 
+@pytest.mark.slow
 def test_fields_shape_the_model():
     small = {**FIELDS, "num_layers": 2}
     base = num_params("nequip", **small)

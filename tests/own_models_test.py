@@ -267,6 +267,7 @@ def test_a_checkpoint_says_where_its_model_would_be(write, tmp_path):
 TRAIN = ("--model=mine:Mine", "--dataset=data", "--eval_every=1", "--epochs=2")
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_source_and_is_not_continued_with_another(write, run, tmp_path):
     nbody_folder.write(tmp_path / "data")
     write(MODEL)

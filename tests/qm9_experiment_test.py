@@ -73,6 +73,7 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
     train(*args, "--split=egnn").refused("pass --split=random")
 
 
+@pytest.mark.slow
 def test_energies_that_float32_cannot_tell_apart(train, tmp_path, shared_dir):
     """-1528 ± 2e-5, and the same plus 1528: the error of the mean is 2e-5."""
     losses = []

@@ -202,6 +202,7 @@ right_softmax = graphs.softmax_to_receivers
         (kernels.NormNonlinearity, "__call__", lambda self, features: features),
     ],
 )
+@pytest.mark.slow
 def test_no_part_is_idle(monkeypatch, module, name, replacement):
     expected = displacements(base_subject())
     monkeypatch.setattr(module, name, replacement)
@@ -209,6 +210,7 @@ def test_no_part_is_idle(monkeypatch, module, name, replacement):
     assert testing.relative_error(found, expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_attentive_weights_are_finite_without_neighbours():
     fields = {
         **FIELDS,
@@ -219,6 +221,7 @@ def test_attentive_weights_are_finite_without_neighbours():
     testing.assert_finite(testing.Subject(NAME, fields=fields))
 
 
+@pytest.mark.slow
 def test_fields_shape_the_model():
     shared = {**FIELDS, "shared_radial": True}
     base = num_params(NAME, **shared)
@@ -246,6 +249,7 @@ def test_fields_shape_the_model():
         num_params(NAME, self_interaction="full")
 
 
+@pytest.mark.slow
 def test_sizes_of_the_default_and_of_the_comparison():
     """The authors' have 1.76 million."""
     assert num_params(NAME) == 173_083

@@ -175,6 +175,7 @@ def subject():
         (steerable, "gate", plain_steerable.without_gate),
     ],
 )
+@pytest.mark.slow
 def test_no_part_is_idle(monkeypatch, module, part, replacement):
     plain_molecules.assert_not_idle(monkeypatch, subject(), module, part, replacement)
 
@@ -209,6 +210,7 @@ def test_fields_shape_the_model():
         assert (found < base) == fewer and found != base
 
 
+@pytest.mark.slow
 def test_the_size_on_molecules_follows_from_the_paper():
     """It states no count; 7 layers of 128 balanced units, degrees 2 and 3, give one."""
 

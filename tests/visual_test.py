@@ -370,6 +370,7 @@ def changes_of(name):
         return directions.changes(net, task, params, batch)
 
 
+@pytest.mark.slow
 def test_newton_that_knows_the_axes_shows_the_cube():
     change = changes_of("newton_octahedral")["acceleration"]
     assert change.error > 0.1

@@ -262,6 +262,7 @@ print(json.dumps([[p.returncode, *end] for p, end in zip(pair, ends)]))
 
 
 @pytest.mark.usefixtures("dataset")
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over(start, run, tmp_path):
     command = start(*HERE, setup=SLOW)
     while not (tmp_path / "run" / "last.npz").exists():

@@ -208,5 +208,5 @@ class Placement:
 
 CASES = [
     authors.Case(NAME, "equiformer", load),
-    authors.Case(NAME, "equiformer_natural_parity", load),
+    authors.Case(NAME, "equiformer_natural_parity", load, slow=True),
 ]

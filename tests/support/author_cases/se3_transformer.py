@@ -42,5 +42,5 @@ def _load(data: authors.Data) -> authors.Loaded:
 
 CASES = [
     authors.Case("se3_transformer", "se3_transformer", _load),
-    authors.Case("se3_transformer", "se3_transformer_shared_radial", _load),
+    authors.Case("se3_transformer", "se3_transformer_shared_radial", _load, slow=True),
 ]

@@ -169,7 +169,7 @@ def _place_norm(placement: author_weights.Placement, layer: int) -> None:
 
 CASES = [
     authors.Case("segnn", "segnn", load_bodies),
-    authors.Case("segnn", "segnn_l2", load_bodies),
+    authors.Case("segnn", "segnn_l2", load_bodies, slow=True),
     authors.Case(
         "segnn",
         "segnn_qm9",
@@ -179,5 +179,6 @@ CASES = [
         "segnn",
         "segnn_qm9_length",
         functools.partial(load_molecules, squared_lengths=False),
+        slow=True,
     ),
 ]

@@ -29,5 +29,5 @@ def _load(data: authors.Data) -> authors.Loaded:
 
 CASES = [
     authors.Case("tfn", "tfn", _load),
-    authors.Case("tfn", "tfn_shared_radial", _load),
+    authors.Case("tfn", "tfn_shared_radial", _load, slow=True),
 ]
