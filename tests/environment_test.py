@@ -52,6 +52,7 @@ def test_a_screen_that_is_gone_ends_no_training(run, tmp_path, setup, code, erro
     assert_finished(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_characters(run, tmp_path):
     setup = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
     done = run(*HERE, "--num_seeds=2", setup=setup).succeeded()

@@ -280,6 +280,7 @@ def assert_is_the_error(path: pathlib.Path, folder: pathlib.Path, entry: dict) -
     assert entry["delta_eq"]["position"] > 1e-2  # a map of coordinates
 
 
+@pytest.mark.slow
 def test_float64(run, tmp_path, dataset):
     run(*SHORT, dataset, "--dtype=float64").succeeded()
     params = checkpoint.load_model(tmp_path / "run" / "best.npz").params

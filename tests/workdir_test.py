@@ -281,6 +281,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(start, run, tmp_path):
 
 
 @pytest.mark.usefixtures("dataset")
+@pytest.mark.slow
 def test_a_start_says_where_it_begins(run, tmp_path):
     first = run(*HERE).succeeded().output
     assert "start     begins at epoch 0 of 2\n" in first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,13 +59,15 @@ def bodies(sizes: tuple[int, ...], seed: int = 0) -> dict[str, Any]:
     }
 
 
-def molecules(sizes: tuple[int, ...], seed: int = 0) -> dict[str, Any]:
-    """Inputs of `MOLECULES`: chains whose neighbours are about bonded."""
+def molecules(
+    sizes: tuple[int, ...], seed: int = 0, species: Sequence[int | str] = (1, 6, 8)
+) -> dict[str, Any]:
+    """Inputs of `MOLECULES`, or of other species: chains with about bonds."""
     generator = np.random.default_rng(seed)
     steps = [generator.normal(size=(size, 3)) for size in sizes]
     return {
         "positions": [np.cumsum(own * 0.7, axis=0) for own in steps],
-        "species": [generator.choice([1, 6, 8], size) for size in sizes],
+        "species": [generator.choice(species, size) for size in sizes],
     }
 
 
@@ -79,7 +81,7 @@ def make(
     known = models.fields(model)
     fields = {name: value for name, value in fields.items() if name in known}
     net = models.build(model, task, fields)
-    inputs = molecules((3,)) if task.species else bodies((4,))
+    inputs = molecules((3,), species=task.species) if task.species else bodies((4,))
     batch = make_batch(task, **inputs)
     shapes = jax.eval_shape(
         lambda key: net.init(key, batch.graph, True), jax.random.key(0)

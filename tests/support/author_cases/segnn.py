@@ -174,6 +174,7 @@ CASES = [
         "segnn",
         "segnn_qm9",
         functools.partial(load_molecules, squared_lengths=True),
+        slow=True,
     ),
     authors.Case(
         "segnn",
