@@ -68,8 +68,8 @@ class Potential:
       is_conservative: whether forces are the gradient of the energy.
 
     Raises:
-      UserError: the model has no energy or no forces, its lengths are not in Å, or its
-        energy jumps as atoms come and go.
+      UserError: the model has no energy or no forces or reads no positions, its lengths
+        are not in Å, or its energy jumps as atoms come and go.
     """
 
     def __init__(self, model: Predictor):
@@ -77,6 +77,11 @@ class Potential:
         self._energy, self._forces = heads_of(model.task)
         self.is_conservative = bool(self._forces.gradient_of)
         self._units = [_unit(head) for head in (self._energy, self._forces)]
+        if not models.has_forces(model.model):
+            raise UserError(
+                f"{model.model} reads no positions, so it has no forces; train another "
+                "model with: python -m experiments.potential"
+            )
         if model.task.length_unit != LENGTH_UNIT:
             raise UserError(
                 f"expected a model of lengths in {LENGTH_UNIT}, found "

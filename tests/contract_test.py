@@ -173,7 +173,7 @@ def test_promises_hold_in_float64(name):
 # --- Potentials -----------------------------------------------------------------------
 
 
-POTENTIALS = models.with_head("graph_scalar")
+POTENTIALS = [name for name in MODELS if models.has_forces(name)]
 FADING = [name for name in POTENTIALS if models.model_class(name).fades_at_cutoff]
 
 

@@ -92,6 +92,7 @@ def test_a_periodic_cell_and_an_unknown_element_are_refused(run):
 @pytest.mark.parametrize(
     "model, task, part",
     [
+        ("graphormer", TASK, "graphormer reads no positions, so it has no forces"),
         ("egnn", NEAR, "jumps as atoms come and go.*one of torchmd_et, nequip, schnet"),
         ("schnet", trained.MOLECULES, "heads energy and forces, found energy; train"),
         ("schnet", dataclasses.replace(TASK, length_unit="m"), "in Å, found m"),

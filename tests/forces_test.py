@@ -23,8 +23,7 @@ FORCES = Head(
 TASK = dataclasses.replace(
     batches.MOLECULES, name="potential", heads=(ENERGY, FORCES), cutoff=None
 )
-POTENTIALS = models.with_head("graph_scalar")
-QUICK = ("schnet", "nequip")  # the others are slow
+QUICK = ("schnet", "nequip")  # the contract has all models
 STEP = 1e-4  # of central differences
 
 
@@ -36,13 +35,7 @@ def with_potential(name):
     return model, quick_params(model, batch), batch
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in POTENTIALS
-    ],
-)
+@pytest.mark.parametrize("name", QUICK)
 def test_forces_are_the_slope_of_the_energy(name):
     """Against central differences, in float64; padding has none."""
     with jax.enable_x64(True):

@@ -84,6 +84,12 @@ def with_head(kind: str) -> list[str]:
     return [name for name, cls in REGISTRY.items() if kind in cls.supports]
 
 
+def has_forces(name: str) -> bool:
+    """Whether a model has an energy that depends on the positions."""
+    cls = model_class(name)
+    return "graph_scalar" in cls.supports and "position" not in cls.ignores
+
+
 def check_name(name: str) -> None:
     """Refuse a name that no model can have. Nothing is imported.
 

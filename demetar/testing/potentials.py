@@ -1,6 +1,7 @@
 """The promises of a potential: an energy, and the forces that follow from it.
 
-Any model with a scalar of each graph is one; `models.build` differentiates it.
+Any model with a scalar of each graph is one if it reads positions; `models.build`
+differentiates it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from demetar.testing.measure import require, tell_small
 from demetar.testing.subject import Subject
 from demetar.types import Array, Batch, Head, Nodes, TaskSpec
 
-STEP = 1e-4  # Å, of central differences
+STEP = 1e-5  # Å, of central differences
 SLOPE_TOLERANCE = 1e-6  # of forces against them, relative to the largest force
 NUM_POINTS = 1000  # of a scan across the cutoff
 AT_ONCE = 8  # of them that a batch holds
@@ -70,17 +71,17 @@ def assert_both_modes(subject: Subject) -> str:
         (slopes,) = jax.vjp(outputs, batch.graph.nodes)[1](weights)
         return _products(weights, changes), _products(slopes, change)
 
-    forward, reverse = map(np.asarray, both(subject.params, batch, change))
-    size = float(np.abs(forward).sum())
+    (forward, size), (reverse, _) = map(np.asarray, both(subject.params, batch, change))
     require(size > 1e-3, "the outputs do not change with the nodes")
-    error = float(np.abs(forward.sum() - reverse.sum())) / size
+    error = float(np.abs(forward - reverse) / size)
     return tell_small(error, subject, "forward and reverse mode disagree")
 
 
 def _products(first: Any, second: Any) -> jax.Array:
-    """Sums of products of the leaves of two trees, [leaves]."""
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return jnp.stack([jnp.sum(one * other) for one, other in pairs])
+    """The sum of the products of two trees, and that of their absolute values: [2]."""
+    terms = jax.tree.map(lambda one, other: jnp.ravel(one * other), first, second)
+    products = jnp.concatenate(jax.tree.leaves(terms))
+    return jnp.stack([jnp.sum(products), jnp.sum(jnp.abs(products))])
 
 
 def assert_slopes(subject: Subject) -> str:

@@ -128,9 +128,8 @@ def trials(name: str) -> list[Trial]:
     ]
     precise = Trial(home, "float64", {**basic, ALONE: promises.assert_alone})
     found = [Trial(home, "float32", first), *more, precise]
-    cls = models.model_class(name)
-    if "graph_scalar" in cls.supports:
-        if cls.fades_at_cutoff:
+    if models.has_forces(name):
+        if models.model_class(name).fades_at_cutoff:
             potential["no jump at the cutoff"] = potentials.assert_fades
         task = potentials.potential_task(name)
         found.append(Trial(task, "float64", potential))
