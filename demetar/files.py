@@ -1,19 +1,21 @@
 """Files that people give: JSON, text and the numbers in them, with clear errors.
 
 Every fault of a file ends in one `UserError` that names the file. All code that reads
-JSON reads it here; `demetar.archives` reads arrays.
+JSON reads it here; `demetar.archives` reads arrays. What is written takes its place
+when it is whole (`replacing`).
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,6 +26,8 @@ PathLike = str | os.PathLike[str]
 MOST_JSON_BYTES = 2**28
 MOST_JSON_DEPTH = 100  # of nested objects and lists
 MOST_CHARACTERS = 300  # of what an error of a library says
+
+_TEMPORARY = ".tmp"
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -327,3 +331,36 @@ def read_bytes(path: pathlib.Path, hint: str = "") -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise unopened(path, error, hint) from None
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, is_shared: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when it is whole.
+
+    A reader sees the earlier file or the whole new one, also if the writer is killed or
+    the disk is full.
+
+    Args:
+      path: of the file.
+      is_shared: whether several processes may write it at once. If not, what a killed
+        writer left is overwritten by the next one.
+
+    Raises:
+      OSError: it cannot be written. An earlier file is then as it was.
+    """
+    owner = f".{os.getpid()}" if is_shared else ""
+    temporary = path.with_name(f".{path.name}{owner}{_TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: pathlib.Path) -> bool:
+    """Whether a killed writer may have left this file."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)

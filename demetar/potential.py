@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 
 from demetar import models, predict
-from demetar.data import units
-from demetar.data.potentials import ENERGY, FORCES
+from demetar.data.potentials import ENERGY, FORCES, LENGTH_UNIT, unit_of
 from demetar.errors import UserError
 from demetar.predict import Predictor
 from demetar.types import Head, TaskSpec
 
-LENGTH_UNIT = "Å"
 # `engine(positions)` of [n, 3] in Å gives an energy in eV and forces [n, 3] in eV/Å.
 Engine = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
@@ -76,7 +74,7 @@ class Potential:
         self.model = model
         self._energy, self._forces = heads_of(model.task)
         self.is_conservative = bool(self._forces.gradient_of)
-        self._units = [_unit(head) for head in (self._energy, self._forces)]
+        self._units = [unit_of(head) for head in (self._energy, self._forces)]
         if not models.has_forces(model.model):
             raise UserError(
                 f"{model.model} reads no positions, so it has no forces; train another "
@@ -143,9 +141,3 @@ def check_smooth(model: Predictor) -> None:
         "atoms come and go, so that dynamics would not conserve it; train on complete "
         f"graphs (without --cutoff), or one of {', '.join(fading)}"
     )
-
-
-def _unit(head: Head) -> float:
-    """The unit of a head in eV, or in eV/Å."""
-    energy, _, _ = head.unit.partition(f"/{LENGTH_UNIT}")
-    return units.energy(energy, f"the unit of the head {head.name!r}")

@@ -6,6 +6,7 @@ array. `demetar.data.nbody_files` describes the format.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
@@ -15,12 +16,12 @@ import pathlib
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from demetar import archives, locks
+from demetar import archives, files, locks
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from tools import simulation
@@ -138,6 +139,27 @@ class OutputFolder:
         """Remove all that was written."""
         shutil.rmtree(self.partial, ignore_errors=True)
         os.close(self._lock)
+
+
+@contextlib.contextmanager
+def appearing(path: pathlib.Path, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """A folder to fill, which is at `path` if all went well.
+
+    Raises:
+      UserError: as `OutputFolder`, or it cannot be written. Nothing is left behind.
+    """
+    folder = None
+    try:
+        folder = OutputFolder(path, overwrite)
+        yield folder.partial
+        folder.finish()
+    except BaseException as error:
+        if folder is not None:
+            folder.discard()
+        if isinstance(error, OSError):
+            reason = error.strerror or files.one_line(error)
+            raise UserError(f"cannot write {path}: {reason}") from None
+        raise
 
 
 def write_metadata(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -109,23 +109,11 @@ def generate(
     path = pathlib.Path(out_dir).absolute()
     described = _described(molecule, settings, "" if make_engine else xtb.version())
     make_engine = make_engine or functools.partial(xtb.engine, settings.method)
-    try:
-        folder = folders.OutputFolder(path, overwrite)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with _kept(path, described) as chunks:
-            simulator = trajectories.Simulator(molecule, settings, chunks, make_engine)
-            found = _run(simulator, settings, progress, num_workers)
-            metadata = _write(folder.partial, molecule, settings, found, described)
-            folder.finish()
-            shutil.rmtree(chunks)
-    except OSError as error:
-        folder.discard()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    except BaseException:
-        folder.discard()
-        raise
+    with folders.appearing(path, overwrite) as folder, _kept(path, described) as chunks:
+        simulator = trajectories.Simulator(molecule, settings, chunks, make_engine)
+        found = _run(simulator, settings, progress, num_workers)
+        metadata = _write(folder, molecule, settings, found, described)
+    shutil.rmtree(chunks, ignore_errors=True)
     return metadata
 
 

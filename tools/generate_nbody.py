@@ -80,21 +80,9 @@ def generate(
         left the finite numbers. Nothing is left behind.
     """
     path = pathlib.Path(out_dir).absolute()
-    try:
-        folder = folders.OutputFolder(path, overwrite)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        _check_space(settings, folder.partial)
-        metadata = _fill(folder.partial, settings, progress, num_workers)
-        folder.finish()
-    except OSError as error:
-        folder.discard()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    except BaseException:
-        folder.discard()
-        raise
-    return metadata
+    with folders.appearing(path, overwrite) as folder:
+        _check_space(settings, folder)
+        return _fill(folder, settings, progress, num_workers)
 
 
 def _check_space(settings: simulation.Settings, folder: pathlib.Path) -> None:

@@ -222,26 +222,14 @@ def _write(
     out: pathlib.Path, parts: Mapping[str, Arrays], content: Mapping[str, Any]
 ) -> str:
     """Write the folder, which appears when it is complete; its fingerprint."""
-    folder = None
-    try:
-        folder = folders.OutputFolder(out, overwrite=False)
+    with folders.appearing(out) as folder:
         for split, arrays in parts.items():
-            np.savez(folder.partial / f"{split}.npz", **arrays)  # type: ignore[arg-type]
+            np.savez(folder / f"{split}.npz", **arrays)  # type: ignore[arg-type]
         digests = {
             split: {name: files.array_hash(array) for name, array in arrays.items()}
             for split, arrays in parts.items()
         }
-        metadata = folders.write_metadata(
-            folder.partial, {**content, "arrays": digests}
-        )
-        folder.finish()
-    except BaseException as error:
-        if folder is not None:
-            folder.discard()
-        if isinstance(error, OSError):
-            reason = error.strerror or files.one_line(error)
-            raise UserError(f"cannot write {out}: {reason}") from None
-        raise
+        metadata = folders.write_metadata(folder, {**content, "arrays": digests})
     return metadata["fingerprint"]
 
 

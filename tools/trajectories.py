@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import math
-import os
 import pathlib
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from demetar import archives
+from demetar import archives, files
 from demetar.errors import UserError
 from demetar.settings import COUNT, DATA, NOT_NEGATIVE, Bounds, setting
 from tools import langevin, xtb
@@ -171,7 +170,8 @@ class Simulator:
             chunk = self._stored(path, size)
             if chunk is None:
                 chunk = self._chunk(one, number, size, chunks[-1] if chunks else None)
-                _store(path, chunk)
+                with files.replacing(path) as file:
+                    np.savez(file, **chunk)  # type: ignore[arg-type]
             chunks.append(chunk)
             told(size)
         skipped = self._settings.skipped
@@ -242,12 +242,3 @@ def _shapes(size: int, num_atoms: int) -> dict[str, tuple[int, ...]]:
         "forces": vector,
         "energies": (size,),
     }
-
-
-def _store(path: pathlib.Path, arrays: Arrays) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

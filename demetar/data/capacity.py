@@ -142,6 +142,11 @@ def chunks(samples: Samples) -> Iterator[Samples]:
     yield part(samples, start, len(samples.n_edge))
 
 
+def alone(samples: Samples, row: int) -> Samples:
+    """One sample, without targets."""
+    return part(dataclasses.replace(samples, targets={}), row, row + 1)
+
+
 def part(samples: Samples, start: int, stop: int) -> Samples:
     """The samples `start` to `stop - 1`."""
     if (start, stop) == (0, len(samples.n_node)):

@@ -140,3 +140,15 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         starts - firsts, lengths
     )
     return found
+
+
+def located(row: int, sizes: np.ndarray) -> tuple[int, int]:
+    """The graph of a row of all nodes, and its place there.
+
+    Args:
+      row: among the nodes of all graphs, one after the other.
+      sizes: [D] nodes of each.
+    """
+    stops = np.cumsum(sizes)
+    graph = int(np.searchsorted(stops, row, side="right"))
+    return graph, row - int(stops[graph] - sizes[graph])

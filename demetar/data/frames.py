@@ -176,7 +176,7 @@ def ragged(
         if array.dtype.kind == "f" and array.shape == (total, 3):
             bad = ~np.isfinite(array).all(axis=1)
         if bad.any():
-            frame, atom = _frame_of(int(np.argmax(bad)), sizes)
+            frame, atom = edges.located(int(np.argmax(bad)), sizes)
             raise UserError(
                 f"expected finite numbers in {name!r} of {place}, found others at "
                 f"frame {frame}, atom {atom} (from 0), {int(bad.sum())} in all; leave "
@@ -208,18 +208,12 @@ def _check_magnitudes(frames: Frames, place: object) -> None:
         if bad.any():
             row = int(np.argmax(bad))
             sizes = np.ones_like(frames.n_node) if name == "energies" else frames.n_node
+            frame, _ = edges.located(row, sizes)
             raise UserError(
                 f"expected {name} of at most {most:g} in {place}, found "
-                f"{np.abs(values[row]).max():.3g} in frame {_frame_of(row, sizes)[0]} "
-                "(from 0); leave that frame out or mend it"
+                f"{np.abs(values[row]).max():.3g} in frame {frame} (from 0); leave "
+                "that frame out or mend it"
             )
-
-
-def _frame_of(row: int, sizes: np.ndarray) -> tuple[int, int]:
-    """Frame and atom, from 0, of a row of all atoms."""
-    stops = np.cumsum(sizes)
-    frame = int(np.searchsorted(stops, row, side="right"))
-    return frame, row - int(stops[frame] - sizes[frame])
 
 
 def joined(parts: Sequence[Frames]) -> Frames:

@@ -19,7 +19,6 @@ The last two are left out if no graph needed them yet.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -282,22 +281,15 @@ def write(path: pathlib.Path, molecules: Molecules, origin: str = "") -> None:
     names = [*_MEASURED, *(_BOND_TYPES if molecules.bonds is not None else ())]
     arrays: dict[str, Any] = {name: getattr(molecules, name) for name in names}
     encoded = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with files.replacing(path, is_shared=True) as file:
             np.savez(file, header=encoded, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space there or "
             "choose another folder"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 _ANEW = "remove it and make it anew"

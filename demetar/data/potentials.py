@@ -28,6 +28,7 @@ from demetar.types import Head, Nodes, TaskSpec
 
 SPLITS = frame_sources.SPLITS
 ENERGY, FORCES = "energy", "forces"  # names of the heads
+LENGTH_UNIT = "Å"
 ALL = "all"
 
 
@@ -183,7 +184,7 @@ def make_task(
         heads=tuple(outputs),
         scalars=known,
         species=known,
-        length_unit="Å",
+        length_unit=LENGTH_UNIT,
         connectivity="complete" if cutoff is None else f"radius {cutoff:g}",
         radial_extent=cutoff or radial_extent(samples, len(train)),
         average_neighbors=num_edges / len(train.numbers) or 1.0,
@@ -206,7 +207,7 @@ def graphs(frames: Frames, known: Sequence[str], cutoff: float | None) -> Sample
     strange = ~np.isin(frames.numbers, numbers)
     if strange.any():
         row = int(np.argmax(strange))
-        frame = int(np.searchsorted(frames.starts, row, side="right")) - 1
+        frame, _ = edges.located(row, frames.n_node)
         raise UserError(
             f"expected the elements {', '.join(known)} of the training frames, found "
             f"{elements.name(int(frames.numbers[row]))} in frame {frame} (from 0)"
@@ -247,14 +248,14 @@ def to_samples(frames: Frames, task: TaskSpec) -> Samples:
     samples = graphs(frames, task.species, task.cutoff)
     counts = heads.composition(task, samples.nodes.scalars, samples.n_node)
     values = {ENERGY: frames.energies[:, None], FORCES: frames.forces[:, None]}
-    targets = {head.name: values[head.name] / _unit(head) for head in task.heads}
+    targets = {head.name: values[head.name] / unit_of(head) for head in task.heads}
     targets = heads.residual_all(task, targets, counts)
     return dataclasses.replace(samples, targets=targets)
 
 
-def _unit(head: Head) -> float:
+def unit_of(head: Head) -> float:
     """The unit of a head in eV, or in eV/Å."""
-    energy, _, _ = head.unit.partition("/Å")
+    energy, _, _ = head.unit.partition(f"/{LENGTH_UNIT}")
     return units.energy(energy, f"the unit of the head {head.name!r}")
 
 

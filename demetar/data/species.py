@@ -9,6 +9,7 @@ import numpy as np
 
 from demetar import elements
 from demetar.data.atom_features import node_features
+from demetar.data.edges import located
 from demetar.errors import UserError
 from demetar.types import TaskSpec
 
@@ -92,7 +93,5 @@ def numbers_of_nodes(
 
 def place(row: int, n_node: np.ndarray) -> str:
     """System and node of a row of all nodes, as errors name them."""
-    stops = np.cumsum(n_node)
-    system = int(np.searchsorted(stops, row, side="right"))
-    node = row - int(stops[system] - n_node[system])
+    system, node = located(row, n_node)
     return f"system {system}, node {node} (from 0)"

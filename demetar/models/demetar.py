@@ -148,17 +148,6 @@ class Demetar(base.Model):
         by_target = self.pooling == "target" and not head.extensive
         return by_target or self.pooling == "cls"
 
-    def _polar_vectors(self, graph: Graph) -> list[Array]:
-        """Vector inputs [N, 3] that a reflection turns round.
-
-        The angle of an axial vector with a polar one is no invariant.
-        """
-        return [
-            graph.nodes.vectors[:, index]
-            for index, vector in enumerate(self.task.vectors)
-            if vector.parity < 0
-        ]
-
     def _node_tokens(self, graph: Graph) -> Array:
         """Invariants, distance to the centroid and angles with it: [N, S + 1 + V]."""
         scalars = inputs.invariants(graph.nodes, self.task, self.node_inputs)
@@ -170,7 +159,7 @@ class Demetar(base.Model):
         direction = geometry.unit_vectors(inward)
         cosines = [
             jnp.sum(geometry.unit_vectors(vector) * direction, -1, keepdims=True)
-            for vector in self._polar_vectors(graph)
+            for vector in inputs.polar_vectors(graph.nodes, self.task)
         ]
         return jnp.concatenate([scalars, distances, *cosines], axis=-1)
 
@@ -191,7 +180,7 @@ class Demetar(base.Model):
             self.task.radial_extent,
         )
         direction = geometry.unit_vectors(vectors)
-        for vector in self._polar_vectors(graph):
+        for vector in inputs.polar_vectors(graph.nodes, self.task):
             of_receiver = graphs.gather_receivers(vector, graph)
             of_sender = graphs.gather_senders(vector, graph)
             projections = [
@@ -275,7 +264,7 @@ class Demetar(base.Model):
         last, a particle could not be carried along by another that it is bound to.
         """
         name, size = f"readout_{head.name}", self.hidden_size
-        polar = self._polar_vectors(graph)
+        polar = inputs.polar_vectors(graph.nodes, self.task)
         own = jnp.stack([geometry.centred_positions(graph), *polar], axis=1)
         hidden = jax.nn.silu(mlp.Linear(size, name=f"{name}_nodes")(nodes))
         count = own.shape[1]  # 1 + V vectors per node and per edge

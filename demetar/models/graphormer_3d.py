@@ -143,7 +143,7 @@ class Graphormer3d(base.Model):
         """All pairs of nodes, of which each is one with itself too."""
         nodes = graph.nodes
         polar = jnp.stack(
-            [nodes.positions, *self._polar_vectors(graph)], axis=1
+            [nodes.positions, *inputs.polar_vectors(graph.nodes, self.task)], axis=1
         )  # [N, D, 3]
         count = polar.shape[1]
         dense, mask = graphs.ragged_to_dense(polar.reshape(-1, 3 * count), graph)
@@ -163,14 +163,6 @@ class Graphormer3d(base.Model):
             jnp.concatenate([directions, differences[..., 1:, :]], axis=-2),
             mask,
         )
-
-    def _polar_vectors(self, graph: Graph) -> list[Array]:
-        """Vector inputs [N, 3] that a reflection turns round."""
-        return [
-            graph.nodes.vectors[:, index]
-            for index, vector in enumerate(self.task.vectors)
-            if vector.parity < 0
-        ]
 
     @hk.transparent
     def _gaussians(self, distances: Array, graph: Graph) -> jax.Array:
@@ -236,7 +228,7 @@ class Graphormer3d(base.Model):
         found = attend(tokens, bias, pairs, is_training)  # [3, G, M, K]
         moved = jnp.moveaxis(found, 0, -1).reshape(*tokens.shape[:2], -1)
         vectors = graphs.dense_to_ragged(moved, graph).reshape(-1, head.size, 3)
-        own = self._polar_vectors(graph)
+        own = inputs.polar_vectors(graph.nodes, self.task)
         if own:
             nodes = graphs.dense_to_ragged(tokens, graph)
             gates = mlp.Linear(head.size * len(own), False, name=f"{name}_own")(nodes)

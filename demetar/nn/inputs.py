@@ -84,6 +84,18 @@ def vector(nodes: Nodes, task: TaskSpec, name: str) -> Array:
     return nodes.vectors[:, names.index(name)]
 
 
+def polar_vectors(nodes: Nodes, task: TaskSpec) -> list[Array]:
+    """Vector inputs [N, 3] that a reflection turns round.
+
+    The angle of an axial vector with a polar one is no invariant.
+    """
+    return [
+        nodes.vectors[:, index]
+        for index, own in enumerate(task.vectors)
+        if own.parity < 0
+    ]
+
+
 def masses(nodes: Nodes, task: TaskSpec) -> jax.Array:
     """Masses of atoms in u by the one-hot inputs that are named after elements: [N, 1].
 

@@ -20,6 +20,7 @@ import math
 import numpy as np
 
 from demetar import elements
+from demetar.data import edges
 from demetar.data.molecules import Molecules
 from demetar.errors import UserError
 from demetar.scattering.coefficients import Grid, Grids
@@ -239,7 +240,7 @@ def _check_elements(known: Molecules) -> None:
     largest = int(known.numbers.max())
     if largest > MOST_ELEMENT:
         atom = int(known.numbers.argmax())
-        row = int(np.searchsorted(np.cumsum(known.n_atoms), atom, side="right"))
+        row, _ = edges.located(atom, known.n_atoms)
         raise UserError(
             "expected the elements H to Ar, whose valence electrons are known, found "
             f"{elements.name(largest)} in number {known.index[row]}; leave it out"

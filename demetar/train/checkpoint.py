@@ -7,7 +7,6 @@ The same content gives the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -34,7 +33,6 @@ PathLike = str | os.PathLike[str]
 # Leaf names come from `jax.tree_util.keystr` and so open with a bracket or a dot: this
 # name can never be one of them.
 _HEADER = "header"
-_TEMPORARY = ".tmp"
 
 ID_DIGITS = 12  # of a run's id that are shown
 
@@ -274,25 +272,11 @@ def write_bytes(path: PathLike, content: bytes) -> None:
     Raises:
       UserError: the file cannot be written. An earlier file is then as it was.
     """
-    path = pathlib.Path(path)
-    # One name per target: what a killed writer left is overwritten by the next one.
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
+        with files.replacing(pathlib.Path(path)) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def is_temporary(path: pathlib.Path) -> bool:
-    """Whether a killed writer may have left this file."""
-    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def write_error(path: PathLike, error: OSError) -> UserError:

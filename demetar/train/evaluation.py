@@ -17,7 +17,7 @@ from demetar.data.packing import Plan, in_sample_order, pad_plan
 from demetar.distributed.placement import Placement
 from demetar.train import losses
 from demetar.train.programs import Programs, over_replicas
-from demetar.types import ERRORS, Array, Batch, Params
+from demetar.types import ERRORS, Array, Batch, Params, TaskSpec
 
 
 class Evaluation(NamedTuple):
@@ -34,6 +34,12 @@ class Evaluation(NamedTuple):
     errors: dict[str, np.ndarray]
     predictions: dict[str, np.ndarray]
     measures: dict[str, dict[str, np.ndarray]]
+
+    def overall(self, task: TaskSpec) -> np.ndarray:
+        """What `losses.overall` makes of the errors in float64: [R, D']."""
+        errors = {name: own.astype(np.float64) for name, own in self.errors.items()}
+        found: np.ndarray = losses.overall(task, errors)
+        return found
 
 
 class Evaluator:

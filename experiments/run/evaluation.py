@@ -8,10 +8,9 @@ from typing import Any
 
 import haiku as hk
 import jax
-import numpy as np
 
 from demetar.data.dataset import Dataset
-from demetar.train import equivariance, loop, losses, optim
+from demetar.train import equivariance, loop, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Params, TaskSpec
 from experiments.run import statistics
@@ -55,10 +54,8 @@ def _evaluate(
     settings = loop.Settings(epochs=1, seeds=seeds)
     devices = jax.local_devices()  # the main process alone evaluates
     trainer = Trainer(model, dataset, settings, optim.Settings(), devices=devices)
-    by_head = trainer.evaluator.evaluate(params, trainer.dataset.plan("test")).errors
-    errors = losses.overall(
-        task, {name: value.astype(np.float64) for name, value in by_head.items()}
-    )
+    tested = trainer.evaluator.evaluate(params, trainer.dataset.plan("test"))
+    errors = tested.overall(task)
     delta = equivariance.rotation_errors(model, dataset, params)
     return {
         "fingerprint": dataset.fingerprint,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -53,10 +52,8 @@ def telling(
 
 def first_system(dataset: Dataset, split: str = "valid") -> Batch:
     """The first sample of a split in a batch of its own, in the dtype of the data."""
-    row = int(dataset.splits[split][0])
-    samples = dataclasses.replace(dataset.packing.samples, targets={})
-    dtype = str(samples.nodes.positions.dtype)
-    return of_samples(capacity.part(samples, row, row + 1), dataset.task, dtype)
+    sample = capacity.alone(dataset.packing.samples, int(dataset.splits[split][0]))
+    return of_samples(sample, dataset.task, str(sample.nodes.positions.dtype))
 
 
 def _first_replica(run: Run) -> Params:

@@ -13,13 +13,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import haiku as hk
 import jax
-import numpy as np
 
 from demetar import models
 from demetar.data.dataset import Dataset
 from demetar.distributed import launch, processes
 from demetar.errors import UserError
-from demetar.train import checkpoint, equivariance, losses, progress, writers
+from demetar.train import checkpoint, equivariance, progress, writers
 from demetar.train.evaluation import Evaluation
 from demetar.train.program_cache import ProgramCache
 from demetar.train.run import Run
@@ -314,9 +313,7 @@ def finish(
     """
     dataset, trainer = job.dataset, run.trainer
     by_head, predictions, measures = tested
-    errors = losses.overall(
-        dataset.task, {name: own.astype(np.float64) for name, own in by_head.items()}
-    )
+    errors = tested.overall(dataset.task)
     best = trainer.placement.here(run.best)
     record = {
         **job_record(job, config),

@@ -6,8 +6,6 @@ import dataclasses
 import math
 import pathlib
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,7 @@ from demetar.errors import UserError
 from demetar.types import TaskSpec
 from experiments.protocols import nbody as protocols
 from experiments.protocols.nbody import Data
-from experiments.run import workdir
+from experiments.run import generators, workdir
 
 # What a generated set, and no folder, can be asked for.
 _OF_NAMED_SETS = {
@@ -171,13 +169,7 @@ def generated(name: str, data: Data, root: pathlib.Path) -> pathlib.Path:
             "generates the whole set of the paper",
             flush=True,
         )
-    command = [sys.executable, "-m", "tools.generate_nbody", *arguments]
-    process = subprocess.run([*command, f"--out={folder}"], check=False)
-    if process.returncode:
-        raise UserError(
-            f"the data could not be generated (exit code {process.returncode}); "
-            "the reason stands above; --data_dir chooses another place"
-        )
+    generators.run("tools.generate_nbody", arguments, folder)
     return folder
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 
 from demetar.data import potentials
 from demetar.data.potentials import Sets, Settings
-from demetar.errors import UserError
+from experiments.run import generators
 
 GENERATED = "xtb_"  # begins the names of sets that are generated
 DEFAULT = f"{GENERATED}ethanol"
@@ -48,11 +46,5 @@ def generated(name: str, root: pathlib.Path) -> pathlib.Path:
         return folder
     molecule = name.removeprefix(GENERATED)
     print(f"generating {name} in {folder}", flush=True)
-    command = [sys.executable, "-m", "tools.generate_md", f"--molecule={molecule}"]
-    process = subprocess.run([*command, f"--out={folder}"], check=False)
-    if process.returncode:
-        raise UserError(
-            f"the data could not be generated (exit code {process.returncode}); "
-            "the reason stands above; --data_dir chooses another place"
-        )
+    generators.run("tools.generate_md", [f"--molecule={molecule}"], folder)
     return folder

@@ -275,9 +275,8 @@ def _of_dataset(
     _check_same(task, dataset.task)
     rows: Sequence[int] = dataset.splits["test"].tolist()
     _check_number(options.system, len(rows), f"the test set of {name}")
-    row = rows[options.system]
-    samples = dataclasses.replace(dataset.packing.samples, targets={})
-    return capacity.part(samples, row, row + 1), f"test system {options.system}"
+    sample = capacity.alone(dataset.packing.samples, rows[options.system])
+    return sample, f"test system {options.system}"
 
 
 def _check_same(task: TaskSpec, other: TaskSpec) -> None:

@@ -129,7 +129,7 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any] | None:
     except OSError as error:
         reason = error.strerror or files.one_line(error)
         raise UserError(f"cannot read {path} ({reason}); {ANOTHER}") from None
-    names = [other.name for other in others if not checkpoint.is_temporary(other)]
+    names = [other.name for other in others if not files.is_temporary(other)]
     if {*names} - {locks.FILE}:
         raise UserError(
             f"{folder} holds files but no {CONFIG_FILE} of a run; {ANOTHER}"
