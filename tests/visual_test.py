@@ -278,6 +278,15 @@ def test_rows_of_attention_sum_to_one_and_recording_changes_nothing(name):
     attention.figure(found, own.layout, name).canvas.draw()
 
 
+def test_layers_of_deep_models_keep_their_numbers():
+    own = looked("demetar", **TINY)
+    node, *_ = own.inside.attention
+    deep = [dataclasses.replace(node, name=f"attention_{n}") for n in (9, 10, 23)]
+    inner = dataclasses.replace(own.inside, values=tuple(deep))
+    found = attention.find(inner, own.layout, "deep")
+    assert [own.title for own in found] == ["layer 9", "layer 10", "layer 23"]
+
+
 def test_the_incidence_mask_is_that_of_the_edges():
     own = looked("demetar", **TINY)
     found = {

@@ -70,8 +70,8 @@ def find(inside: Inside, layout: Layout, model: str) -> list[Weights]:
         raise UserError(
             f"expected attention in {model}, found none; it records "
             f"{inside.describe()}; models that attend: demetar, se3_transformer, "
-            "torchmd_et, equiformer, set_transformer, graphormer_3d, nmp, and egnn "
-            "with --set attention=true"
+            "torchmd_et, equiformer, set_transformer, graphormer, graphormer_3d, nmp, "
+            "and egnn with --set attention=true"
         )
     asking = [own for own in values if own.name.startswith(of_model.READOUT)]
     others = [own for own in values if own not in asking]
@@ -134,8 +134,8 @@ def _readout(values: list[Value], layout: Layout) -> Weights:
 
 def _title(name: str) -> str:
     words = name.removeprefix(of_model.ATTENTION)
-    match = re.fullmatch(r"(\w+?)_?(\d+)|(\d+)", words)
-    if match and match[1]:
+    match = re.fullmatch(r"([a-z]\w*?)_?(\d+)", words)
+    if match:
         return f"{match[1]} encoder, layer {match[2]}"
     return f"layer {words}" if words.isdecimal() else f"{words} attention"
 
