@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "precision": set(),
     "net": {"types", "models"},
     "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
+    "generation": _BASE | {"files", "archives", "data", "settings", "generation"},
     "scattering": {"types", "elements", "settings", "data", "scattering"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
