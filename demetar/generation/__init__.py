@@ -1,0 +1,1 @@
+"""Molecules that a network draws: how it is done, and how good they are."""
