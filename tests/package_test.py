@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ase": set(),
     "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
-    "visual": _BASE | {"data", "nn", "precision", "symmetry", "visual"},
+    "generation": _BASE | {"files", "data", "generation"},
+    "visual": _BASE | {"data", "generation", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }
 

@@ -96,6 +96,20 @@ class Layout:
             picture.add_name(place + shift, name, color=INK)
 
 
+def color_of(symbol: str) -> str:
+    """The colour of an element."""
+    return _COLORS.get(symbol, _OTHER)
+
+
+def view_of(positions: np.ndarray) -> np.ndarray:
+    """The view [3, 3] in which points [n, 3] are spread most, from a little aside.
+
+    Mirror images would hide each other in the view itself.
+    """
+    found: np.ndarray = scene.about(*_ASIDE) @ best_view(positions)
+    return found
+
+
 def of_nodes(task: TaskSpec, nodes: Nodes, count: int) -> Layout:
     """How the first system of a batch is drawn.
 
@@ -110,7 +124,7 @@ def of_nodes(task: TaskSpec, nodes: Nodes, count: int) -> Layout:
     species = _species(task, scalars)
     if species:
         names = tuple(f"{own}{k}" for k, own in enumerate(species, 1))
-        colors = tuple(_COLORS.get(own, _OTHER) for own in species)
+        colors = tuple(map(color_of, species))
         sticks = _bonds(species, positions)
     else:
         signs = _signs(task, scalars)
@@ -119,8 +133,7 @@ def of_nodes(task: TaskSpec, nodes: Nodes, count: int) -> Layout:
         kinds = {1: _POSITIVE, -1: _NEGATIVE, 0: _OTHER}
         colors = tuple(kinds[sign] for sign in signs)
         sticks = _all_pairs(count) if count <= _FEW else np.zeros((0, 2), int)
-    # From a little aside: mirror images would hide each other.
-    view = scene.about(*_ASIDE) @ best_view(positions)
+    view = view_of(positions)
     flat = positions @ view.T[:, :2]
     radius = _radius(flat)
     limits = np.stack([flat.min(axis=0) - radius, flat.max(axis=0) + radius])
