@@ -39,7 +39,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "precision": set(),
     "net": {"types", "models"},
     "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
-    "generation": _BASE | {"files", "archives", "data", "settings", "generation"},
     "scattering": {"types", "elements", "settings", "data", "scattering"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
@@ -51,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ase": set(),
     "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
-    "generation": _BASE | {"files", "data", "generation"},
+    "generation": _BASE | {"files", "data", "generation", "settings"},
     "visual": _BASE | {"data", "generation", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +21,9 @@ import numpy as np
 from demetar import elements
 from demetar.data.bonds import TYPES
 from demetar.errors import UserError
+from demetar.generation import quiet_rdkit
 
-INSTALL = "python -m pip install '.[generation]'"
+_PURPOSE = "bond graphs and their conformers"
 METHOD = "ETKDGv3"
 FORCE_FIELD = "MMFF94"
 MOST_ATOMS = 255  # atoms of a bond are numbered in uint8
@@ -72,23 +72,12 @@ def version() -> str:
     Raises:
       UserError: it is not installed.
     """
-    try:
-        from rdkit import rdBase
-    except ImportError:
-        raise UserError(
-            f"expected RDKit, which knows bond graphs; install it with {INSTALL}"
-        ) from None
-    return str(rdBase.rdkitVersion)
+    return quiet_rdkit.version(_PURPOSE)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
-    """RDKit's module of molecules, which says nothing on stderr meanwhile."""
-    version()
-    from rdkit import Chem, rdBase
-
-    with rdBase.BlockLogs():
-        yield Chem
+def _quiet() -> contextlib.AbstractContextManager[Any]:
+    """RDKit's module of molecules."""
+    return quiet_rdkit.chem(_PURPOSE)
 
 
 def parse(text: str) -> BondGraph:

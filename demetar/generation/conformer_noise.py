@@ -38,10 +38,10 @@ __all__ = ["POSITIONS", "SCORES", "TIME", "ShapeNoising", "heads", "sigmoid", "t
 
 
 def sigmoid(num_steps: int) -> Schedule:
-    """GeoDiff's schedule. Level 0 has the noise of its first step, 3e-4 Å."""
+    """GeoDiff's schedule. Level 0 has the noise of its first step, 2e-3 Å."""
     rise = 1 / (1 + np.exp(-np.linspace(-_REACH, _REACH, num_steps + 1)))
     betas = LEAST_BETA + (MOST_BETA - LEAST_BETA) * rise
-    squares = np.cumprod((1 - betas) ** (STEPS / num_steps))
+    squares = np.cumprod((1 - betas) ** ((STEPS + 1) / (num_steps + 1)))
     return Schedule(num_steps, np.sqrt(squares), np.sqrt(1 - squares))
 
 
@@ -72,15 +72,14 @@ def heads(score: str) -> tuple[Head, ...]:
 
 def shape_of(graph: Graph) -> Graph:
     """The graph of what has noise, as `noising` takes it: positions and the time."""
-    nodes = graph.nodes._replace(scalars=graph.nodes.scalars[:, -1:])
+    nodes = graph.nodes._replace(scalars=graph.nodes.scalars[..., -1:])
     return dataclasses.replace(graph, nodes=nodes)
 
 
 def with_shape(graph: Graph, shape: Graph) -> Graph:
     """The graph with positions and time of `shape`."""
-    scalars = jnp.concatenate(
-        [graph.nodes.scalars[:, :-1], shape.nodes.scalars], axis=1
-    )
+    kept = graph.nodes.scalars[..., :-1]
+    scalars = jnp.concatenate([kept, shape.nodes.scalars], axis=-1)
     nodes = graph.nodes._replace(positions=shape.nodes.positions, scalars=scalars)
     return dataclasses.replace(graph, nodes=nodes)
 

@@ -42,7 +42,7 @@ class ShapeSampler(sampler.Sampler):
         samples = to_dtype(samples, self.dtype)
         packing = make_packing(samples, self.task, self.batch_size)
         count = len(samples.n_node)
-        batches = sampler.batches_of(packing, np.arange(count))
+        batches = sampler.batches_of(packing)
         return self.values(params, batches, np.arange(count), seed, progress)
 
     def bare(self, graph: Graph) -> Graph:
