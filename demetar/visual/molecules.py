@@ -7,8 +7,6 @@ to its valence has a red spot behind it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
