@@ -219,7 +219,7 @@ def test_drawing_ends_at_what_the_denoiser_knows():
     positions -= positions.mean(axis=0)
     clean = np.concatenate([positions, states.encode(numbers, (1, 6, 8))], axis=1)
     with jax.enable_x64(True):
-        size = make_sampler(None)._batches(np.array([4]))[0][1].bucket.max_nodes
+        size = make_sampler(None)._batches(np.array([4]))[0].graph.bucket.max_nodes
         padded = np.zeros((size, clean.shape[1]))
         padded[:4] = clean
         drawn = make_sampler(perfect(padded, known)).draw({}, np.array([4]), 1)
@@ -246,7 +246,7 @@ def test_drawing_gives_the_spread_of_the_data():
 def egnn(task=TASK):
     fields = {"hidden_size": 8, "num_layers": 2, "move_range": 15.0}
     model = models.build("egnn", task, fields)
-    graph = make_sampler(model)._batches(np.array([5]))[0][1]
+    graph = make_sampler(model)._batches(np.array([5]))[0].graph
     return model, model.init(jax.random.key(0), graph, True)
 
 
@@ -289,7 +289,7 @@ def test_more_molecules_than_fit_are_refused_before_anything_runs():
 
 def clean_graph(sizes):
     drawer = make_sampler(None)
-    graph = drawer._batches(sizes)[0][1]
+    graph = drawer._batches(sizes)[0].graph
     generator = np.random.default_rng(0)
     numbers = generator.choice([1, 6, 8], graph.bucket.max_nodes)
     features = states.encode(numbers, (1, 6, 8))

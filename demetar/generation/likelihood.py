@@ -133,7 +133,8 @@ def prior(schedule: Schedule, graph: Graph) -> jax.Array:
     each = -np.log(sigma) + 0.5 * (sigma**2 - 1)
     size = values.shape[1] - 3
     dimensions = 3 * (graph.n_node - 1) + size * graph.n_node
-    return 0.5 * alpha**2 * _summed(jnp.square(values), graph) + each * dimensions
+    found: jax.Array = 0.5 * alpha**2 * _summed(jnp.square(values), graph)
+    return found + each * dimensions
 
 
 def constants(schedule: Schedule, graph: Graph) -> jax.Array:

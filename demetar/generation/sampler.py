@@ -20,11 +20,13 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from demetar import graphs
 from demetar.data.bonds import Progress, silent
 from demetar.data.packing import make_packing
 from demetar.data.samples import to_dtype
+from demetar.distributed.placement import AXIS
 from demetar.errors import UserError
 from demetar.generation import dataset, noising, states
 from demetar.generation.schedule import Schedule
@@ -83,6 +85,20 @@ def check_memory(count: int, num_atoms: int, task: TaskSpec, memory: float) -> N
         )
 
 
+class _Batch(NamedTuple):
+    """Molecules that one device draws at a time.
+
+    Attributes:
+      members: their numbers, in the order of the slots.
+      slots: [G] the molecule of each slot; those of padding are of no matter.
+      graph: without any molecules yet.
+    """
+
+    members: np.ndarray
+    slots: np.ndarray
+    graph: Graph
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
     """Draws molecules with a denoiser.
@@ -129,17 +145,19 @@ class Sampler:
         """
         numbers = np.arange(len(n_node)) if numbers is None else numbers
         drawn: list[np.ndarray] = [np.zeros(0)] * len(n_node)
-        batches = self._batches(n_node)
+        groups = self._groups(self._batches(n_node))
 
-        def states_of_all() -> Iterator[tuple[np.ndarray, Graph, np.ndarray]]:
-            for members, graph, slots in batches:
-                for _, values in self._walk(params, graph, numbers[slots], seed, turn):
-                    yield members, graph, values
+        def all_states() -> Iterator[tuple[list[_Batch], np.ndarray]]:
+            for group in groups:
+                for _, values in self._walk(params, group, numbers, seed, turn):
+                    yield group, values
 
-        total = len(batches) * (1 + self._num_calls)
-        for members, graph, values in progress(states_of_all(), "drawing", total):
-            for member, own in zip(members, _parts(values, graph), strict=False):
-                drawn[member] = own  # the last one stays
+        total = len(groups) * (1 + self._num_calls)
+        for group, values in progress(all_states(), "drawing", total):
+            for batch, own in zip(group, values, strict=True):
+                parts = _parts(own, batch.graph)
+                for member, part in zip(batch.members, parts, strict=False):
+                    drawn[member] = part  # the last one stays
         return self._structures(drawn)
 
     def film(
@@ -152,62 +170,69 @@ class Sampler:
           size, number: of the molecule, as `draw` has them.
           num_frames: about as many, of calls of `STEPS_PER_CALL` steps.
         """
-        ((_, graph, slots),) = self._batches(np.array([size]))
-        numbers = np.full(len(slots), number)
-        walk = self._walk(params, graph, numbers, seed, None)
-        seen = [(time, _parts(values, graph)[:1]) for time, values in walk]
+        (group,) = self._groups(self._batches(np.array([size])))
+        walk = self._walk(params, group, np.array([number]), seed, None)
+        seen = [(time, _parts(own[0], group[0].graph)[:1]) for time, own in walk]
         kept = np.unique(np.linspace(0, len(seen) - 1, num_frames).round().astype(int))
         return [(seen[one][0], self._structures(seen[one][1])) for one in kept]
 
-    def _batches(
-        self, n_node: np.ndarray
-    ) -> list[tuple[np.ndarray, Graph, np.ndarray]]:
-        """Members, graph and the member of each slot of each batch."""
+    def _batches(self, n_node: np.ndarray) -> list[_Batch]:
+        """The batches of molecules with these numbers of atoms."""
         total = int(n_node.sum())
         samples = dataset.complete_samples(
             np.zeros((total, 3)), np.zeros((total, len(self.task.scalars))), n_node
         )
         samples = to_dtype(samples, self.dtype)
         packing = make_packing(samples, self.task, self.batch_size)
-        plan = packing.plan(np.arange(len(n_node)))
-        arrays = packing.arrays()
+        plan, arrays = packing.plan(np.arange(len(n_node))), packing.arrays()
         rows = [
-            {name: value[index] for name, value in plan.items()}
-            for index in range(len(plan["weight"]))
+            dict(zip(plan, row, strict=True))
+            for row in zip(*plan.values(), strict=True)
         ]
         return [
-            (
+            _Batch(
                 row["sample"][row["weight"] > 0],
-                packing.assemble(arrays, row).graph,
                 row["sample"],
+                packing.assemble(arrays, row).graph,
             )
             for row in rows
         ]
 
+    def _groups(self, batches: list[_Batch]) -> list[list[_Batch]]:
+        """Batches that the devices draw at a time; the last may have empty ones."""
+        count = len(self._devices)
+        empty = batches[-1]._replace(members=np.zeros(0, int))
+        padded = batches + [empty] * (-len(batches) % count)
+        return [padded[first : first + count] for first in range(0, len(padded), count)]
+
+    @functools.cached_property
+    def _devices(self) -> list[jax.Device]:
+        return list(jax.local_devices())
+
     def _walk(
         self,
         params: Params,
-        graph: Graph,
+        group: list[_Batch],
         numbers: np.ndarray,
         seed: int,
         turn: np.ndarray | None,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """T with positions and features [N, 3 + F], from noise on."""
-        last = self.schedule.num_steps
-        key = jax.random.key(seed)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
-        turn = np.eye(3) if turn is None else turn
-        matrix = jnp.asarray(turn, self.dtype)
-        values = _fresh(keys, last + 1, graph, matrix)
+        """The time with positions and features [devices, N, 3 + F], from noise on."""
+        last, calls = self.schedule.num_steps, self._num_calls
+        graph = jax.tree.map(lambda *own: np.stack(own), *(own.graph for own in group))
+        known = jnp.asarray(numbers[np.stack([own.slots for own in group])])
+        fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
+        keys = fold(jax.random.key(seed), known)
+        matrix = jnp.asarray(np.eye(3) if turn is None else turn, self.dtype)
+        first = jax.vmap(_fresh, (0, None, 0, None))
+        values = first(keys, last + 1, graph, matrix)
         yield last, np.asarray(values)
-        calls = self._num_calls
         length = math.ceil((last + 1) / calls)
         times = np.arange(last, last - calls * length, -1, dtype=np.int32)
         for call in range(calls):
             own = times[call * length : (call + 1) * length]
             values = self._steps(params, graph, values, keys, matrix, own)
-            left = max(int(own[-1]) - 1, 0)
-            yield left, np.asarray(values)
+            yield max(int(own[-1]) - 1, 0), np.asarray(values)
 
     @property
     def _num_calls(self) -> int:
@@ -215,7 +240,7 @@ class Sampler:
 
     @functools.cached_property
     def _steps(self) -> Callable[..., jax.Array]:
-        """Some steps, one after the other, as one compiled program."""
+        """Some steps, one after the other, as one program of all devices."""
         factors = Kernel(*(own.astype(self.dtype) for own in kernel(self.schedule)))
 
         def steps(
@@ -241,7 +266,21 @@ class Sampler:
 
             return jax.lax.scan(step, jnp.asarray(values), times)[0]
 
-        return jax.jit(steps)
+        def of_device(params: Params, *args: Any) -> jax.Array:
+            graph, values, keys = jax.tree.map(lambda leaf: leaf[0], args[:3])
+            return steps(params, graph, values, keys, *args[3:])[None]
+
+        if len(self._devices) == 1:
+            return jax.jit(of_device)
+        shared, own = PartitionSpec(), PartitionSpec(AXIS)
+        mapped = jax.shard_map(
+            of_device,
+            mesh=jax.sharding.Mesh(np.array(self._devices), (AXIS,)),
+            in_specs=(shared, own, own, own, shared, shared),
+            out_specs=own,
+            check_vma=False,
+        )
+        return jax.jit(mapped)
 
     def _structures(self, parts: Sequence[np.ndarray]) -> Structures:
         """Molecules of positions and features [n, 3 + F]."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 GIF, APNG = KINDS = ("gif", "apng")
-_COLORS = 64  # of a frame of a GIF, which has room for 256
+_COLORS = 64  # of a frame of a GIF
 
 
 def pixels(figure: Figure) -> Image.Image:
@@ -22,7 +22,10 @@ def pixels(figure: Figure) -> Image.Image:
 
 
 def encode(
-    frames: Iterable[Figure], milliseconds: Sequence[int], kind: str = GIF
+    frames: Iterable[Figure],
+    milliseconds: Sequence[int],
+    kind: str = GIF,
+    colors: int = _COLORS,
 ) -> bytes:
     """The content of a file that shows figures one after the other, again and again.
 
@@ -30,10 +33,11 @@ def encode(
       frames: of one size.
       milliseconds: how long each is shown.
       kind: 'gif', or 'apng' for an animated PNG, which has all colours.
+      colors: of each frame of a GIF, at most 256.
     """
     images = [pixels(figure) for figure in frames]
     if kind == GIF:
-        images = [image.quantize(_COLORS, dither=Image.Dither.NONE) for image in images]
+        images = [image.quantize(colors, dither=Image.Dither.NONE) for image in images]
     buffer = io.BytesIO()
     images[0].save(
         buffer,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SMOOTH = 3  # pixels that are computed for one of the image, in either direction
+SMOOTH = 2  # pixels that are computed for one of the image, in either direction
 _LIGHT = np.array([-0.42, 0.56, 0.71])  # to the right, upwards, to the eye
 _HALF = np.array([-0.23, 0.31, 0.92])  # between the light and the eye
 _DARKEST = 0.50  # of a colour, if no light falls on it
@@ -32,8 +32,8 @@ class Canvas:
         self._x = limits[0, 0] + (np.arange(SMOOTH * int(width)) + 0.5) / self._scale
         self._y = limits[1, 1] - (np.arange(SMOOTH * int(height)) + 0.5) / self._scale
         shape = len(self._y), len(self._x)
-        self._depth = np.full(shape, -np.inf)
-        self._colors = np.ones((*shape, 3))
+        self._depth = np.full(shape, -np.inf, np.float32)
+        self._colors = np.ones((*shape, 3), np.float32)
 
     def add_disc(self, center: np.ndarray, radius: float, color: np.ndarray) -> None:
         """A flat spot behind everything that is added later.
@@ -112,11 +112,14 @@ class Canvas:
             depth = self._depth[filled]
             behind = (depth.max() - depth) / max(float(np.ptp(depth)), 1.0)
             colors[filled] += _FOG * behind[:, None] * (1 - colors[filled])
-            border = self._borders(filled)
-            colors[border] *= _CONTOUR
-        height, width = (size // SMOOTH for size in filled.shape)
-        blocks = colors.reshape(height, SMOOTH, width, SMOOTH, 3)
-        return np.asarray((255 * blocks.mean(axis=(1, 3))).round().astype(np.uint8))
+            colors[self._borders(filled)] *= _CONTOUR
+        parts = [
+            colors[row::SMOOTH, column::SMOOTH]
+            for row in range(SMOOTH)
+            for column in range(SMOOTH)
+        ]
+        mean = sum(parts[1:], start=parts[0]) / len(parts)
+        return np.asarray((255 * mean).round().astype(np.uint8))
 
     def _borders(self, filled: np.ndarray) -> np.ndarray:
         """Pixels beside which something is far behind."""

@@ -8,6 +8,7 @@ to its valence has a red spot behind it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from demetar import elements
 from demetar.generation import stability
 from demetar.generation.structures import Structures
-from demetar.visual import layout
+from demetar.visual import layout, scene
 from demetar.visual.balls import Canvas
 from demetar.visual.scene import entitle
 
@@ -30,7 +31,11 @@ _STABLE, _UNSTABLE = "#2e8b57", "#c0392b"
 _ROOM = 0.25  # in Å around a molecule
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _WIDTH, _BELOW = 2.5, 0.3  # inches of a panel, and of the words below it
+_TURN, _STILL = 48, 900  # pictures of a turn, and milliseconds of one that stands
+_UPRIGHT = np.array([0.0, 1.0, 0.0])
 _SHARP = 1.5  # pixels of an image for one of the figure
+
+Frame: TypeAlias = tuple[float, Structures]  # a time, and one molecule
 
 
 def gallery(
@@ -67,6 +72,118 @@ def gallery(
     return drawn
 
 
+def forming(
+    frames: Sequence[Frame], title: str, caption: str = "", columns: int = 8
+) -> Figure:
+    """A molecule as it forms from noise, in one view and at one scale.
+
+    Args:
+      frames: times, and the molecule at each; the last is the finished one.
+      title: of the figure.
+      caption: below it.
+      columns: of the grid.
+
+    Raises:
+      UserError: an element that the table does not know.
+    """
+    frames = _centred(frames)
+    stage = _stage(frames)
+    rows = -(-len(frames) // columns)
+    width, height = 1.75, 1.75 * _ratio(stage.limits) + 0.2
+    drawn = Figure(
+        figsize=(width * min(columns, len(frames)), height * rows + 0.8),
+        dpi=120,
+        layout="constrained",
+    )
+    panels = drawn.subplots(rows, min(columns, len(frames)), squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (time, own) in zip(panels, frames, strict=False):
+        draw(axes, own, stage.view, stage.limits)
+        axes.set_title(f"t = {time:.2f}", fontsize=9, color="0.35")
+    _tell(panels[len(frames) - 1], frames[-1][1])
+    entitle(drawn, title, caption)
+    return drawn
+
+
+def film(
+    frames: Sequence[Frame], title: str, milliseconds: int = 60
+) -> tuple[Iterator[Figure], list[int]]:
+    """The pictures of a film of a molecule that forms, and how long each is shown.
+
+    When it is finished it turns once about its upright axis.
+
+    Args:
+      frames: of `forming`, some tens of them.
+      title: of the film.
+      milliseconds: of a picture.
+
+    Returns:
+      What `animation.encode` takes.
+
+    Raises:
+      UserError: an element that the table does not know.
+    """
+    frames = _centred(frames)
+    time, last = frames[-1]
+    stage = _stage(frames, is_turned=True)
+    turns = [scene.about(_UPRIGHT, 360 * k / _TURN) for k in range(1, _TURN)]
+    steps = [(time, own, stage.view) for time, own in frames]
+    steps += [(time, last, turn @ stage.view) for turn in turns]
+    times = [milliseconds] * len(steps)
+    times[0] = times[len(frames) - 1] = _STILL
+    figures = (_picture(*step, stage.limits, title) for step in steps)
+    return figures, times
+
+
+def _picture(
+    time: float, molecule: Structures, view: np.ndarray, limits: np.ndarray, title: str
+) -> Figure:
+    """One picture of a film."""
+    width, above = 4.2, 0.55
+    high = width * _ratio(limits)
+    drawn = Figure(figsize=(width, high + above), dpi=90)
+    share = high / (high + above)
+    draw(drawn.add_axes((0.0, 0.0, 1.0, share)), molecule, view, limits)
+    drawn.text(0.5, 0.985, title, ha="center", va="top", fontsize=10, parse_math=False)
+    told: dict[str, Any] = dict(ha="center", va="bottom", fontsize=9, color="0.35")
+    drawn.text(0.5, share, f"t = {time:.2f}", **told)
+    return drawn
+
+
+class _Stage(NamedTuple):
+    """How all frames of a molecule are seen: `view` and `limits` of `draw`."""
+
+    view: np.ndarray
+    limits: np.ndarray
+
+
+def _stage(frames: Sequence[Frame], is_turned: bool = False) -> _Stage:
+    """Room for all frames in the view of the last, and for that as it turns."""
+    _, last = frames[-1]
+    view = layout.view_of(last.positions)
+    flat = np.concatenate([_flat(own, view) for _, own in frames])
+    limits = np.stack([flat.min(axis=0), flat.max(axis=0)])
+    if is_turned:
+        reach = np.hypot(*(view[[0, 2]] @ last.positions.T)).max()
+        limits[:, 0] = np.array([-1, 1]) * max(reach, np.abs(limits[:, 0]).max())
+    return _Stage(view, limits + np.array([[-1], [1]]) * _reach())
+
+
+def _centred(frames: Sequence[Frame]) -> list[Frame]:
+    """Every molecule about the origin."""
+    return [
+        (time, own._replace(positions=own.positions - own.positions.mean(axis=0)))
+        for time, own in frames
+    ]
+
+
+def _ratio(limits: np.ndarray) -> float:
+    """Height by width."""
+    width, height = limits[1] - limits[0]
+    return float(height / width)
+
+
 def draw(
     axes: Axes, molecule: Structures, view: np.ndarray, limits: np.ndarray
 ) -> None:
@@ -81,9 +198,8 @@ def draw(
     Raises:
       UserError: an element that the table does not know.
     """
-    figure = axes.figure
-    width = axes.get_position().width * figure.get_figwidth() * figure.dpi
-    canvas = Canvas(limits, _SHARP * width / (limits[1, 0] - limits[0, 0]))
+    scale = axes.bbox.width / (limits[1, 0] - limits[0, 0])
+    canvas = Canvas(limits, _SHARP * scale)
     places = molecule.positions @ view.T
     symbols = [elements.SYMBOLS[number - 1] for number in molecule.numbers]
     colors = [np.array(to_rgb(layout.color_of(symbol))) for symbol in symbols]
@@ -133,7 +249,7 @@ def _tell(axes: Axes, molecule: Structures) -> None:
     """Formula and stability below a molecule."""
     (stable,) = stability.measure(molecule).molecules
     color, word = (_STABLE, "stable") if stable else (_UNSTABLE, "not stable")
-    style = dict(transform=axes.transAxes, fontsize=9, va="top")
+    style: dict[str, Any] = dict(transform=axes.transAxes, fontsize=9, va="top")
     axes.text(0.5, 0.0, f"{formula(molecule.numbers)}  ", ha="right", **style)
     axes.text(0.5, 0.0, f"● {word}", ha="left", color=color, **style)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from demetar import elements
+from demetar.data import xyz_text
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.train import checkpoint
@@ -22,7 +22,6 @@ from demetar.types import Head, TaskSpec
 
 NUM_NODES, FILE = "num_nodes", "file"
 _COPIED = 2**20  # bytes at once
-_DIGITS = 12  # of a number of extended xyz
 # Of the heads that readers of extended xyz take for energies and forces, the units that
 # they expect, and ours in these.
 _EXPECTED = {"meV": ("eV", 1e-3), "meV/Å": ("eV/Å", 1e-3)}
@@ -214,22 +213,17 @@ class XyzWriter:
                 for head in self._heads
                 if head.kind != "graph_scalar"
             ]
-            table = np.concatenate(columns, axis=1)
-            symbols = [elements.SYMBOLS[z - 1] for z in systems.numbers[own]]
-            lines = [
-                " ".join([symbol, *(_number(value) for value in line)])
-                for symbol, line in zip(symbols, table, strict=True)
-            ]
             comment = self._comment(values, row, file)
-            yield "\n".join([str(size), comment, *lines, ""])
+            table = np.concatenate(columns, axis=1)
+            yield xyz_text.block(systems.numbers[own], table, comment)
 
     def _comment(self, values: Mapping[str, np.ndarray], row: int, file: int) -> str:
-        properties, told = ["species:S:1:pos:R:3"], []
+        properties, told = [xyz_text.COLUMNS], []
         for head in self._heads:
             unit = _expected(head)[0].replace('"', "'")
             told.append(f'{head.name}_unit="{unit}"')
             if head.kind == "graph_scalar":
-                told.append(f"{head.name}={_number(values[head.name][row, 0])}")
+                told.append(f"{head.name}={xyz_text.number(values[head.name][row, 0])}")
             else:
                 width = 3 if head.kind == "node_vector" else 1
                 properties.append(f"{head.name}:R:{width}")
@@ -253,7 +247,3 @@ def units(path: pathlib.Path, task: TaskSpec) -> dict[str, str]:
     return {
         head.name: head.unit if is_own else _expected(head)[0] for head in task.heads
     }
-
-
-def _number(value: float) -> str:
-    return f"{value:.{_DIGITS}g}"
