@@ -28,10 +28,12 @@ from demetar.generation import (
     conformer_graphs,
     conformer_noise,
     coverage,
+    xyz_file,
 )
 from demetar.generation.conformer_graphs import EDGE_FEATURES, Sets
 from demetar.generation.conformer_sampler import ShapeSampler
 from demetar.generation.coverage import Coverage
+from demetar.generation.structures import Structures
 from demetar.settings import COUNT, NOT_NEGATIVE, OUTPUT, setting
 from demetar.train import checkpoint
 from experiments.run import cli, records, run_files, statistics, workdir
@@ -241,21 +243,17 @@ def save_measures(path: pathlib.Path, rows: Mapping[str, Sequence[Coverage]]) ->
 
 def write(path: pathlib.Path, test: Ensembles, shapes: Sequence[np.ndarray]) -> None:
     """The conformers as extended xyz, those that are not finite left out."""
-    lines = []
-    for row, (smiles, own) in enumerate(zip(test.smiles, shapes, strict=True)):
-        numbers = test.take([row]).numbers
-        symbols = [elements.SYMBOLS[number - 1] for number in numbers]
-        for number, positions in enumerate(own[np.isfinite(own).all(axis=(1, 2))]):
-            lines.append(
-                f"{len(symbols)}\nProperties=species:S:1:pos:R:3 "
-                f'smiles="{smiles}" molecule={row} sample={number}\n'
-            )
-            lines += [
-                f"{symbol} {x:.6f} {y:.6f} {z:.6f}\n"
-                for symbol, (x, y, z) in zip(symbols, positions, strict=True)
-            ]
-    with files.replacing(path) as file:
-        file.write("".join(lines).encode())
+    parts, rows, samples = [], [], []
+    for row, own in enumerate(shapes):
+        kept = np.flatnonzero(np.isfinite(own).all(axis=(1, 2)))
+        numbers = np.tile(test.take([row]).numbers.astype(int), len(kept))
+        sizes = np.full(len(kept), test.n_atoms[row])
+        parts.append((numbers, own[kept].reshape(-1, 3), sizes))
+        rows += [row] * len(kept)
+        samples += kept.tolist()
+    structures = Structures(*map(np.concatenate, zip(*parts, strict=True)))
+    told = {"molecule": np.array(rows), "sample": np.array(samples)}
+    xyz_file.write(path, structures, told, [test.smiles[row] for row in rows])
 
 
 def describe(found: Mapping[str, Any]) -> str:

@@ -53,9 +53,9 @@ def write(folder, parts):
     arrays = {}
     for split, part in parts.items():
         content = conformer_files.to_arrays(part)
-        np.savez(folder / f"{split}.npz", **content)
+        np.savez(folder / f"{split}.npz", **content)  # type: ignore[arg-type]
         arrays[split] = {
             name: folders.files.array_hash(array) for name, array in content.items()
         }
-    content = {"kind": conformer_files.KIND, "arrays": arrays}
-    return folders.write_metadata(folder, content)
+    described = {"kind": conformer_files.KIND, "arrays": arrays}
+    return folders.write_metadata(folder, described)
