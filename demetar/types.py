@@ -170,6 +170,8 @@ class Head:
       gradient_of: of a vector per node, the graph scalar whose negative gradient by the
         positions it is, as a force is that of an energy; '' for an output of the model.
       weight: of the head in the loss.
+      zero_mean: of a vector per node, whether its mean over each graph is zero, as that
+        of a noise that moves no centre. The mean of what a model says is subtracted.
       training_error: 'squared' or 'absolute', what is trained on in multiples of the
         scale; '' for `error`, which is what is reported.
     """
@@ -188,6 +190,7 @@ class Head:
     gradient_of: str = ""
     weight: float = 1.0
     training_error: str = ""
+    zero_mean: bool = False
 
     def __post_init__(self) -> None:
         for what, known in (
@@ -217,6 +220,10 @@ class Head:
         if not 0 <= self.weight < math.inf:
             raise ValueError(
                 f"head {self.name!r} has weight {self.weight}, expected one from 0 on"
+            )
+        if self.kind != "node_vector" and self.zero_mean:
+            raise ValueError(
+                f"head {self.name!r}: only a vector head has a mean of zero"
             )
         is_plain = self.kind == "node_vector" and self.size == 1 and not self.base
         if self.gradient_of and not is_plain:

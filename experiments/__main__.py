@@ -3,6 +3,7 @@
 demetar                        lists them
 demetar nbody --model=segnn    is python -m experiments.nbody --model=segnn
 demetar generate nbody         is python -m tools.generate_nbody
+demetar generate --model=egnn  is python -m experiments.generate --model=egnn
 """
 
 from __future__ import annotations
@@ -88,12 +89,13 @@ def choose(arguments: Sequence[str], known: Mapping[str, str]) -> tuple[str, lis
     Raises:
       UserError: there is no such command.
     """
-    for count in (1, 2):
-        name = " ".join(arguments[:count])
-        if name in known:
-            return name, [*arguments[count:]]
-    first = arguments[0]
+    first, two = arguments[0], " ".join(arguments[:2])
+    if two in known:
+        return two, [*arguments[2:]]
     nouns = [name.split()[1] for name in known if name.startswith(f"{first} ")]
+    names_noun = bool(nouns and arguments[1:] and not arguments[1].startswith("-"))
+    if first in known and not names_noun:  # generate alone is a command too
+        return first, [*arguments[1:]]
     if nouns:
         found = repr(arguments[1]) if arguments[1:] else "nothing"
         raise UserError(

@@ -19,6 +19,7 @@ import dataclasses
 import io
 import math
 import pathlib
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +95,39 @@ def markdown(runs: Sequence[finished.Run]) -> str:
     if comparisons:
         parts.append("Paired differences to the best run on the same test samples:")
         parts.append(cli.markdown_table(comparisons))
+    drawn = [
+        {"Run": run.label, "Model": run.record["model"], **_drawn(run.record)}
+        for run in runs
+        if "generated" in run.record
+    ]
+    if drawn:
+        parts.append("Molecules that were drawn, in % with 95 % intervals:")
+        parts.append(cli.markdown_table(drawn))
     return "\n\n".join(parts) + "\n"
+
+
+def _drawn(record: dict[str, Any]) -> dict[str, str]:
+    """What `experiments.run.drawing` measured of molecules, means over seeds."""
+    found = record["generated"]
+
+    def share(name: str) -> str:
+        if None in found[name]:
+            return "–"
+        text = f"{100 * statistics.fmean(found[name]):.1f}"
+        ends = [f"{100 * end:.1f}" for end in found["intervals"].get(name, ())]
+        return text + (f" ({' to '.join(ends)})" if ends else "")
+
+    return {
+        "Molecules": f"{found['num_samples']:,}",
+        "Stable atoms": share("stable_atoms"),
+        "Stable molecules": share("stable_molecules"),
+        "Valid": share("validity"),
+        "Unique": share("uniqueness"),
+        "Novel": share("novelty"),
+        "Bound / nats": f"{statistics.fmean(found['nats']):.1f}",
+        "Δ_EQ of drawing": f"{statistics.fmean(found['delta_eq']):.1e}",
+        "s per molecule": f"{statistics.fmean(found['seconds_per_molecule']):.2g}",
+    }
 
 
 def _markdown_row(

@@ -41,7 +41,10 @@ assert not {"jax", "numpy", "haiku", "absl"} & {*sys.modules}
     "words, message",
     [
         (["nbdy"], "no command is called 'nbdy'; did you mean nbody?"),
-        (["generate"], "expected what to generate: md or nbody, found nothing"),
+        (
+            ["generate", "toast"],
+            "expected what to generate: md or nbody, found 'toast'",
+        ),
         (["import", "qm9"], "expected what to import: nbody, found 'qm9'"),
         (["prepare_qm9"], "did you mean prepare qm9?"),
         (["xyzzy"], "no command is called 'xyzzy'; demetar lists them"),
@@ -56,6 +59,8 @@ def test_an_unknown_command(words, message):
 def test_commands_of_one_word_and_of_two():
     assert front.choose(["nbody", "--x"], KNOWN) == ("nbody", ["--x"])
     assert front.choose(["generate", "nbody", "a"], KNOWN) == ("generate nbody", ["a"])
+    assert front.choose(["generate"], KNOWN) == ("generate", [])
+    assert front.choose(["generate", "--help"], KNOWN) == ("generate", ["--help"])
 
 
 def test_it_is_the_same_program(run_module, tmp_path, project_root):

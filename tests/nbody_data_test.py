@@ -324,7 +324,7 @@ NEED_VELOCITY = [
 
 
 def test_models_that_move_along_the_velocities_say_so():
-    known = {"linear", "egnn", "radial_field", "newton", "newton_octahedral"}
+    known = {"linear", "radial_field", "newton", "newton_octahedral"}
     assert known <= {*NEED_VELOCITY}
     assert not {"segnn", "gnn", "tfn"} & {*NEED_VELOCITY}
 

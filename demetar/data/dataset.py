@@ -1,20 +1,28 @@
 """A task with its samples and splits, and the identity of what they hold.
 
-The order of the training samples is a function of (seed, epoch).
+The order of the training samples is a function of (seed, epoch). So is the noise of a
+task that removes noise; in evaluations it is one of the sample alone.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from demetar import files, heads
 from demetar.data.packing import Packing, Plan
-from demetar.types import TaskSpec
+from demetar.types import Array, Batch, TaskSpec
+
+# `corrupt(keys, batch)` gives the batch that a model sees and its targets; `keys` [G]
+# are random, one for each graph.
+Corrupt = Callable[[jax.Array, Batch], Batch]
+DRAW = "draw"  # array of a plan: which noise of its sample a slot gets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Dataset:
       splits: {'train' | 'valid' | 'test': [D'] sample numbers}.
       fingerprint: SHA-256 of the data as they were read.
       identity: of `identify`, of everything that decides the numbers.
+      corrupt: what a batch goes through before a model sees it, if anything.
     """
 
     task: TaskSpec
@@ -34,6 +43,7 @@ class Dataset:
     splits: Mapping[str, np.ndarray]
     fingerprint: str
     identity: str = ""
+    corrupt: Corrupt | None = None
 
     def composition(self) -> np.ndarray:
         """Number of nodes of each species in each sample, [D, Z] float64."""
@@ -60,11 +70,28 @@ class Dataset:
     def train_plan(self, seed: int, epoch: int) -> Plan:
         """The training samples in the order of (seed, epoch)."""
         generator = np.random.default_rng([seed, epoch])
-        return self.packing.plan(generator.permutation(self.splits["train"]))
+        plan = self.packing.plan(generator.permutation(self.splits["train"]))
+        if self.corrupt is None:
+            return plan
+        draw = generator.integers(1, 2**31)  # 0 is that of evaluations
+        return {**plan, DRAW: np.full_like(plan["sample"], draw)}
 
     def plan(self, split: str) -> Plan:
         """The samples of a split, packed from their own order."""
         return self.packing.plan(self.splits[split])
+
+    def batch(self, arrays: Any, row: Mapping[str, Array]) -> Batch:
+        """The batch of one row of a plan, as a model sees it. Pure, as
+        `Packing.assemble`.
+
+        What a graph goes through depends on its sample and its draw, not on its slot.
+        """
+        batch = self.packing.assemble(arrays, row)
+        if self.corrupt is None:
+            return batch
+        samples = jnp.asarray(row["sample"])
+        draws = jnp.asarray(row.get(DRAW, jnp.zeros_like(samples)))
+        return self.corrupt(jax.vmap(_key)(samples, draws), batch)
 
     def padding(self, plan: Plan) -> dict[str, float]:
         """The share of nodes and edges of a plan's batches that is padding."""
@@ -79,6 +106,11 @@ class Dataset:
             else 0.0
             for name, size in room.items()
         }
+
+
+def _key(sample: Array, draw: Array) -> jax.Array:
+    """The random key of one draw of one sample."""
+    return jax.random.fold_in(jax.random.key(draw), sample)
 
 
 def identify(

@@ -373,7 +373,9 @@ def pad_plan(plan: Plan, packing: Packing, num_batches: int) -> Plan:
     missing = num_batches - len(plan["weight"])
     empty = packing.empty()
     return {
-        name: np.concatenate([values, np.repeat(empty[name], missing, axis=0)])
+        name: np.concatenate(
+            [values, np.repeat(empty.get(name, 0 * values[:1]), missing, axis=0)]
+        )
         for name, values in plan.items()
     }
 

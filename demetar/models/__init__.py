@@ -180,7 +180,7 @@ def build(
     def forward(graph: Graph, is_training: bool) -> dict[str, Array]:
         outputs = cls(inner, **checked)(graph, is_training)
         _check_outputs(name, inner, graph.bucket, outputs)
-        return outputs
+        return base.without_means(inner, outputs, graph)
 
     return gradients.with_gradients(hk.transform(forward), task)
 

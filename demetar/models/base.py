@@ -152,6 +152,19 @@ def absolute_heads(task: TaskSpec, features: Array, graph: Graph) -> dict[str, A
     return outputs
 
 
+def without_means(
+    task: TaskSpec, outputs: Mapping[str, Array], graph: Graph
+) -> dict[str, Array]:
+    """The outputs, those of heads of mean zero less their mean over each graph."""
+    found = dict(outputs)
+    for head in task.heads:
+        if head.zero_mean:
+            flat = found[head.name].reshape(-1, 3 * head.size)
+            means = graphs.broadcast_to_nodes(graphs.pool_mean(flat, graph), graph)
+            found[head.name] = (flat - means).reshape(-1, head.size, 3)
+    return found
+
+
 def moved_heads(
     task: TaskSpec, model: str, shift: Array, moves: Array, nodes: Nodes
 ) -> dict[str, Array]:
@@ -160,8 +173,8 @@ def moved_heads(
     Args:
       task: heads, of one vector each if they are vectors.
       model: named in the error.
-      shift: [N, 3] sum of all steps, for a head based on positions.
-      moves: [N, 3] the last step, for any other head.
+      shift: [N, 3] sum of all steps, for a head based on positions or on nothing.
+      moves: [N, 3] the last step, for a head based on a vector input.
       nodes: inputs of the batch.
 
     Returns:
@@ -177,7 +190,7 @@ def moved_heads(
                 f"{model} predicts one vector per node and head, the head "
                 f"{head.name!r} asks for {head.size}"
             )
-        if head.base == "positions":
+        if head.base in ("positions", ""):
             outputs[head.name] = shift[:, None] / head.scale
         else:
             outputs[head.name] = without_base(moves[:, None], head, task, nodes)

@@ -1,8 +1,9 @@
-"""EGNN: with velocities if a head asks for vectors, else with fixed coordinates.
+"""EGNN: with moving coordinates if a head asks for vectors, else with fixed ones.
 
 Source: Satorras, Hoogeboom, Welling 2021, arXiv 2102.09844, section 3 (equations 3 to
 6), section 3.2 (equation 7) and section 3.3 (equation 8); appendix C.1 for the N-body
-model and C.3 for that of QM9.
+model and C.3 for that of QM9. Bounded moves: Hoogeboom, Satorras, Vignac, Welling 2022,
+arXiv 2203.17003, appendix B.
 
 Differs from the paper: nothing that changes the function. The coordinates are carried
 as displacements from the input, so that a far-away origin costs no precision, and the
@@ -29,8 +30,9 @@ class EGNN(base.Model):
     """E(n) equivariant graph network.
 
     The heads of the task decide whether coordinates move in every layer, as on N-body,
-    or stay where they are, as on QM9. The paper's model of QM9 has 7 layers of 128
-    channels with attention, and reads `all` scalars.
+    or stay where they are, as on QM9. Velocities carry them along if the task has some
+    (equation 7), else there are none (equation 4). The paper's model of QM9 has 7
+    layers of 128 channels with attention, and reads `all` scalars.
 
     Attributes:
       hidden_size: channels of nodes and messages.
@@ -39,13 +41,15 @@ class EGNN(base.Model):
         charges enter by their products on the edges.
       coordinate_clip: bound on each component of a coordinate message, as in the code
         of the authors, in the length unit of the data.
+      move_range: if above 0, coordinate messages are the sums, not the means, of
+        vectors over their length + 1, times this times the tanh of their weight, as a
+        denoiser of molecules has them.
       attention: messages are multiplied by a learned gate, equation 8.
       node_attributes: every update reads the inputs of the nodes again.
     """
 
     symmetry: ClassVar[str] = "E(3)"
     supports: ClassVar[frozenset[str]] = readout.KINDS
-    needs = frozenset({"velocity"})
     small = {"hidden_size": 11, "num_layers": 2}
     small_molecular = {"attention": True, "node_attributes": True}
 
@@ -53,6 +57,7 @@ class EGNN(base.Model):
     num_layers: int = 4
     node_inputs: tuple[str, ...] = ("|velocity|",)
     coordinate_clip: float = 100.0
+    move_range: float = 0.0
     attention: bool = False
     node_attributes: bool = False
 
@@ -106,8 +111,7 @@ class EGNN(base.Model):
     def _moves(
         self, layer: int, nodes: Array, messages: Array, vectors: Array, graph: Graph
     ) -> jax.Array:
-        """Equation 7, with the mean over neighbours of equation 4: [N, 3]."""
-        velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
+        """Equation 4, and 7 if there are velocities: [N, 3]."""
         first = mlp.Linear(self.hidden_size, name=f"coordinate_linear_{layer}")
         second = mlp.Linear(
             1,
@@ -116,10 +120,21 @@ class EGNN(base.Model):
             name=f"coordinate_linear_{layer}_1",
         )
         weights = second(mlp.silu(first(messages)))  # [E, 1]
-        clip = self.coordinate_clip
-        moves = jnp.clip(vectors * weights, -clip, clip)  # [E, 3]
+        moves = self._received(vectors, weights, graph)
+        if not inputs.has_vector(self.task, "velocity"):
+            return moves
+        velocities = inputs.vector(graph.nodes, self.task, "velocity")  # [N, 3]
         drift = mlp.MLP([self.hidden_size, 1], name=f"velocity_mlp_{layer}")(nodes)
-        return graphs.mean_to_receivers(moves, graph) + drift * velocities
+        return moves + drift * velocities
+
+    def _received(self, vectors: Array, weights: Array, graph: Graph) -> jax.Array:
+        """What the coordinate messages of the edges amount to at the nodes: [N, 3]."""
+        if self.move_range:
+            lengths = geometry.safe_norm(vectors, keepdims=True)  # [E, 1]
+            steps = self.move_range * jnp.tanh(weights) / (lengths + 1)
+            return graphs.sum_to_receivers(vectors * steps, graph)
+        clip = self.coordinate_clip
+        return graphs.mean_to_receivers(jnp.clip(vectors * weights, -clip, clip), graph)
 
     @hk.transparent
     def _node_update(

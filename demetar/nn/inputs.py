@@ -68,6 +68,11 @@ def fitted(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
     return (*scalars, *kept)
 
 
+def has_vector(task: TaskSpec, name: str) -> bool:
+    """Whether a task has a vector input of that name."""
+    return name in [vector.name for vector in task.vectors]
+
+
 def vector(nodes: Nodes, task: TaskSpec, name: str) -> Array:
     """The vector input of that name: [N, 3].
 

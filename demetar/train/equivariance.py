@@ -44,7 +44,7 @@ def rotation_errors(
         def one(params: Params) -> dict[str, jax.Array]:
             def step(_: None, item: tuple[Array, Mapping[str, Array]]) -> Any:
                 key, row = item
-                batch = packing.assemble(arrays, row)
+                batch = dataset.batch(arrays, row)
                 return None, _batch_errors(model, task, params, key, batch)
 
             keys = jax.random.split(jax.random.key(0), len(plan["weight"]))

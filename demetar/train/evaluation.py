@@ -126,7 +126,7 @@ class Evaluator:
             name: value[0, 0, : value.shape[2] // self._placement.num_devices]
             for name, value in predictions.items()
         }
-        batch = packing.assemble(packing.arrays(), row)
+        batch = self._dataset.batch(packing.arrays(), row)
         task, counts = self._dataset.task, self._composition[plan["sample"][0]]
         share = counts[: len(batch.weights)]
         targets: dict[str, Array] = {**heads.absolute_all(task, batch.targets, share)}
@@ -142,11 +142,11 @@ class Evaluator:
     def _program(
         self, params: Params, arrays: Any, rows: Mapping[str, Array]
     ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
-        task, packing = self._dataset.task, self._dataset.packing
+        task = self._dataset.task
 
         def one(params: Params) -> Any:
             def step(_: None, row: Mapping[str, Array]) -> Any:
-                batch = packing.assemble(arrays, row)
+                batch = self._dataset.batch(arrays, row)
                 outputs = self._model.apply(params, None, batch.graph, False)
                 predictions = losses.predict(task, outputs, batch.graph.nodes)
                 measures = {

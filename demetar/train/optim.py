@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from demetar.settings import NOT_NEGATIVE, TRAINING, Bounds, setting
+from demetar.train.loop import global_norm
 from demetar.train.muon import muon
 
 OPTIMIZERS = ("adam", "adamw", "amsgrad", "muon")
 SCHEDULES = ("constant", "cosine", "steps")
+RECENT = 50  # norms that an adaptive bound looks back on
+FIRST_NORM = 3_000.0  # what stands for the norm before the first step
 STEPS = {0.8: 0.1, 0.9: 0.1}  # share of the run, and by what the rate is multiplied
 
 
@@ -54,6 +60,49 @@ class Settings:
         TRAINING,
         NOT_NEGATIVE,
     )
+    adaptive_clip: bool = setting(
+        False,
+        f"Scale down the gradient of a batch beyond 1.5 times the mean of the last "
+        f"{RECENT} norms and 2 of their deviations.",
+        TRAINING,
+    )
+
+
+class RecentNorms(NamedTuple):
+    """The state of `clip_by_recent_norms`.
+
+    Attributes:
+      norms: [RECENT] of the latest gradients, each within its bound.
+      step: how many there were, the first entry counted.
+    """
+
+    norms: jax.Array
+    step: jax.Array
+
+
+def clip_by_recent_norms() -> optax.GradientTransformation:
+    """Bounds the norm of a gradient by those before it: 1.5 mean + 2 deviations.
+
+    Source: Hoogeboom, Satorras, Vignac, Welling 2022, arXiv 2203.17003, the authors'
+    code.
+    """
+
+    def init(params: Any) -> RecentNorms:
+        norms = jnp.zeros(RECENT).at[0].set(FIRST_NORM)
+        return RecentNorms(norms, jnp.int32(1))
+
+    def update(gradients: Any, state: RecentNorms, params: Any = None) -> Any:
+        known = jnp.arange(RECENT) < state.step
+        bound = 1.5 * jnp.mean(state.norms, where=known)
+        bound += 2 * jnp.std(state.norms, where=known)
+        norm = global_norm(gradients)
+        factor = jnp.minimum(1, bound / jnp.maximum(norm, 1e-12))
+        kept = jnp.minimum(norm, bound).astype(state.norms.dtype)
+        norms = state.norms.at[state.step % RECENT].set(kept)
+        clipped = jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, gradients)
+        return clipped, RecentNorms(norms, state.step + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 def needs_shapes(settings: Settings) -> bool:
@@ -87,6 +136,8 @@ def make(
     parts = []
     if settings.clip_norm:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    if settings.adaptive_clip:
+        parts.append(clip_by_recent_norms())
     rate = learning_rate(settings, num_steps, steps_per_epoch)
     decay = settings.weight_decay
     if settings.optimizer == "muon":

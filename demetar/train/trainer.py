@@ -148,18 +148,17 @@ class Trainer:
         arrays: Any,
         rows: Mapping[str, Array],
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        task, packing = self.dataset.task, self.dataset.packing
         shared = self.placement.num_devices > 1
         slots = self._whole.bucket.num_graphs if shared else 0
         model, optimizer = flat.of_vectors(model, state.params), self._optimizer
         if self._needs_shapes:
             optimizer = flat.optimizer_of_vectors(optimizer, state.params)
-        update = loop.make_update(model, task, optimizer, settings, slots)
+        update = loop.make_update(model, self.dataset.task, optimizer, settings, slots)
 
         def step(
             state: TrainState, row: Mapping[str, Array]
         ) -> tuple[TrainState, dict[str, jax.Array]]:
-            batch = packing.assemble(arrays, row)
+            batch = self.dataset.batch(arrays, row)
 
             def skip(state: TrainState, batch: Batch, slots: Array | None) -> Any:
                 zero = jnp.zeros((), batch.weights.dtype)

@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -35,6 +36,7 @@ from tools.command_line import CommandLine, Given
 T = TypeVar("T")
 Main: TypeAlias = Callable[[Given, list[str]], int | None]
 
+SECONDS_PER_LINE = 20.0  # if no terminal shows a bar
 USER_ERROR = cli.USER_ERROR  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
 # What is wrong with a path or with the place that it names.
@@ -202,13 +204,22 @@ class StopSignal:
 def progress(
     items: Iterable[T], description: str, total: int | None, unit: str = " molecules"
 ) -> Iterable[T]:
-    """The items, with a progress bar on stderr, or without one if nobody looks."""
-    hidden = not sys.stderr.isatty()
-    if hidden:
-        print(f"{description} ...", file=sys.stderr)
-    return tqdm.tqdm(
-        items, description, total, mininterval=0.2, unit=unit, disable=hidden
-    )
+    """The items, with a progress bar on stderr, or lines if nobody looks."""
+    if not sys.stderr.isatty():
+        return _told(items, description, total)
+    return tqdm.tqdm(items, description, total, mininterval=0.2, unit=unit)
+
+
+def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    """The items, with a line on stderr now and then."""
+    print(f"{description} ...", file=sys.stderr)
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > SECONDS_PER_LINE:
+            told = time.monotonic()
+            part = f"{done:,}" if total is None else f"{done / total:.0%}"
+            print(f"{description} ... {part}", file=sys.stderr)
+        yield item
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]], rule: str = "---") -> str:

@@ -75,6 +75,13 @@ class Job:
         return describe(self.settings.protocol, self.changed)
 
     @property
+    def folder(self) -> pathlib.Path:
+        """The work directory."""
+        output = self.given.read(options.Output)
+        chosen = output.workdir or options.default_workdir(self.settings, self.changed)
+        return pathlib.Path(chosen)
+
+    @property
     def command(self) -> str:
         """The command line that repeats the run."""
         return records.command(self.module, self.given, self.settings, self.changed)
@@ -121,9 +128,7 @@ def run(job: Job) -> int:
     """Train, or continue, or tell that the run is finished."""
     settings, dataset = job.settings, job.dataset
     output = job.given.read(options.Output)
-    folder = pathlib.Path(
-        output.workdir or options.default_workdir(settings, job.changed)
-    )
+    folder = job.folder
     config = workdir.make_config(settings.config(), dataset)
     processes.check_same(config)
     model = models.build(settings.model, dataset.task, settings.fields)

@@ -1,0 +1,253 @@
+"""Molecules that a trained denoiser draws, and how good they are.
+
+They lie in the folder `drawn` of the work directory: samples.xyz, molecules.png,
+forming.png, forming.gif and generation.json. What is drawn is a function of the
+parameters, the number of molecules and the seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from demetar import files, geometry, models
+from demetar.data.bonds import Progress
+from demetar.data.dataset import Dataset
+from demetar.data.molecules import Molecules
+from demetar.data.splits import PARTS, first_rows, split_rows
+from demetar.errors import UserError
+from demetar.generation import (
+    chemistry,
+    likelihood,
+    sampler,
+    stability,
+    structure_files,
+)
+from demetar.generation.noising import Noising
+from demetar.generation.structures import Structures
+from demetar.settings import COUNT, NOT_NEGATIVE, OUTPUT, setting
+from demetar.train import checkpoint
+from demetar.types import Params
+from demetar.visual import molecules as pictures
+from experiments.run import cli, records, run_files, statistics, workdir
+from experiments.run.job import Job
+
+FOLDER, RECORD, SAMPLES = "drawn", "generation.json", "samples.xyz"
+NUM_TURNED = 16  # molecules that tell of the sampler's symmetry
+NUM_SHOWN = 12
+NUM_FRAMES, NUM_FILMED = 8, 40  # of a picture and of an animation
+SHARE_OF_MEMORY = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is drawn of the trained model."""
+
+    num_samples: int = setting(
+        1_000, "Molecules to draw when the run is finished.", OUTPUT, COUNT
+    )
+    sample_seed: int = setting(0, "Seed of what is drawn.", OUTPUT, NOT_NEGATIVE)
+
+
+def check(asked: Settings, dataset: Dataset) -> None:
+    """Refuse more molecules than fit the memory, before anything runs.
+
+    Raises:
+      UserError: they do not fit.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    largest = int(_training_sizes(dataset).max())
+    sampler.check_memory(
+        asked.num_samples, largest, dataset.task, SHARE_OF_MEMORY * memory
+    )
+
+
+def _training_sizes(dataset: Dataset) -> np.ndarray:
+    sizes: np.ndarray = dataset.packing.samples.n_node[dataset.splits["train"]]
+    return sizes
+
+
+def draw(job: Job, known: Molecules, asked: Settings) -> None:
+    """Draw molecules with a finished run, and write what is said of them."""
+    folder = job.folder
+    path = folder / FOLDER / RECORD
+    record = run_files.read_record(folder / run_files.RECORD_FILE)
+    wanted = {**dataclasses.asdict(asked), run_files.RUN_ID: record[run_files.RUN_ID]}
+    found = files.read_json(path) if path.exists() else {}
+    if any(found.get(name) != value for name, value in wanted.items()):
+        found = {**wanted, **_drawn(job, known, asked)}
+        checkpoint.write_json(path, found)
+    if record.get("generated") != found:
+        record["generated"] = found
+        records.write(folder / run_files.RECORD_FILE, record)
+    print(f"{describe(found)}\nmolecules: {path.with_name(SAMPLES)}")
+
+
+def _drawn(job: Job, known: Molecules, asked: Settings) -> dict[str, Any]:
+    """Draw, write molecules and pictures, and measure."""
+    best = checkpoint.load_model(job.folder / workdir.BEST)
+    place = job.folder / FOLDER
+    cli.make_folder(place)
+    drawer, training = make_sampler(job, best), training_molecules(known, job)
+    sizes = sampler.sizes_like(training.n_node, asked.num_samples, asked.sample_seed)
+    rows, everything = [], []
+    for index, seed in enumerate(job.settings.replicas.seeds):
+        params = jax.tree.map(lambda leaf, own=index: leaf[own], best.params)
+        begin = time.monotonic()
+        drawn = drawer.draw(params, sizes, asked.sample_seed, _calls)
+        seconds = (time.monotonic() - begin) / asked.num_samples
+        suffix = f"_seed{seed}" if index else ""
+        write(place / SAMPLES.replace(".", f"{suffix}."), drawn)
+        if not index:
+            draw_pictures(place, drawer, params, drawn, asked.sample_seed)
+        bounds = likelihood.bounds(drawer.model, job.dataset, params, progress=_calls)
+        turned = symmetry_error(drawer, params, sizes[:NUM_TURNED], asked.sample_seed)
+        everything.append(drawn)
+        rows.append(
+            {
+                **measures(drawn),
+                **chemical(drawn, training),
+                "nats": float(bounds.mean()),
+                "nats_standard_error": float(bounds.std(ddof=1) / len(bounds) ** 0.5),
+                "delta_eq": turned,
+                "seconds_per_molecule": seconds,
+            }
+        )
+    return {
+        **{name: [row[name] for row in rows] for name in rows[0]},
+        "intervals": intervals(everything),
+        "seeds": list(job.settings.replicas.seeds),
+        "device": cli.device(),
+        "versions": cli.versions(),
+    }
+
+
+_calls: Progress = functools.partial(cli.progress, unit=" calls")
+
+
+def make_sampler(job: Job, best: checkpoint.ModelCheckpoint) -> sampler.Sampler:
+    """What draws molecules with a trained model."""
+    noise, reading = job.dataset.corrupt, job.settings.reading()
+    assert isinstance(noise, Noising)
+    return sampler.Sampler(
+        models.build(best.model, job.dataset.task, best.fields),
+        *(job.dataset.task, noise.schedule, reading.batch_size, reading.dtype),
+    )
+
+
+def training_molecules(known: Molecules, job: Job) -> Structures:
+    """The molecules that the model was trained on."""
+    everything = Structures(known.numbers.astype(int), known.positions, known.n_atoms)
+    reading = job.settings.reading()
+    rows = split_rows(reading.split, len(known.index))
+    wanted = {part: getattr(reading, f"num_{part}") for part in PARTS}
+    return everything.take(first_rows(rows, wanted)["train"])
+
+
+def write(path: pathlib.Path, drawn: Structures) -> None:
+    """The molecules as extended xyz, those that are not finite left out."""
+    structure_files.write(path, drawn.take(finite(drawn)))
+
+
+def finite(drawn: Structures) -> np.ndarray:
+    """Whether each molecule has finite positions, [M]."""
+    atoms = np.isfinite(drawn.positions).all(axis=1)
+    return np.logical_and.reduceat(atoms, drawn.starts)
+
+
+def measures(drawn: Structures) -> dict[str, float]:
+    """Shares of stable atoms and molecules, and of molecules that are not finite."""
+    found = stability.measure(drawn)
+    return {
+        "stable_atoms": float(found.atoms.mean()),
+        "stable_molecules": float(found.molecules.mean()),
+        "not_finite": float(1 - finite(drawn).mean()),
+    }
+
+
+def intervals(everything: Sequence[Structures]) -> dict[str, list[float]]:
+    """95 % intervals of the means over seeds, molecules drawn with replacement."""
+    found = [stability.measure(drawn) for drawn in everything]
+    first = everything[0]
+    counts = [np.add.reduceat(own.atoms, first.starts) for own in found]
+    atoms = np.stack(counts) / first.n_node.mean()
+    molecules = np.stack([own.molecules for own in found]).astype(np.float64)
+    return {
+        "stable_atoms": list(statistics.bootstrap_mean(atoms)),
+        "stable_molecules": list(statistics.bootstrap_mean(molecules)),
+    }
+
+
+def chemical(drawn: Structures, training: Structures) -> dict[str, float | None]:
+    """Validity, uniqueness and novelty; None without RDKit."""
+    try:
+        found = chemistry.assess(drawn, training, cli.progress)
+    except UserError as error:
+        print(f"note      {error}")
+        return dict.fromkeys(("validity", "uniqueness", "novelty"))
+    return {
+        "validity": found.validity,
+        "uniqueness": found.uniqueness,
+        "novelty": found.novelty,
+    }
+
+
+def symmetry_error(
+    drawer: sampler.Sampler, params: Params, sizes: np.ndarray, seed: int
+) -> float:
+    """Delta_EQ of drawing: what turning all noise does beside turning the molecules.
+
+    The mean over molecules of ||R x(noise) - x(R noise)|| / ||x||.
+    """
+    turn = np.asarray(geometry.random_rotations(jax.random.key(seed), ()), np.float64)
+    before = drawer.draw(params, sizes, seed)
+    after = drawer.draw(params, sizes, seed, turn=turn)
+    squares = [
+        np.add.reduceat(np.square(values).sum(axis=1), before.starts)
+        for values in (before.positions @ turn.T - after.positions, before.positions)
+    ]
+    return float(np.sqrt(squares[0] / squares[1]).mean())
+
+
+def draw_pictures(
+    place: pathlib.Path,
+    drawer: sampler.Sampler,
+    params: Params,
+    drawn: Structures,
+    seed: int,
+) -> None:
+    """Some of the molecules, and one of them on its way from noise."""
+    shown = np.flatnonzero(finite(drawn))[:NUM_SHOWN]
+    if not len(shown):
+        return
+    cli.save_figure(place / "molecules.png", pictures.gallery(drawn.take(shown)))
+    stable = stability.measure(drawn).molecules
+    number = int(np.argmax(stable)) if stable.any() else int(shown[0])
+    size = int(drawn.n_node[number])
+    frames = drawer.film(params, size, number, seed, NUM_FILMED)
+    kept = np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int)
+    strip = pictures.forming([frames[index] for index in np.unique(kept)])
+    cli.save_figure(place / "forming.png", strip)
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """What is said of molecules that were drawn, in one line."""
+    shares = []
+    for name in ("stable_atoms", "stable_molecules"):
+        low, high = (f"{100 * end:.1f}" for end in found["intervals"][name])
+        mean = 100 * float(np.mean(found[name]))
+        what = name.replace("_", " ")
+        shares.append(f"{what} {mean:.1f} % ({low} to {high})")
+    for name in ("validity", "uniqueness", "novelty"):
+        if None not in found[name]:
+            shares.append(f"{name} {100 * float(np.mean(found[name])):.1f} %")
+    shares.append(f"bound {np.mean(found['nats']):.1f} nats")
+    return f"drawn     {found['num_samples']:,} molecules: {', '.join(shares)}"
