@@ -40,7 +40,7 @@ Frame: TypeAlias = tuple[float, Structures]  # a time, and one molecule
 
 
 def gallery(
-    structures: Structures, title: str, caption: str = "", columns: int = 4
+    structures: Structures, title: str = "", caption: str = "", columns: int = 4
 ) -> Figure:
     """Molecules in a grid, with formulas; those that are stable have a green mark.
 
@@ -68,7 +68,7 @@ def gallery(
 
 
 def forming(
-    frames: Sequence[Frame], title: str, caption: str = "", columns: int = 8
+    frames: Sequence[Frame], title: str = "", caption: str = "", columns: int = 8
 ) -> Figure:
     """A molecule as it forms from noise, in one view and at one scale.
 
@@ -108,7 +108,7 @@ def _grid(
 
 
 def film(
-    frames: Sequence[Frame], title: str, milliseconds: int = 60
+    frames: Sequence[Frame], title: str = "", milliseconds: int = 60
 ) -> tuple[Iterator[Figure], list[int]]:
     """The pictures of a film of a molecule that forms, and how long each is shown.
 
