@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,11 @@ INSTALL = "python -m pip install '.[generation]'"
 # What an atom adds to the number of a formula, with room for 4,095 of each element.
 _IN_FORMULA = np.zeros(max(stability.VALENCES) + 1, np.int64)
 _IN_FORMULA[list(stability.VALENCES)] = 2 ** (12 * np.arange(len(stability.VALENCES)))
+
+
+def is_available() -> bool:
+    """Whether RDKit is installed."""
+    return importlib.util.find_spec("rdkit") is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,8 +119,8 @@ def bound(
     last, values = errors(jnp.zeros_like(times), second)
     loss += prior(schedule, graph)
     loss += 0.5 * _summed(last[:, :3], graph) + constants(schedule, graph)
-    found: jax.Array = loss + rounding(schedule, graph, values[:, 3:], num_species)
-    return found
+    loss += rounding(schedule, graph, values[:, 3:], num_species)
+    return jnp.asarray(loss)
 
 
 def prior(schedule: Schedule, graph: Graph) -> jax.Array:
