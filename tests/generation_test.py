@@ -32,8 +32,8 @@ def batches(data, plan):
     """Noise, noisy values and time of each sample of a plan, by its number."""
     arrays = jax.tree.map(jnp.asarray, data.packing.arrays())
     found = {}
-    for values in zip(*plan.values(), strict=True):
-        row = dict(zip(plan, values, strict=True))
+    for line in zip(*plan.values(), strict=True):
+        row = dict(zip(plan, line, strict=True))
         for part in np.split(np.arange(len(row["sample"])), shares_of(data)):
             own = {name: value[part] for name, value in row.items()}
             batch = data.batch(arrays, own)

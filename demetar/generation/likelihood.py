@@ -133,8 +133,8 @@ def prior(schedule: Schedule, graph: Graph) -> jax.Array:
     each = -np.log(sigma) + 0.5 * (sigma**2 - 1)
     size = values.shape[1] - 3
     dimensions = 3 * (graph.n_node - 1) + size * graph.n_node
-    found: jax.Array = 0.5 * alpha**2 * _summed(jnp.square(values), graph)
-    return found + each * dimensions
+    sums = 0.5 * alpha**2 * _summed(jnp.square(values), graph)
+    return jnp.asarray(sums + each * dimensions)
 
 
 def constants(schedule: Schedule, graph: Graph) -> jax.Array:

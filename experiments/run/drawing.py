@@ -261,7 +261,7 @@ def draw_pictures(
     title = f"molecule {number} on its way from noise"
     strip = pictures.forming([moments[index] for index in kept], title)
     cli.save_figure(place / "forming.png", strip)
-    film = animation.encode(*pictures.film(moments, title))
+    film = animation.encode(*pictures.film(moments, title), colors=128)
     checkpoint.write_bytes(place / "forming.gif", film)
 
 
