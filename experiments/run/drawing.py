@@ -94,15 +94,19 @@ def draw(job: Job, known: Molecules, asked: Settings) -> None:
     """Draw molecules with a finished run, and write what is said of them."""
     folder = job.folder
     path = folder / FOLDER / RECORD
-    record = run_files.read_record(folder / run_files.RECORD_FILE)
-    wanted = {**dataclasses.asdict(asked), run_files.RUN_ID: record[run_files.RUN_ID]}
-    found = files.read_json(path) if path.exists() else {}
-    if any(found.get(name) != value for name, value in wanted.items()):
-        found = {**wanted, **_drawn(job, known, asked)}
-        checkpoint.write_json(path, found)
-    if record.get("generated") != found:
-        record["generated"] = found
-        records.write(folder / run_files.RECORD_FILE, record)
+    with workdir.locked(folder):
+        record = run_files.read_record(folder / run_files.RECORD_FILE)
+        run_id = record[run_files.RUN_ID]
+        wanted = {**dataclasses.asdict(asked), run_files.RUN_ID: run_id}
+        found = files.read_json(path) if path.exists() else {}
+        if any(found.get(name) != value for name, value in wanted.items()):
+            # Whatever is interrupted is not taken for what was there before.
+            path.unlink(missing_ok=True)
+            found = {**wanted, **_drawn(job, known, asked)}
+            checkpoint.write_json(path, found)
+        if record.get("generated") != found:
+            record["generated"] = found
+            records.write(folder / run_files.RECORD_FILE, record)
     print(f"{describe(found)}\nmolecules: {path.with_name(SAMPLES)}")
 
 
