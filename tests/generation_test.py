@@ -28,13 +28,12 @@ def molecules():
         yield dataset.load(qm9_test.make_molecules(40), SETTINGS)
 
 
-def batches(data, plan, packing=None):
-    """Targets and graphs of each sample of a plan, by its number."""
-    data = data if packing is None else dataclasses.replace(data, packing=packing)
+def batches(data, plan):
+    """Noise, noisy values and time of each sample of a plan, by its number."""
     arrays = jax.tree.map(jnp.asarray, data.packing.arrays())
     found = {}
-    for row in zip(*plan.values(), strict=True):
-        row = dict(zip(plan, row, strict=True))
+    for line in zip(*plan.values(), strict=True):
+        row = dict(zip(plan, line, strict=True))
         for part in np.split(np.arange(len(row["sample"])), shares_of(data)):
             own = {name: value[part] for name, value in row.items()}
             batch = data.batch(arrays, own)
@@ -297,9 +296,9 @@ def clean_graph(sizes):
         [generator.normal(size=(len(numbers), 3)), features], axis=1
     )
     values[sizes.sum() :] = 0
-    values = noising.centred(values, graph)
+    clean = noising.centred(values, graph)
     times = np.zeros(graph.bucket.num_graphs)
-    return noising.with_values(graph, values, times, drawer.schedule), values
+    return noising.with_values(graph, clean, times, drawer.schedule), clean
 
 
 def test_the_bound_of_a_perfect_denoiser_is_that_of_its_last_step():

@@ -85,7 +85,7 @@ def test_a_gallery_tells_what_is_stable():
     assert spots == [False, True, False]
     other = found._replace(numbers=found.numbers + 10)
     with pytest.raises(UserError, match="H, C, N, O, F"):
-        molecules.gallery(other, "others")
+        molecules.gallery(other)
 
 
 def frames_of(count):
@@ -98,7 +98,7 @@ def frames_of(count):
 
 
 def test_a_molecule_forms_in_panels_of_one_scale():
-    figure = molecules.forming(frames_of(5), "five", columns=3)
+    figure = molecules.forming(frames_of(5), columns=3)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["t = 1.00", "t = 0.75", "t = 0.50", "t = 0.25", "t = 0.00", ""]
     assert words(figure) == ["CH₄", "● stable"]

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ase": set(),
     "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
-    "generation": _BASE | {"files", "data", "generation", "settings"},
+    "generation": _BASE | {"files", "settings", "data", "distributed", "generation"},
     "visual": _BASE | {"data", "generation", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }

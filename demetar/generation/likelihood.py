@@ -119,8 +119,8 @@ def bound(
     last, values = errors(jnp.zeros_like(times), second)
     loss += prior(schedule, graph)
     loss += 0.5 * _summed(last[:, :3], graph) + constants(schedule, graph)
-    found: jax.Array = loss + rounding(schedule, graph, values[:, 3:], num_species)
-    return found
+    loss += rounding(schedule, graph, values[:, 3:], num_species)
+    return jnp.asarray(loss)
 
 
 def prior(schedule: Schedule, graph: Graph) -> jax.Array:
@@ -133,8 +133,8 @@ def prior(schedule: Schedule, graph: Graph) -> jax.Array:
     each = -np.log(sigma) + 0.5 * (sigma**2 - 1)
     size = values.shape[1] - 3
     dimensions = 3 * (graph.n_node - 1) + size * graph.n_node
-    found: jax.Array = 0.5 * alpha**2 * _summed(jnp.square(values), graph)
-    return found + each * dimensions
+    sums = 0.5 * alpha**2 * _summed(jnp.square(values), graph)
+    return jnp.asarray(sums + each * dimensions)
 
 
 def constants(schedule: Schedule, graph: Graph) -> jax.Array:

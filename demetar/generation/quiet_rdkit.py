@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 from demetar.errors import UserError
 
 INSTALL = "python -m pip install '.[generation]'"
+
+
+def is_available() -> bool:
+    """Whether RDKit is installed."""
+    return importlib.util.find_spec("rdkit") is not None
 
 
 def version(purpose: str) -> str:

@@ -14,6 +14,7 @@ _HALF = np.array([-0.23, 0.31, 0.92])  # between the light and the eye
 _DARKEST = 0.50  # of a colour, if no light falls on it
 _GLOSS, _SHARPNESS = 0.45, 36.0  # of the spot of light on a ball
 _FOG = 0.30  # white of what is furthest behind
+_LEAST_DEPTH = 3.0  # in units of length, over which the fog thickens
 _CONTOUR = 0.35  # of a colour at the border of a ball or stick
 _STEP = 0.25  # of depth, in units of length, that has a contour
 
@@ -110,7 +111,7 @@ class Canvas:
         colors = self._colors.copy()
         if filled.any():
             depth = self._depth[filled]
-            behind = (depth.max() - depth) / max(float(np.ptp(depth)), 1.0)
+            behind = (depth.max() - depth) / max(float(np.ptp(depth)), _LEAST_DEPTH)
             colors[filled] += _FOG * behind[:, None] * (1 - colors[filled])
             colors[self._borders(filled)] *= _CONTOUR
         parts = [

@@ -30,7 +30,8 @@ _SPOT, _SPOT_COLOR = 1.55, np.array([1.0, 0.80, 0.78])  # radius in balls
 _STABLE, _UNSTABLE = "#2e8b57", "#c0392b"
 _ROOM = 0.25  # in Å around a molecule
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_WIDTH, _BELOW = 2.5, 0.3  # inches of a panel, and of the words below it
+_WIDTH, _NARROW = 2.5, 1.75  # inches of a panel of a gallery, and of one of a strip
+_BELOW, _AROUND = 0.3, 0.8  # inches of the words at a panel, and of those of a figure
 _TURN, _STILL = 48, 900  # pictures of a turn, and milliseconds of one that stands
 _UPRIGHT = np.array([0.0, 1.0, 0.0])
 _SHARP = 1.5  # pixels of an image for one of the figure
@@ -39,12 +40,12 @@ Frame: TypeAlias = tuple[float, Structures]  # a time, and one molecule
 
 
 def gallery(
-    structures: Structures, title: str, caption: str = "", columns: int = 4
+    structures: Structures, title: str = "", caption: str = "", columns: int = 4
 ) -> Figure:
     """Molecules in a grid, with formulas; those that are stable have a green mark.
 
     Args:
-      structures: up to some tens of molecules.
+      structures: from one to some tens of molecules.
       title: of the figure.
       caption: below it.
       columns: of the grid.
@@ -56,14 +57,8 @@ def gallery(
     views = [layout.view_of(own.positions) for own in molecules]
     flat = [_flat(own, view) for own, view in zip(molecules, views, strict=True)]
     half = np.max([np.ptp(points, axis=0) for points in flat], axis=0) / 2 + _reach()
-    rows = -(-len(molecules) // columns)
     height = _WIDTH * half[1] / half[0] + _BELOW
-    drawn = Figure(
-        figsize=(_WIDTH * columns, height * rows + 0.8), dpi=120, layout="constrained"
-    )
-    panels = drawn.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
+    drawn, panels = _grid(len(molecules), columns, _WIDTH, height)
     for axes, own, view, points in zip(panels, molecules, views, flat, strict=False):
         middle = (points.min(axis=0) + points.max(axis=0)) / 2
         draw(axes, own, view, np.stack([middle - half, middle + half]))
@@ -73,7 +68,7 @@ def gallery(
 
 
 def forming(
-    frames: Sequence[Frame], title: str, caption: str = "", columns: int = 8
+    frames: Sequence[Frame], title: str = "", caption: str = "", columns: int = 8
 ) -> Figure:
     """A molecule as it forms from noise, in one view and at one scale.
 
@@ -88,16 +83,8 @@ def forming(
     """
     frames = _centred(frames)
     stage = _stage(frames)
-    rows = -(-len(frames) // columns)
-    width, height = 1.75, 1.75 * _ratio(stage.limits) + 0.2
-    drawn = Figure(
-        figsize=(width * min(columns, len(frames)), height * rows + 0.8),
-        dpi=120,
-        layout="constrained",
-    )
-    panels = drawn.subplots(rows, min(columns, len(frames)), squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
+    height = _NARROW * _ratio(stage.limits) + _BELOW
+    drawn, panels = _grid(len(frames), columns, _NARROW, height)
     for axes, (time, own) in zip(panels, frames, strict=False):
         draw(axes, own, stage.view, stage.limits)
         axes.set_title(f"t = {time:.2f}", fontsize=9, color="0.35")
@@ -106,8 +93,22 @@ def forming(
     return drawn
 
 
+def _grid(
+    count: int, columns: int, width: float, height: float
+) -> tuple[Figure, list[Axes]]:
+    """A figure with room for some panels of a size in inches, and its panels."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = width * columns, height * rows + _AROUND
+    drawn = Figure(figsize=size, dpi=120, layout="constrained")
+    panels = drawn.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in panels:
+        axes.set_axis_off()
+    return drawn, panels
+
+
 def film(
-    frames: Sequence[Frame], title: str, milliseconds: int = 60
+    frames: Sequence[Frame], title: str = "", milliseconds: int = 60
 ) -> tuple[Iterator[Figure], list[int]]:
     """The pictures of a film of a molecule that forms, and how long each is shown.
 

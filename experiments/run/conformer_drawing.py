@@ -36,10 +36,10 @@ from demetar.generation.coverage import Coverage
 from demetar.generation.structures import Structures
 from demetar.settings import COUNT, NOT_NEGATIVE, OUTPUT, setting
 from demetar.train import checkpoint
-from experiments.run import cli, records, run_files, statistics, workdir
+from experiments.run import cli, drawn_files, statistics, workdir
 from experiments.run.job import Job
 
-FOLDER, RECORD = "drawn", "conformers.json"
+RECORD = "conformers.json"
 SAMPLES, MEASURES = "samples.xyz", "coverage.npz"
 EMBEDDED = bond_graphs.METHOD
 RELAXED = f"{bond_graphs.METHOD} and {bond_graphs.FORCE_FIELD}"
@@ -97,19 +97,11 @@ def check(asked: Settings, test: Ensembles, noise_steps: int) -> None:
 
 def draw(job: Job, sets: Sets, asked: Settings) -> None:
     """Draw conformers with a finished run, and write what is said of them."""
-    folder = job.folder
-    path = folder / FOLDER / RECORD
-    record = run_files.read_record(folder / run_files.RECORD_FILE)
-    wanted = {**dataclasses.asdict(asked), run_files.RUN_ID: record[run_files.RUN_ID]}
-    found = files.read_json(path) if path.exists() else {}
-    if any(found.get(name) != value for name, value in wanted.items()):
-        cli.make_folder(path.parent)
-        checkpoint.write_json(path, {**wanted, **_drawn(job, sets, asked)})
-        found = files.read_json(path)
-    if record.get("conformers") != found:
-        record["conformers"] = found
-        records.write(folder / run_files.RECORD_FILE, record)
-    print(f"{describe(found)}\nconformers: {path.with_name(SAMPLES)}")
+    found = drawn_files.told(
+        *(job.folder, RECORD, "conformers", asked),
+        lambda: _drawn(job, sets, asked),
+    )
+    print(f"{describe(found)}\nconformers: {job.folder / drawn_files.FOLDER / SAMPLES}")
 
 
 _calls: Progress = functools.partial(cli.progress, unit=" calls")
@@ -122,18 +114,18 @@ def _drawn(job: Job, sets: Sets, asked: Settings) -> dict[str, Any]:
     best = checkpoint.load_model(job.folder / workdir.BEST)
     drawer = make_sampler(job, best, asked.sample_steps)
     graphs = conformer_graphs.to_samples(test, species_of(drawer), copies)
-    place = job.folder / FOLDER
+    place = job.folder / drawn_files.FOLDER
     begin = time.monotonic()
     of_model = []
     for index, seed in enumerate(job.settings.replicas.seeds):
         params = jax.tree.map(lambda leaf, own=index: leaf[own], best.params)
-        drawn = drawer.draw_shapes(params, graphs, asked.sample_seed, _calls)
-        shapes = grouped(drawn, copies)
+        flat = drawer.draw_shapes(params, graphs, asked.sample_seed, _calls)
+        shapes = grouped(flat, copies)
         suffix = f"_seed{seed}" if index else ""
         write(place / SAMPLES.replace(".", f"{suffix}."), test, shapes)
         of_model.append(measure(test, shapes))
     seconds = time.monotonic() - begin
-    finite = [bool(np.isfinite(own).all()) for own in drawn]
+    finite = [bool(np.isfinite(own).all()) for own in flat]
     rows = {job.settings.model: of_model}
     for name, relaxed in ((EMBEDDED, False), (RELAXED, True)):
         shapes = embedded(test, copies, asked.sample_seed, relaxed)
@@ -175,11 +167,11 @@ def species_of(drawer: ShapeSampler) -> list[int]:
     return [elements.NUMBERS[symbol] for symbol in drawer.task.species]
 
 
-def grouped(drawn: Sequence[np.ndarray], copies: np.ndarray) -> list[np.ndarray]:
+def grouped(flat: Sequence[np.ndarray], copies: np.ndarray) -> list[np.ndarray]:
     """Shapes [n, 3] one after the other as [K, n, 3] of each molecule."""
     stops = np.cumsum(copies)
     return [
-        np.stack(drawn[stop - count : stop])
+        np.stack(flat[stop - count : stop])
         for stop, count in zip(stops, copies, strict=True)
     ]
 

@@ -7,6 +7,7 @@ parameters, the number of molecules and the seed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from demetar import files, geometry, models
+from demetar import elements, geometry, models
 from demetar.data.bonds import Progress
 from demetar.data.dataset import Dataset
 from demetar.data.molecules import Molecules
@@ -27,20 +28,27 @@ from demetar.errors import UserError
 from demetar.generation import (
     chemistry,
     likelihood,
+    quiet_rdkit,
     sampler,
     stability,
-    structure_files,
+    states,
+    xyz_file,
 )
 from demetar.generation.noising import Noising
 from demetar.generation.structures import Structures
 from demetar.settings import COUNT, NOT_NEGATIVE, OUTPUT, setting
 from demetar.train import checkpoint
 from demetar.types import Params
+from demetar.visual import animation
 from demetar.visual import molecules as pictures
-from experiments.run import cli, records, run_files, statistics, workdir
+from experiments.run import cli, drawn_files, statistics, workdir
 from experiments.run.job import Job
 
-FOLDER, RECORD, SAMPLES = "drawn", "generation.json", "samples.xyz"
+RECORD, SAMPLES = "generation.json", "samples.xyz"
+MEASURES = (
+    *("stable_atoms", "stable_molecules", "validity", "uniqueness", "novelty"),
+    "not_finite",
+)
 NUM_TURNED = 16  # molecules that tell of the sampler's symmetry
 NUM_SHOWN = 12
 NUM_FRAMES, NUM_FILMED = 8, 40  # of a picture and of an animation
@@ -65,6 +73,14 @@ def check(asked: Settings, dataset: Dataset) -> None:
     """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     largest = int(_training_sizes(dataset).max())
+    if not has_known_bonds(np.array(states.species_of(dataset.task))):
+        known = ", ".join(elements.SYMBOLS[number - 1] for number in stability.VALENCES)
+        print(f"note      bonds are known of {known} alone: stability is not measured")
+    elif not quiet_rdkit.is_available():
+        print(
+            "note      validity, uniqueness and novelty need RDKit: "
+            f"{quiet_rdkit.INSTALL}"
+        )
     sampler.check_memory(
         asked.num_samples, largest, dataset.task, SHARE_OF_MEMORY * memory
     )
@@ -77,25 +93,17 @@ def _training_sizes(dataset: Dataset) -> np.ndarray:
 
 def draw(job: Job, known: Molecules, asked: Settings) -> None:
     """Draw molecules with a finished run, and write what is said of them."""
-    folder = job.folder
-    path = folder / FOLDER / RECORD
-    record = run_files.read_record(folder / run_files.RECORD_FILE)
-    wanted = {**dataclasses.asdict(asked), run_files.RUN_ID: record[run_files.RUN_ID]}
-    found = files.read_json(path) if path.exists() else {}
-    if any(found.get(name) != value for name, value in wanted.items()):
-        found = {**wanted, **_drawn(job, known, asked)}
-        checkpoint.write_json(path, found)
-    if record.get("generated") != found:
-        record["generated"] = found
-        records.write(folder / run_files.RECORD_FILE, record)
-    print(f"{describe(found)}\nmolecules: {path.with_name(SAMPLES)}")
+    found = drawn_files.told(
+        *(job.folder, RECORD, "generated", asked),
+        lambda: _drawn(job, known, asked),
+    )
+    print(f"{describe(found)}\nmolecules: {job.folder / drawn_files.FOLDER / SAMPLES}")
 
 
 def _drawn(job: Job, known: Molecules, asked: Settings) -> dict[str, Any]:
     """Draw, write molecules and pictures, and measure."""
     best = checkpoint.load_model(job.folder / workdir.BEST)
-    place = job.folder / FOLDER
-    cli.make_folder(place)
+    place = job.folder / drawn_files.FOLDER
     drawer, training = make_sampler(job, best), training_molecules(known, job)
     sizes = sampler.sizes_like(training.n_node, asked.num_samples, asked.sample_seed)
     rows, everything = [], []
@@ -113,8 +121,7 @@ def _drawn(job: Job, known: Molecules, asked: Settings) -> dict[str, Any]:
         everything.append(drawn)
         rows.append(
             {
-                **measures(drawn),
-                **chemical(drawn, training),
+                **measures(drawn, training),
                 "nats": float(bounds.mean()),
                 "nats_standard_error": float(bounds.std(ddof=1) / len(bounds) ** 0.5),
                 "delta_eq": turned,
@@ -154,7 +161,15 @@ def training_molecules(known: Molecules, job: Job) -> Structures:
 
 def write(path: pathlib.Path, drawn: Structures) -> None:
     """The molecules as extended xyz, those that are not finite left out."""
-    structure_files.write(path, drawn.take(finite(drawn)))
+    kept = drawn.take(finite(drawn))
+    known = has_known_bonds(kept.numbers)
+    stable = {"stable": stability.measure(kept).molecules} if known else {}
+    xyz_file.write(path, kept, stable)
+
+
+def has_known_bonds(numbers: np.ndarray) -> bool:
+    """Whether the table of bonds knows all elements."""
+    return set(np.unique(numbers).tolist()) <= set(stability.VALENCES)
 
 
 def finite(drawn: Structures) -> np.ndarray:
@@ -163,40 +178,39 @@ def finite(drawn: Structures) -> np.ndarray:
     return np.logical_and.reduceat(atoms, drawn.starts)
 
 
-def measures(drawn: Structures) -> dict[str, float]:
-    """Shares of stable atoms and molecules, and of molecules that are not finite."""
-    found = stability.measure(drawn)
-    return {
-        "stable_atoms": float(found.atoms.mean()),
-        "stable_molecules": float(found.molecules.mean()),
-        "not_finite": float(1 - finite(drawn).mean()),
-    }
+def measures(drawn: Structures, training: Structures) -> dict[str, float | None]:
+    """Shares of stable atoms and molecules, of valid, unique and novel ones, and of
+    molecules that are not finite. None of what cannot be told.
+    """
+    found: dict[str, float | None] = dict.fromkeys(MEASURES)
+    found["not_finite"] = float(1 - finite(drawn).mean())
+    if not has_known_bonds(training.numbers):
+        return found
+    stable = stability.measure(drawn)
+    found["stable_atoms"] = float(stable.atoms.mean())
+    found["stable_molecules"] = float(stable.molecules.mean())
+    with contextlib.suppress(UserError):  # RDKit is not installed: said before
+        own = chemistry.assess(drawn, training, cli.progress)
+        found |= {
+            "validity": own.validity,
+            "uniqueness": own.uniqueness,
+            "novelty": own.novelty,
+        }
+    return found
 
 
 def intervals(everything: Sequence[Structures]) -> dict[str, list[float]]:
-    """95 % intervals of the means over seeds, molecules drawn with replacement."""
-    found = [stability.measure(drawn) for drawn in everything]
+    """95 % intervals of means over seeds: molecules are drawn with replacement."""
     first = everything[0]
-    counts = [np.add.reduceat(own.atoms, first.starts) for own in found]
+    if not all(has_known_bonds(drawn.numbers) for drawn in everything):
+        return {}
+    found = [stability.measure(drawn) for drawn in everything]
+    counts = [np.add.reduceat(own.atoms.astype(float), first.starts) for own in found]
     atoms = np.stack(counts) / first.n_node.mean()
     molecules = np.stack([own.molecules for own in found]).astype(np.float64)
     return {
         "stable_atoms": list(statistics.bootstrap_mean(atoms)),
         "stable_molecules": list(statistics.bootstrap_mean(molecules)),
-    }
-
-
-def chemical(drawn: Structures, training: Structures) -> dict[str, float | None]:
-    """Validity, uniqueness and novelty; None without RDKit."""
-    try:
-        found = chemistry.assess(drawn, training, cli.progress)
-    except UserError as error:
-        print(f"note      {error}")
-        return dict.fromkeys(("validity", "uniqueness", "novelty"))
-    return {
-        "validity": found.validity,
-        "uniqueness": found.uniqueness,
-        "novelty": found.novelty,
     }
 
 
@@ -225,29 +239,33 @@ def draw_pictures(
     seed: int,
 ) -> None:
     """Some of the molecules, and one of them on its way from noise."""
-    shown = np.flatnonzero(finite(drawn))[:NUM_SHOWN]
-    if not len(shown):
+    shown = np.flatnonzero(finite(drawn))
+    if not len(shown) or not has_known_bonds(drawn.numbers):
         return
-    cli.save_figure(place / "molecules.png", pictures.gallery(drawn.take(shown)))
-    stable = stability.measure(drawn).molecules
-    number = int(np.argmax(stable)) if stable.any() else int(shown[0])
-    size = int(drawn.n_node[number])
-    frames = drawer.film(params, size, number, seed, NUM_FILMED)
-    kept = np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int)
-    strip = pictures.forming([frames[index] for index in np.unique(kept)])
+    title = f"the first {len(shown[:NUM_SHOWN])} molecules drawn with seed {seed}"
+    gallery = pictures.gallery(drawn.take(shown[:NUM_SHOWN]), title)
+    cli.save_figure(place / "molecules.png", gallery)
+    stable = np.flatnonzero(stability.measure(drawn).molecules)
+    number = int(stable[0] if len(stable) else shown[0])
+    frames = drawer.film(params, int(drawn.n_node[number]), number, seed, NUM_FILMED)
+    last = drawer.schedule.num_steps
+    moments = [(time / last, molecule) for time, molecule in frames]
+    kept = np.unique(np.linspace(0, len(moments) - 1, NUM_FRAMES).round().astype(int))
+    title = f"molecule {number} on its way from noise"
+    strip = pictures.forming([moments[index] for index in kept], title)
     cli.save_figure(place / "forming.png", strip)
+    film = animation.encode(*pictures.film(moments, title), colors=128)
+    checkpoint.write_bytes(place / "forming.gif", film)
 
 
 def describe(found: Mapping[str, Any]) -> str:
     """What is said of molecules that were drawn, in one line."""
     shares = []
-    for name in ("stable_atoms", "stable_molecules"):
-        low, high = (f"{100 * end:.1f}" for end in found["intervals"][name])
-        mean = 100 * float(np.mean(found[name]))
-        what = name.replace("_", " ")
-        shares.append(f"{what} {mean:.1f} % ({low} to {high})")
-    for name in ("validity", "uniqueness", "novelty"):
+    for name in MEASURES[:-1]:
         if None not in found[name]:
-            shares.append(f"{name} {100 * float(np.mean(found[name])):.1f} %")
+            share = f"{100 * float(np.mean(found[name])):.1f} %"
+            ends = [f"{100 * end:.1f}" for end in found["intervals"].get(name, ())]
+            between = f" ({' to '.join(ends)})" if ends else ""
+            shares.append(f"{name.replace('_', ' ')} {share}{between}")
     shares.append(f"bound {np.mean(found['nats']):.1f} nats")
     return f"drawn     {found['num_samples']:,} molecules: {', '.join(shares)}"
