@@ -55,19 +55,14 @@ def test_a_data_set_of_shapes():
     data = load()
     assert data.task.species == ("H", "C", "N", "O")
     assert [len(data.splits[split]) for split in conformer_files.SPLITS] == [7, 3, 3]
-    clean, _ = first_batch(data)
-    names, nodes = data.task.scalars, clean.graph.nodes
-    assert nodes.positions.shape == (len(nodes.scalars), 3)
-    carbonyl = nodes.scalars[12:15] if clean.graph.n_node[0] == 12 else None
-    assert carbonyl is None or carbonyl.shape[1] == len(names)
-    samples = data.packing.samples
+    names, samples = data.task.scalars, data.packing.samples
     own = samples.nodes.scalars[:12]  # of propanol
     assert own[:4, names.index("bonds")].tolist() == [1.0, 1.0, 1.0, 0.5]
     assert (own[:, names.index("O")] == [0, 0, 0, 1, *[0] * 8]).all()
     assert not own[:, names.index("aromatic")].any()
     pairs = samples.edges[: 12 * 11].sum(axis=0)
     assert pairs[0] == 2 * 11 and not pairs[1:4].any()  # single bonds, both ways
-    # Graph distances: 13 pairs of two bonds at C, C, C and 1 at O; see the degrees.
+    # Two bonds meet at an atom: 6 pairs of them at each carbon, 1 at the oxygen.
     assert pairs[4] == 2 * (6 + 6 + 6 + 1)
 
 
@@ -137,8 +132,8 @@ def test_positions_alone_are_noised(score):
 # --- Drawing ------------------------------------------------------------------------
 
 
-def perfect(data, clean, wrong=1.0):
-    """A denoiser that knows shapes of 9 atoms, and no others."""
+def perfect(data, clean):
+    """A denoiser that knows one shape, and says a share of the noise (parameters)."""
     schedule = data.corrupt.schedule
 
     def apply(params, key, graph, is_training):
@@ -147,9 +142,9 @@ def perfect(data, clean, wrong=1.0):
             jnp.asarray(own)[steps][:, None]
             for own in (schedule.alphas, schedule.sigmas)
         )
-        copies = -(-len(graph.nodes.positions) // 9)
-        known = jnp.tile(clean, (copies, 1))[: len(graph.nodes.positions)]
-        noise = wrong * (graph.nodes.positions - alphas * known) / sigmas
+        count = len(graph.nodes.positions)
+        known = jnp.tile(clean, (-(-count // len(clean)), 1))[:count]
+        noise = params * (graph.nodes.positions - alphas * known) / sigmas
         return {conformer_noise.POSITIONS: noise[:, None]}
 
     return hk.Transformed(lambda *_: {}, apply)
@@ -162,13 +157,10 @@ def test_drawing_ends_at_what_the_denoiser_knows():
         clean = ether.shapes_of(0)[0]
         clean = clean - clean.mean(axis=0)
         graphs = conformer_graphs.to_samples(ether, (1, 6, 7, 8), np.array([3]))
-        drawn, off = (
-            ShapeSampler(
-                *(perfect(data, clean, wrong), data.task, data.corrupt.schedule),
-                dtype="float64",
-            ).draw_shapes({}, graphs, seed=1)
-            for wrong in (1.0, 0.5)
+        drawer = ShapeSampler(
+            *(perfect(data, clean), data.task, data.corrupt.schedule), dtype="float64"
         )
+        drawn, off = (drawer.draw_shapes(share, graphs, 1) for share in (1.0, 0.0))
     assert len(drawn) == 3
     assert max(abs(one - clean).max() for one in drawn) < 0.1  # sigma_0 is 0.02
     assert min(abs(one - clean).max() for one in off) > 0.2
