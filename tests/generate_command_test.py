@@ -35,7 +35,7 @@ def train(run, place):
     return functools.partial(run, *given, module="generate", setup=setup)
 
 
-def test_a_run_draws_molecules(train, tmp_path, capsys):
+def test_a_run_draws_molecules(train, tmp_path):
     output = train().succeeded().output
     assert "egnn: test error" in output and "drawn     14 molecules:" in output
     drawn = tmp_path / "run" / "drawn"
@@ -52,12 +52,22 @@ def test_a_run_draws_molecules(train, tmp_path, capsys):
     again = train().succeeded().output
     assert "already finished" in again and "drawn     14 molecules:" in again
     assert (drawn / "samples.xyz").read_text() == text
-    # Others of the same run: nothing is trained.
+    table = report.markdown(finished.read_runs([str(tmp_path / "run")]))
+    assert "Molecules that were drawn" in table and "| 14 |" in table
+
+
+@pytest.mark.slow
+def test_a_finished_run_draws_others_and_is_looked_at(train, run, tmp_path):
+    train().succeeded()
+    drawn = tmp_path / "run" / "drawn"
+    text = (drawn / "samples.xyz").read_text()
     other = train("--sample_seed=1", "--num_samples=5").succeeded().output
     assert "already finished" in other and "drawn     5 molecules:" in other
     assert (drawn / "samples.xyz").read_text() != text
-    table = report.markdown(finished.read_runs([str(tmp_path / "run")]))
-    assert "Molecules that were drawn" in table and "| 5 |" in table
+    predicted = run("--checkpoint=run", "--input=run", "--out=o.npz", module="predict")
+    predicted.refused("one that removes noise from molecules; python -m experiments.ge")
+    look = ("--checkpoint=run", "--what=equivariance", "--out=pictures")
+    assert "ethanol" in run(*look, module="visualize").succeeded().output
 
 
 def test_a_model_that_is_no_denoiser_is_refused(train):

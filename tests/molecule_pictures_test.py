@@ -88,6 +88,18 @@ def test_a_gallery_tells_what_is_stable():
         molecules.gallery(other)
 
 
+def test_a_molecule_that_fell_apart_makes_the_others_no_smaller():
+    whole = known.together(*[known.METHANE] * 3)
+    apart = whole._replace(positions=whole.positions.copy())
+    apart.positions[-1] += 100
+    widths = []
+    for structures in (whole, apart):
+        images = [axes.images[0] for axes in molecules.gallery(structures).axes[:3]]
+        widths.append([np.ptp(image.get_extent()[:2]) for image in images])
+    assert (np.array(widths[1][:2]) < 2 * np.array(widths[0][:2])).all()
+    assert widths[1][2] > 100
+
+
 def frames_of(count):
     molecule = known.together(known.METHANE)
     noise = np.random.default_rng(0).normal(size=molecule.positions.shape)

@@ -11,7 +11,7 @@ from demetar.data.atom_features import species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, centred, radial_extent, to_dtype
-from demetar.data.splits import PARTS, first_rows, split_rows
+from demetar.data.splits import PARTS, SPLITS, first_rows, split_rows
 from demetar.errors import UserError
 from demetar.generation import schedule, states
 from demetar.generation.noising import Noising
@@ -32,7 +32,7 @@ class Settings(schedule.Settings):
 
     split: str = setting(
         "egnn",
-        "As of experiments.qm9.",
+        f"{', '.join(SPLITS)}, or a .npz of the row numbers train, valid and test.",
         DATA,
         default_words="egnn for QM9, random for own molecules",
     )

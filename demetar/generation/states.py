@@ -56,6 +56,11 @@ def make_task(
     )
 
 
+def is_denoiser(task: TaskSpec) -> bool:
+    """Whether a task is one of `make_task`."""
+    return TIME in task.scalars and POSITIONS in [head.name for head in task.heads]
+
+
 def species_of(task: TaskSpec) -> tuple[int, ...]:
     """Atomic numbers of the species of a denoiser."""
     names = task.scalars[: task.scalars.index(NUMBER)]

@@ -28,6 +28,7 @@ _APART = (0.0, 0.115, 0.150)  # of the outer sticks from the axis, in Å
 _STICK_COLOR = np.array([0.62, 0.64, 0.68])
 _SPOT, _SPOT_COLOR = 1.55, np.array([1.0, 0.80, 0.78])  # radius in balls
 _STABLE, _UNSTABLE = "#2e8b57", "#c0392b"
+_MOST_USUAL = 1.8  # times the median extent, beyond which a molecule fell apart
 _ROOM = 0.25  # in Å around a molecule
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _WIDTH, _NARROW = 2.5, 1.75  # inches of a panel of a gallery, and of one of a strip
@@ -44,6 +45,8 @@ def gallery(
 ) -> Figure:
     """Molecules in a grid, with formulas; those that are stable have a green mark.
 
+    They have one scale, but for those that fell apart: these are made to fit.
+
     Args:
       structures: from one to some tens of molecules.
       title: of the figure.
@@ -56,11 +59,14 @@ def gallery(
     molecules = structures.split()
     views = [layout.view_of(own.positions) for own in molecules]
     flat = [_flat(own, view) for own, view in zip(molecules, views, strict=True)]
-    half = np.max([np.ptp(points, axis=0) for points in flat], axis=0) / 2 + _reach()
-    height = _WIDTH * half[1] / half[0] + _BELOW
+    extents = np.stack([np.ptp(points, axis=0) for points in flat]) / 2 + _reach()
+    usual = np.minimum(extents.max(axis=0), _MOST_USUAL * np.median(extents, axis=0))
+    height = _WIDTH * usual[1] / usual[0] + _BELOW
     drawn, panels = _grid(len(molecules), columns, _WIDTH, height)
-    for axes, own, view, points in zip(panels, molecules, views, flat, strict=False):
+    every = zip(panels, molecules, views, flat, extents, strict=False)
+    for axes, own, view, points, extent in every:
         middle = (points.min(axis=0) + points.max(axis=0)) / 2
+        half = usual * max(1, (extent / usual).max())
         draw(axes, own, view, np.stack([middle - half, middle + half]))
         _tell(axes, own)
     entitle(drawn, title, caption)

@@ -43,7 +43,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
 }
 _FAST = _protocol(
     "small models, one schedule, chosen on the validation set",
-    training=loop.Settings(40, eval_every=1, average_decay=0.999),
+    training=loop.Settings(40, eval_every=2, average_decay=0.999),
     optimizer=optim.Settings(
         optimizer="amsgrad", learning_rate=1e-3, schedule="cosine", adaptive_clip=True
     ),

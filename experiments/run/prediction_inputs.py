@@ -16,6 +16,7 @@ from demetar.data.molecules import Record
 from demetar.data.species import species_of
 from demetar.data.systems import Systems
 from demetar.errors import UserError
+from demetar.generation import states
 from demetar.types import TaskSpec
 
 MOLECULES = (".xyz", ".extxyz", ".npz", ".sdf")
@@ -46,8 +47,14 @@ def find(
       out: the file to write, which is not among those to read.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or the model predicts the noise of molecules.
     """
+    if states.is_denoiser(task):
+        raise UserError(
+            f"expected a model that predicts something of what is in {place}, found "
+            "one that removes noise from molecules; python -m experiments.generate "
+            "draws with it"
+        )
     suffixes = MOLECULES if species_of(task) else STATES
     if not place.is_dir():
         if not place.is_file():

@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
+import numpy as np
 
 import demetar
-from demetar import models, symmetry
+from demetar import elements, models, symmetry
 from demetar.data import capacity, system_graphs, systems
 from demetar.data.batch import of_samples
 from demetar.data.samples import Samples
 from demetar.data.species import species_of
 from demetar.errors import UserError
+from demetar.generation import states
+from demetar.generation.dataset import complete_samples
 from demetar.net import build
 from demetar.predict import Predictor
 from demetar.settings import DATA, MODEL, NOT_NEGATIVE, setting
@@ -217,11 +220,36 @@ def _samples(
     """The one system as samples, and where it is from."""
     if options.input:
         return _of_file(options, task, settings, pathlib.Path(options.input))
-    if not species_of(task):
+    if not (species_of(task) or states.is_denoiser(task)):
         return _of_dataset(options, task, settings)
     _check_number(options.system, 1, "the built-in ethanol; --input names a file")
+    if states.is_denoiser(task):
+        return _clean_ethanol(task), "ethanol without noise"
     found = systems.parse(task, _ETHANOL)
     return system_graphs.to_samples(task, found), "ethanol"
+
+
+def _clean_ethanol(task: TaskSpec) -> Samples:
+    """Ethanol as a denoiser sees it at time 0.
+
+    Raises:
+      UserError: the denoiser knows other elements.
+    """
+    numbers = np.array(_ETHANOL[systems.SPECIES])
+    species = states.species_of(task)
+    if not {*numbers.tolist()} <= {*species}:
+        known = ", ".join(elements.SYMBOLS[number - 1] for number in species)
+        raise UserError(
+            f"expected a denoiser of molecules of H, C and O, for the built-in "
+            f"ethanol, found one of {known}"
+        )
+    positions = np.array(_ETHANOL[systems.POSITIONS])
+    features = states.encode(numbers, species)
+    return complete_samples(
+        positions - positions.mean(axis=0),
+        np.concatenate([features, np.zeros((len(numbers), 1))], axis=1),
+        np.array([len(numbers)]),
+    )
 
 
 def _check_number(number: int, count: int, place: str) -> None:
