@@ -15,8 +15,8 @@ from demetar.data import conformer_files
 from demetar.errors import UserError
 from demetar.generation import conformer_graphs, conformer_noise
 from demetar.generation.conformer_sampler import ShapeSampler
-from experiments import conformers
-from experiments.run import conformer_drawing
+from experiments import conformers, report
+from experiments.run import conformer_drawing, finished
 from tests.support import conformer_sets
 
 SETTINGS = conformer_graphs.Settings(batch_size=3, dtype="float64", noise_steps=40)
@@ -133,7 +133,7 @@ def test_positions_alone_are_noised(score):
 
 
 def perfect(data, clean):
-    """A denoiser that knows one shape, and says a share of the noise (parameters)."""
+    """A denoiser that knows one shape, and says a share of the noise."""
     schedule = data.corrupt.schedule
 
     def apply(params, key, graph, is_training):
@@ -144,7 +144,7 @@ def perfect(data, clean):
         )
         count = len(graph.nodes.positions)
         known = jnp.tile(clean, (-(-count // len(clean)), 1))[:count]
-        noise = params * (graph.nodes.positions - alphas * known) / sigmas
+        noise = params["x"]["share"] * (graph.nodes.positions - alphas * known) / sigmas
         return {conformer_noise.POSITIONS: noise[:, None]}
 
     return hk.Transformed(lambda *_: {}, apply)
@@ -160,14 +160,18 @@ def test_drawing_ends_at_what_the_denoiser_knows():
         drawer = ShapeSampler(
             *(perfect(data, clean), data.task, data.corrupt.schedule), dtype="float64"
         )
-        drawn, off = (drawer.draw_shapes(share, graphs, 1) for share in (1.0, 0.0))
+        (group,) = drawer.groups(graphs)
+        drawn, off = (
+            drawer.shapes({"x": {"share": jnp.asarray(share)}}, group, 1).values()
+            for share in (1.0, 0.0)
+        )
     assert len(drawn) == 3
     assert max(abs(one - clean).max() for one in drawn) < 0.1  # sigma_0 is 0.02
     assert min(abs(one - clean).max() for one in off) > 0.2
 
 
 @pytest.mark.slow
-def test_a_shape_depends_on_its_bonds_and_not_on_its_batch():
+def test_a_shape_depends_on_its_bonds_and_not_on_its_batch(tmp_path, monkeypatch):
     with jax.enable_x64(True):
         data = load()
         fields = {"hidden_size": 5, "num_layers": 1, "move_range": 15.0}
@@ -178,13 +182,26 @@ def test_a_shape_depends_on_its_bonds_and_not_on_its_batch():
         graphs = conformer_graphs.to_samples(test, species, np.array([1, 2]))
         schedule = conformer_noise.thinned(data.corrupt.schedule, 5)
 
-        def draw(graphs, batch_size):
+        def draw(graphs, batch_size, folder="a"):
             drawer = ShapeSampler(model, data.task, schedule, batch_size, "float64")
-            return drawer.draw_shapes(params, graphs, seed=2)
+            return conformer_drawing.drawn_shapes(
+                drawer, params, graphs, 2, tmp_path / folder
+            )
 
-        whole, parts = draw(graphs, 3), draw(graphs, 1)
+        whole, parts = draw(graphs, 3), draw(graphs, 1, "b")
+        monkeypatch.setattr(ShapeSampler, "shapes", None)  # all is kept
+        again = draw(graphs, 3)
+        assert all(
+            (one == other).all() for one, other in zip(whole, again, strict=True)
+        )
+        monkeypatch.undo()
+        (tmp_path / "a" / "0.npz").write_bytes(b"")  # damaged: drawn anew
+        again = draw(graphs, 3)
+        assert all(
+            (one == other).all() for one, other in zip(whole, again, strict=True)
+        )
         edges = graphs.edges[:, [1, 0, 2, 3, 4, 5]]  # single bonds become double
-        other = draw(dataclasses.replace(graphs, edges=edges), 3)
+        other = draw(dataclasses.replace(graphs, edges=edges), 3, "c")
     for one, again, changed in zip(whole, parts, other, strict=True):
         np.testing.assert_allclose(one, again, atol=1e-9)
         assert abs(one - changed).max() > 1e-6
@@ -238,7 +255,7 @@ def test_what_cannot_be_drawn_is_refused_first():
 
 
 @pytest.mark.slow
-def test_a_run_draws_conformers_beside_those_of_rdkit(train, tmp_path):
+def test_a_run_draws_conformers_beside_those_of_rdkit(train, start, tmp_path):
     pytest.importorskip("rdkit")
     output = train().succeeded().output
     assert "egnn: test error" in output and "drawn     6 conformers of 2" in output
@@ -258,6 +275,13 @@ def test_a_run_draws_conformers_beside_those_of_rdkit(train, tmp_path):
     again = train().succeeded().output
     assert "already finished" in again and "drawn     6 conformers" in again
     assert (drawn / "samples.xyz").read_text() == text
+    table = report.markdown(finished.read_runs([str(tmp_path / "run")]))
+    assert "| run | ETKDGv3 and MMFF94 | 6 | " in table and "COV recall / %" in table
+    done = start("--checkpoint=run", "--what=glyphs", module="visualize").wait()
+    done.refused("draws shapes from bonds; python -m experiments.conformers")
+    (tmp_path / "in.xyz").write_text("1\n\nH 0 0 0\n")
+    done = start("--checkpoint=run", "--input=in.xyz", "--out=o.npz", module="predict")
+    done.wait().refused("python -m experiments.conformers draws with it")
     (tmp_path / "fresh").mkdir()
     train("--sample_steps=30", cwd=tmp_path / "fresh").refused("data is not a finished")
     train("--sample_steps=30", "--workdir=other").refused("--noise_steps=20, found 30")

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar.data.bonds import Progress, silent
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, to_dtype
 from demetar.generation import conformer_noise, noising, sampler
+from demetar.generation.sampler import ToDraw
 from demetar.types import Array, Graph, Params
 
 
@@ -22,28 +22,35 @@ from demetar.types import Array, Graph, Params
 class ShapeSampler(sampler.Sampler):
     """Draws shapes with a denoiser of `conformer_graphs.make_task`."""
 
-    def draw_shapes(
-        self, params: Params, samples: Samples, seed: int, progress: Progress = silent
-    ) -> list[np.ndarray]:
-        """One shape of each graph.
+    def groups(self, samples: Samples) -> list[list[ToDraw]]:
+        """The batches that the devices draw at a time.
+
+        Args:
+          samples: complete graphs, whose positions are no matter.
+        """
+        packing = make_packing(
+            to_dtype(samples, self.dtype), self.task, self.batch_size
+        )
+        return self._groups(sampler.batches_of(packing))
+
+    def shapes(
+        self, params: Params, group: list[ToDraw], seed: int
+    ) -> dict[int, np.ndarray]:
+        """The shapes of some graphs by their numbers, [n, 3] in Å.
 
         A shape depends on the number of its graph, the seed, its bond graph and the
-        parameters alone, not on the batches that it is drawn in.
+        parameters alone, not on the batches that it is drawn in. It has NaN if the
+        denoiser did not stay finite.
 
         Args:
           params: of the model.
-          samples: complete graphs, whose positions are no matter.
+          group: of `groups`.
           seed: of all noise.
-          progress: tells of the compiled calls.
-
-        Returns:
-          Positions [n, 3] in Å of each, with NaN if the denoiser did not stay finite.
         """
-        samples = to_dtype(samples, self.dtype)
-        packing = make_packing(samples, self.task, self.batch_size)
-        count = len(samples.n_node)
-        batches = sampler.batches_of(packing)
-        return self.values(params, batches, np.arange(count), seed, progress)
+        members = np.concatenate([batch.members for batch in group]).tolist()
+        count = 1 + max(int(batch.slots.max()) for batch in group)
+        drawn = self.values(params, group, np.arange(count), seed)
+        return {member: drawn[member] for member in members}
 
     def bare(self, graph: Graph) -> Graph:
         return conformer_noise.shape_of(graph)

@@ -9,9 +9,9 @@ ones were made, with other seeds.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from demetar import elements, files, models
-from demetar.data.bonds import Progress
+from demetar import archives, elements, files, models
 from demetar.data.conformer_files import Ensembles
+from demetar.data.samples import Samples
 from demetar.errors import UserError
 from demetar.generation import (
     bond_graphs,
@@ -36,7 +36,8 @@ from demetar.generation.coverage import Coverage
 from demetar.generation.structures import Structures
 from demetar.settings import COUNT, NOT_NEGATIVE, OUTPUT, setting
 from demetar.train import checkpoint
-from experiments.run import cli, drawn_files, statistics, workdir
+from demetar.types import Params
+from experiments.run import cli, drawn_files, run_files, statistics, workdir
 from experiments.run.job import Job
 
 RECORD = "conformers.json"
@@ -104,9 +105,6 @@ def draw(job: Job, sets: Sets, asked: Settings) -> None:
     print(f"{describe(found)}\nconformers: {job.folder / drawn_files.FOLDER / SAMPLES}")
 
 
-_calls: Progress = functools.partial(cli.progress, unit=" calls")
-
-
 def _drawn(job: Job, sets: Sets, asked: Settings) -> dict[str, Any]:
     """Draw, write conformers, and measure."""
     test = sets.parts["test"]
@@ -116,21 +114,24 @@ def _drawn(job: Job, sets: Sets, asked: Settings) -> dict[str, Any]:
     graphs = conformer_graphs.to_samples(test, species_of(drawer), copies)
     place = job.folder / drawn_files.FOLDER
     begin = time.monotonic()
-    of_model = []
+    kept = place / f"unfinished-{identity(job, best, asked)}"
+    of_model: list[Coverage] = []
+    finite: list[bool] = []
     for index, seed in enumerate(job.settings.replicas.seeds):
         params = jax.tree.map(lambda leaf, own=index: leaf[own], best.params)
-        flat = drawer.draw_shapes(params, graphs, asked.sample_seed, _calls)
+        flat = drawn_shapes(drawer, params, graphs, asked.sample_seed, kept / str(seed))
+        finite += [bool(np.isfinite(own).all()) for own in flat]
         shapes = grouped(flat, copies)
         suffix = f"_seed{seed}" if index else ""
         write(place / SAMPLES.replace(".", f"{suffix}."), test, shapes)
         of_model.append(measure(test, shapes))
     seconds = time.monotonic() - begin
-    finite = [bool(np.isfinite(own).all()) for own in flat]
     rows = {job.settings.model: of_model}
     for name, relaxed in ((EMBEDDED, False), (RELAXED, True)):
         shapes = embedded(test, copies, asked.sample_seed, relaxed)
         rows[name] = [measure(test, shapes)]
     save_measures(place / MEASURES, rows)
+    shutil.rmtree(kept)
     bounded = [bond_graphs.is_bounded(smiles) for smiles in test.smiles]
     return {
         "rows": {name: summary(own) for name, own in rows.items()},
@@ -160,6 +161,60 @@ def make_sampler(
         reading.batch_size,
         reading.dtype,
     )
+
+
+def identity(job: Job, best: checkpoint.ModelCheckpoint, asked: Settings) -> str:
+    """What decides the conformers of a run, beside the seeds of its training."""
+    told = {
+        **dataclasses.asdict(asked),
+        run_files.RUN_ID: best.metadata[run_files.RUN_ID],
+        "best_epoch": best.metadata["best_epoch"],
+        "devices": jax.local_device_count(),
+        "batch_size": job.settings.reading().batch_size,
+    }
+    return files.json_hash(told)[:12]
+
+
+def drawn_shapes(
+    drawer: ShapeSampler, params: Params, graphs: Samples, seed: int, kept: pathlib.Path
+) -> list[np.ndarray]:
+    """A shape [n, 3] of each graph; those that an interrupted start left are read.
+
+    Args:
+      drawer, params: of the model.
+      graphs: of `conformer_graphs.to_samples`.
+      seed: of all noise.
+      kept: a folder for what was drawn, made if it is missing.
+    """
+    cli.make_folder(kept)
+    found: dict[int, np.ndarray] = {}
+    groups = drawer.groups(graphs)
+    for number, group in enumerate(
+        cli.progress(groups, "drawing", len(groups), " batches")
+    ):
+        path = kept / f"{number}.npz"
+        members = np.concatenate([batch.members for batch in group])
+        sizes = graphs.n_node[members]
+        flat = _stored(path, int(sizes.sum()))
+        if flat is None:
+            shapes = drawer.shapes(params, group, seed)
+            flat = np.concatenate([shapes[member] for member in members.tolist()])
+            with files.replacing(path) as file:
+                np.savez(file, positions=flat)
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        found |= dict(zip(members.tolist(), parts, strict=True))
+    return [found[member] for member in range(len(found))]
+
+
+def _stored(path: pathlib.Path, count: int) -> np.ndarray | None:
+    """Positions [count, 3] that an earlier start left whole."""
+    if not path.exists():
+        return None
+    try:
+        found = archives.read_npz(path).get("positions")
+    except UserError:
+        return None
+    return found if found is not None and found.shape == (count, 3) else None
 
 
 def species_of(drawer: ShapeSampler) -> list[int]:
