@@ -105,33 +105,31 @@ def draw(job: Job, sets: Sets, asked: Settings) -> None:
     print(f"{describe(found)}\nconformers: {job.folder / drawn_files.FOLDER / SAMPLES}")
 
 
+@dataclasses.dataclass(frozen=True)
+class OfModel:
+    """What a trained model drew.
+
+    Attributes:
+      measures: of each seed.
+      not_finite: share of the conformers, over all seeds.
+      seconds: that one of them took.
+    """
+
+    measures: list[Coverage]
+    not_finite: float
+    seconds: float
+
+
 def _drawn(job: Job, sets: Sets, asked: Settings) -> dict[str, Any]:
     """Draw, write conformers, and measure."""
-    test = sets.parts["test"]
+    test, seeds = sets.parts["test"], job.settings.replicas.seeds
     copies = asked.copies(test)
-    best = checkpoint.load_model(job.folder / workdir.BEST)
-    drawer = make_sampler(job, best, asked.sample_steps)
-    graphs = conformer_graphs.to_samples(test, species_of(drawer), copies)
-    place = job.folder / drawn_files.FOLDER
-    begin = time.monotonic()
-    kept = place / f"unfinished-{identity(job, best, asked)}"
-    of_model: list[Coverage] = []
-    finite: list[bool] = []
-    for index, seed in enumerate(job.settings.replicas.seeds):
-        params = jax.tree.map(lambda leaf, own=index: leaf[own], best.params)
-        flat = drawn_shapes(drawer, params, graphs, asked.sample_seed, kept / str(seed))
-        finite += [bool(np.isfinite(own).all()) for own in flat]
-        shapes = grouped(flat, copies)
-        suffix = f"_seed{seed}" if index else ""
-        write(place / SAMPLES.replace(".", f"{suffix}."), test, shapes)
-        of_model.append(measure(test, shapes))
-    seconds = time.monotonic() - begin
-    rows = {job.settings.model: of_model}
+    of_model = _of_model(job, test, copies, asked)
+    rows = {job.settings.model: of_model.measures}
     for name, relaxed in ((EMBEDDED, False), (RELAXED, True)):
         shapes = embedded(test, copies, asked.sample_seed, relaxed)
         rows[name] = [measure(test, shapes)]
-    save_measures(place / MEASURES, rows)
-    shutil.rmtree(kept)
+    save_measures(job.folder / drawn_files.FOLDER / MEASURES, rows)
     bounded = [bond_graphs.is_bounded(smiles) for smiles in test.smiles]
     return {
         "rows": {name: summary(own) for name, own in rows.items()},
@@ -139,13 +137,38 @@ def _drawn(job: Job, sets: Sets, asked: Settings) -> dict[str, Any]:
         "molecules": len(test),
         "references": int(test.n_conformers.sum()),
         "samples": int(copies.sum()),
-        "not_finite": 1 - float(np.mean(finite)),
+        "not_finite": of_model.not_finite,
         "bounded": int(np.sum(bounded)),
-        "seconds_per_sample": seconds / len(of_model) / int(copies.sum()),
-        "seeds": list(job.settings.replicas.seeds),
+        "seconds_per_sample": of_model.seconds,
+        "seeds": list(seeds),
         "device": cli.device(),
         "versions": {**cli.versions(), "rdkit": bond_graphs.version()},
     }
+
+
+def _of_model(
+    job: Job, test: Ensembles, copies: np.ndarray, asked: Settings
+) -> OfModel:
+    """Draw and write the conformers of every seed, and measure them."""
+    best = checkpoint.load_model(job.folder / workdir.BEST)
+    drawer = make_sampler(job, best, asked.sample_steps)
+    graphs = conformer_graphs.to_samples(test, species_of(drawer), copies)
+    place = job.folder / drawn_files.FOLDER
+    kept = place / f"unfinished-{identity(job, best, asked)}"
+    measures: list[Coverage] = []
+    finite: list[bool] = []
+    begin = time.monotonic()
+    for index, seed in enumerate(job.settings.replicas.seeds):
+        params = jax.tree.map(lambda leaf, own=index: leaf[own], best.params)
+        flat = drawn_shapes(drawer, params, graphs, asked.sample_seed, kept / str(seed))
+        finite += [bool(np.isfinite(own).all()) for own in flat]
+        shapes = grouped(flat, copies)
+        suffix = f"_seed{seed}" if index else ""
+        write(place / SAMPLES.replace(".", f"{suffix}."), test, shapes)
+        measures.append(measure(test, shapes))
+    seconds = (time.monotonic() - begin) / len(finite)
+    shutil.rmtree(kept)
+    return OfModel(measures, 1 - float(np.mean(finite)), seconds)
 
 
 def make_sampler(
