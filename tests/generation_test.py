@@ -6,7 +6,6 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from demetar import geometry, models, testing
@@ -153,22 +152,6 @@ def test_a_denoiser_learns_under_the_ordinary_loop(molecules):
     assert same(before.values(), again.values())  # the noise of a sample stays
     for name, error in after.items():
         assert error[0] < 0.9 * before[name][0]
-
-
-def test_the_norm_of_a_gradient_is_bounded_by_those_before_it():
-    transform = optim.clip_by_recent_norms()
-    state = transform.init({"w": jnp.zeros(2)})
-    norms, generator = [optim.FIRST_NORM], np.random.default_rng(0)
-    for step in range(120):
-        gradient = generator.normal(size=2) * (40 if step % 30 == 29 else 1)
-        recent = np.array(norms[-optim.RECENT :])
-        bound = 1.5 * recent.mean() + 2 * recent.std()
-        size = np.linalg.norm(gradient)
-        expected = gradient * min(1, bound / size)
-        found, state = transform.update({"w": jnp.asarray(gradient)}, state)
-        np.testing.assert_allclose(found["w"], expected, rtol=2e-3)
-        norms.append(min(size, bound))
-    assert max(norms[60:]) < 20  # the outliers, of some 50, were bounded
 
 
 # --- Drawing ------------------------------------------------------------------------
@@ -377,12 +360,3 @@ def test_every_able_model_predicts_a_noise_without_mean(name, molecules):
 def test_a_head_of_another_kind_has_no_mean_of_zero():
     with pytest.raises(ValueError, match="only a vector head has a mean of zero"):
         dataclasses.replace(TASK.heads[1], zero_mean=True)
-
-
-def test_adaptive_clipping_is_part_of_the_optimiser():
-    made = optim.make(optim.Settings(adaptive_clip=True), 10)
-    state = made.init({"w": jnp.zeros(3)})
-    assert any(isinstance(part, optim.RecentNorms) for part in state)
-    plain = optim.make(optim.Settings(), 10).init({"w": jnp.zeros(3)})
-    assert not any(isinstance(part, optim.RecentNorms) for part in plain)
-    assert isinstance(made, optax.GradientTransformation)

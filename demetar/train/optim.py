@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
+from demetar.errors import UserError
 from demetar.settings import NOT_NEGATIVE, TRAINING, Bounds, setting
 from demetar.train.loop import global_norm
 from demetar.train.muon import muon
+from demetar.types import Params
 
-OPTIMIZERS = ("adam", "adamw", "amsgrad", "muon")
+SCHEDULE_FREE = "schedule_free"
+OPTIMIZERS = ("adam", "adamw", "amsgrad", "muon", SCHEDULE_FREE)
 SCHEDULES = ("constant", "cosine", "steps")
 RECENT = 50  # norms that an adaptive bound looks back on
 FIRST_NORM = 3_000.0  # what stands for the norm before the first step
@@ -23,14 +27,16 @@ STEPS = {0.8: 0.1, 0.9: 0.1}  # share of the run, and by what the rate is multip
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """An optimiser: Adam with weight decay, AdamW (arXiv 1711.05101), AMSGrad (Reddi,
-    Kale, Kumar 2018, arXiv 1904.09237), or Muon (Jordan et al. 2024).
+    Kale, Kumar 2018, arXiv 1904.09237), Muon (Jordan et al. 2024), or AdamW without
+    a schedule (Defazio et al. 2024, arXiv 2405.15682).
     """
 
     optimizer: str = setting(
         "adam",
         "adam and amsgrad add the weight decay to the gradient, as in PyTorch's Adam; "
         "adamw and muon apply it to the parameters. muon makes the steps of matrices "
-        "orthogonal and has adam's for all else.",
+        "orthogonal and has adam's for all else. schedule_free is adamw with an "
+        "average of its own, for --schedule=constant and no other average.",
         TRAINING,
         choices=OPTIMIZERS,
     )
@@ -110,6 +116,38 @@ def needs_shapes(settings: Settings) -> bool:
     return settings.optimizer == "muon"
 
 
+def evaluated(settings: Settings, params: Params, state: Any) -> Params:
+    """The parameters that an optimiser is to be judged by.
+
+    They are those of the last update, but for 'schedule_free', which trains beside the
+    average that it is for.
+
+    Args:
+      settings: of the optimiser.
+      params, state: after an update; of replicas, both have a leading axis.
+    """
+    if settings.optimizer != SCHEDULE_FREE:
+        return params
+    found: Params = jax.vmap(contrib.schedule_free_eval_params)(state[-1], params)
+    return found
+
+
+def check(settings: Settings, average_decay: float) -> None:
+    """Refuse a schedule or an average beside those of 'schedule_free'.
+
+    Raises:
+      UserError: there is one.
+    """
+    if settings.optimizer != SCHEDULE_FREE:
+        return
+    if settings.schedule != "constant" or average_decay:
+        raise UserError(
+            f"--optimizer={SCHEDULE_FREE} has an average of its own and no schedule: "
+            f"give --schedule=constant --average_decay=0, found "
+            f"--schedule={settings.schedule} --average_decay={average_decay:g}"
+        )
+
+
 def learning_rate(
     settings: Settings, num_steps: int, steps_per_epoch: int = 1
 ) -> optax.Schedule:
@@ -142,6 +180,10 @@ def make(
     decay = settings.weight_decay
     if settings.optimizer == "muon":
         parts.append(muon(rate, decay))
+        return optax.chain(*parts)
+    if settings.optimizer == SCHEDULE_FREE:
+        inner = optax.adamw(rate, b1=0.0, weight_decay=decay)
+        parts.append(contrib.schedule_free(inner, rate))
         return optax.chain(*parts)
     if settings.optimizer != "adamw" and decay:
         parts.append(optax.add_decayed_weights(decay))

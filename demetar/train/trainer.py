@@ -71,6 +71,8 @@ class Trainer:
         self._arrays = self.placement.everywhere(dataset.packing.arrays())
         self.schedule = Schedule(dataset, settings, phases)
         rated = (optimizer, self.schedule.num_steps, num_batches)
+        optim.check(optimizer, settings.average_decay)
+        self._rates = optimizer
         self._optimizer = optim.make(*rated)
         self._needs_shapes = optim.needs_shapes(optimizer)
         self.learning_rate = optim.learning_rate(*rated)
@@ -115,7 +117,9 @@ class Trainer:
 
     def evaluated_params(self, state: TrainState) -> Params:
         """The parameters that are evaluated and kept, [R, ...]."""
-        return state.average if self.settings.average_decay else state.params
+        if self.settings.average_decay:
+            return state.average
+        return optim.evaluated(self._rates, state.params, state.opt_state)
 
     def train(
         self, state: TrainState, rows: Plan, epoch: int = 0
