@@ -1,4 +1,4 @@
-"""Train a network that draws the shapes of molecules from their bond graphs.
+"""Train a network that draws molecules' shapes from bonds.
 
     python -m pip install '.[qm9,generation]'
     python -m tools.generate_conformers --out=DIR

@@ -1,4 +1,4 @@
-r"""A table of run records, with published values beside ours.
+"""A table of records, with published values beside ours.
 
     python -m experiments.report DIR... [--format=markdown|csv] [--out=FILE]
     python -m experiments.report DIR... --html=FILE

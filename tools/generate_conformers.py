@@ -1,4 +1,4 @@
-"""Generate conformers of molecules, for models that draw them from a bond graph.
+"""Generate conformers of molecules from their bond graphs.
 
     python -m pip install '.[qm9,generation]'
     python -m tools.generate_conformers --out=DIR
