@@ -79,18 +79,27 @@ def check_model(name: str, score: str) -> None:
     Raises:
       UserError: it has no vectors, or no scalar that depends on the positions.
     """
+    has_scalar = models.has_forces(name)
     if score == conformer_noise.GRADIENT:
-        able = [known for known in models.REGISTRY if models.has_forces(known)]
-        if not models.has_forces(name):
+        if not has_scalar:
+            able = [known for known in models.REGISTRY if models.has_forces(known)]
             raise UserError(
                 f"{name} has no scalar that depends on the positions; expected one of "
                 f"{', '.join(able)}"
             )
-    elif "node_vector" not in models.model_class(name).supports:
-        able = models.with_head("node_vector")
+        return
+    cls = models.model_class(name)
+    if "node_vector" not in cls.supports or cls.needs:
+        able = [
+            known
+            for known in models.with_head("node_vector")
+            if not models.REGISTRY[known].needs
+        ]
+        lacking = f" without a {' and a '.join(cls.needs)}" if cls.needs else ""
+        hint = "give --score=gradient for those of its scalar, or " * has_scalar
         raise UserError(
-            f"{name} returns no vectors per atom; give --score=gradient for those of "
-            f"its scalar, or one of {', '.join(able)}"
+            f"{name} returns no vectors per atom{lacking}; {hint}choose one of "
+            f"{', '.join(able)}"
         )
 
 

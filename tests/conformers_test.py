@@ -239,6 +239,7 @@ def test_what_cannot_be_drawn_is_refused_first():
     for model, score, message in (
         ("schnet", "vectors", "schnet returns no vectors .*--score=gradient"),
         ("deep_set", "gradient", "deep_set has no scalar that depends"),
+        ("newton", "vectors", "no vectors per atom without a velocity; choose one"),
     ):
         with pytest.raises(UserError, match=message):
             conformers.check_model(model, score)

@@ -175,3 +175,14 @@ def test_wrong_flags(tmp_path, monkeypatch, flags, message):
     with pytest.raises(UserError, match=message) as caught:
         generate_conformers.run(Given(flags))
     assert "\n" not in str(caught.value) and not pathlib.Path("o").exists()
+
+
+@pytest.mark.slow
+def test_molecules_of_qm9(tmp_path):
+    pytest.importorskip("qm9pack")
+    source = ensembles.of_qm9()
+    assert len(source.smiles) == 130_831
+    settings = dataclasses.replace(TINY, num_train=20, num_conformers=10)
+    generate(tmp_path / "a", settings, source)
+    train = read(tmp_path / "a")["train"]
+    assert len({*train.smiles}) == 20 and {*train.numbers} <= {1, 6, 7, 8, 9}
