@@ -1,4 +1,4 @@
-"""Run dynamics, minima and vibrations of a trained potential.
+"""Dynamics, minima and vibrations of a trained potential.
 
     python -m experiments.dynamics RUN... --what=nve --out=DIR
 

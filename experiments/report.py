@@ -1,4 +1,4 @@
-r"""A table of run records, with published values beside ours.
+"""A table of records, with published values beside ours.
 
     python -m experiments.report DIR... [--format=markdown|csv] [--out=FILE]
     python -m experiments.report DIR... --html=FILE
@@ -103,7 +103,53 @@ def markdown(runs: Sequence[finished.Run]) -> str:
     if drawn:
         parts.append("Molecules that were drawn, in % with 95 % intervals:")
         parts.append(cli.markdown_table(drawn))
+    covered = [row for run in runs for row in _covered(run.label, run.record)]
+    if covered:
+        parts.append("Conformers that were drawn, means with 95 % intervals:")
+        parts.append(cli.markdown_table(covered))
     return "\n\n".join(parts) + "\n"
+
+
+def _covered(label: str, record: dict[str, Any]) -> list[dict[str, str]]:
+    """What `experiments.run.conformer_drawing` measured: a row of the model, and more.
+
+    The others are RDKit's.
+    """
+    found = record.get("conformers")
+    if not found:
+        return []
+    own = record["model"]
+    names = [own, *(name for name in found["rows"] if name != own)]
+    return [
+        {
+            "Run": label,
+            "Drawn by": name,
+            "Conformers": f"{found['samples']:,}",
+            **{
+                _COVERAGE[measure]: _scaled(values, 100 if "cov" in measure else 1)
+                for measure, values in found["rows"][name].items()
+            },
+        }
+        for name in names
+    ]
+
+
+_COVERAGE = {
+    "cov_recall": "COV recall / %",
+    "mat_recall": "MAT recall / Å",
+    "cov_precision": "COV precision / %",
+    "mat_precision": "MAT precision / Å",
+}
+
+
+def _scaled(values: dict[str, Any], factor: int) -> str:
+    """Mean and interval of a measure; None stands for what is not finite."""
+    if None in [*values["mean"], *values["interval"]]:
+        return "not finite"
+    digits = 1 if factor == 100 else 3
+    ends = (statistics.fmean(values["mean"]), *values["interval"])
+    mean, low, high = (f"{factor * end:.{digits}f}" for end in ends)
+    return f"{mean} ({low} to {high})"
 
 
 def _drawn(record: dict[str, Any]) -> dict[str, str]:

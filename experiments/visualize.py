@@ -1,4 +1,4 @@
-"""Draw what a model computes: features, attention, symmetry.
+"""Draw what a model computes: features, paths, symmetry.
 
     python -m experiments.visualize --checkpoint=RUN --what=glyphs
 

@@ -43,7 +43,7 @@ assert not {"jax", "numpy", "haiku", "absl"} & {*sys.modules}
         (["nbdy"], "no command is called 'nbdy'; did you mean nbody?"),
         (
             ["generate", "toast"],
-            "expected what to generate: md or nbody, found 'toast'",
+            "expected what to generate: conformers or md or nbody, found 'toast'",
         ),
         (["import", "qm9"], "expected what to import: nbody, found 'qm9'"),
         (["prepare_qm9"], "did you mean prepare qm9?"),

@@ -162,6 +162,32 @@ def appearing(path: pathlib.Path, overwrite: bool = False) -> Iterator[pathlib.P
         raise
 
 
+@contextlib.contextmanager
+def kept(path: pathlib.Path, described: dict[str, Any]) -> Iterator[pathlib.Path]:
+    """The folder of what an interrupted run leaves, for this process alone.
+
+    Args:
+      path: of the data set.
+      described: what decides its content, as JSON can hold it.
+
+    Raises:
+      UserError: another process has it.
+    """
+    prefix = f".{path.name}.unfinished-"
+    folder = path.parent / (prefix + files.json_hash(described)[:12])
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not locks.try_lock(handle):
+            raise UserError(
+                f"another process is generating {path}; wait for it, or name another "
+                "--out"
+            )
+        yield folder
+    finally:
+        os.close(handle)
+
+
 def write_metadata(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
     """Write what `nbody_files.sealed` makes of the content, and return it."""
     metadata = nbody_files.sealed(json.loads(json.dumps(content)))
@@ -197,6 +223,24 @@ def verify(
         elif file.exists():
             faults.append(f"{file}: not in the metadata")
     return faults
+
+
+def tell_intact(
+    folder: str | os.PathLike[str],
+    read: Callable[[pathlib.Path], dict[str, Any]] = nbody_files.read_metadata,
+) -> None:
+    """Tell that a data set is as it was written.
+
+    Args:
+      folder, read: of `verify`.
+
+    Raises:
+      UserError: it is not; one line per fault.
+    """
+    faults = verify(folder, read)
+    if faults:
+        raise UserError("\nerror: ".join(faults))
+    print(f"{folder} is intact")
 
 
 def _verify_file(file: pathlib.Path, expected: dict[str, str]) -> list[str]:

@@ -17,7 +17,6 @@ The folder holds `train.npz`, `valid.npz`, `test.npz` and `metadata.json`;
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -27,14 +26,14 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
 import demetar
-from demetar import elements, files, locks
+from demetar import elements, files
 from demetar.data import frame_files
 from demetar.data.frames import Frames, joined, uniform
 from demetar.errors import UserError
@@ -109,7 +108,10 @@ def generate(
     path = pathlib.Path(out_dir).absolute()
     described = _described(molecule, settings, "" if make_engine else xtb.version())
     make_engine = make_engine or functools.partial(xtb.engine, settings.method)
-    with folders.appearing(path, overwrite) as folder, _kept(path, described) as chunks:
+    with (
+        folders.appearing(path, overwrite) as folder,
+        folders.kept(path, described) as chunks,
+    ):
         simulator = trajectories.Simulator(molecule, settings, chunks, make_engine)
         found = _run(simulator, settings, progress, num_workers)
         metadata = _write(folder, molecule, settings, found, described)
@@ -128,24 +130,6 @@ def _described(molecule: Structure, settings: Settings, version: str) -> dict[st
         "settings": {**dataclasses.asdict(settings), "integrator": INTEGRATOR},
         "engine": {"tblite": version} if version else {},
     }
-
-
-@contextlib.contextmanager
-def _kept(path: pathlib.Path, described: dict[str, Any]) -> Iterator[pathlib.Path]:
-    """The folder of what an interrupted run leaves, for this process alone."""
-    prefix = f".{path.name}.unfinished-"
-    folder = path.parent / (prefix + files.json_hash(described)[:12])
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if not locks.try_lock(handle):
-            raise UserError(
-                f"another process is generating {path}; wait for it, or name another "
-                "--out"
-            )
-        yield folder
-    finally:
-        os.close(handle)
 
 
 def _run(
@@ -248,10 +232,7 @@ def run(given: Given, _: Sequence[str] = ()) -> None:
     """
     options = given.read(Options)
     if options.verify is not None:
-        faults = folders.verify(options.verify, frame_files.read_metadata)
-        if faults:
-            raise UserError("\nerror: ".join(faults))
-        print(f"{options.verify} is intact")
+        folders.tell_intact(options.verify, frame_files.read_metadata)
         return
     if not options.out:
         raise UserError("expected --out=DIR, the folder to write")

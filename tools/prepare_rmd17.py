@@ -1,4 +1,4 @@
-"""Write a split of rMD17: energies and forces of ten molecules.
+"""Write a split of rMD17: energies and forces of molecules.
 
     python -m tools.prepare_rmd17 --download --out=DIR          from figshare, 1.1 GB
     python -m tools.prepare_rmd17 --source=ARCHIVE --out=DIR    from files

@@ -21,13 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from demetar import archives, files
 from demetar.data import nbody_files
 from demetar.data.frames import Frames, ragged
-from demetar.errors import UserError
 
 KIND = "frames"
-FORMATS = (2,)
 SPLITS = ("train", "valid", "test")
 UNITS = {
     "positions": "Å",
@@ -36,7 +33,6 @@ UNITS = {
     "velocities": "Å/fs",
     "time": "fs",
 }
-_ANEW = "generate the frames anew"
 _NAMES = ("n_atoms", "numbers", "positions", "energies", "forces", "velocities")
 
 
@@ -51,28 +47,10 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: there is no such file, it is of another kind or format or was altered.
     """
-    path = folder / nbody_files.METADATA
-    if not path.exists():
-        raise UserError(
-            f"{folder} is not a finished set of frames: it has no "
-            f"{nbody_files.METADATA}; write one with python -m tools.generate_md"
-        )
-    metadata = files.read_json(path, _ANEW)
-    found = metadata.get("kind")
-    if found != KIND:
-        raise UserError(
-            f"{path} is of no frames with energies and forces: expected the kind "
-            f"{KIND!r}, found {files.one_line(repr(found))}; write a folder with "
-            "python -m tools.generate_md"
-        )
-    nbody_files.check_format(metadata, path, FORMATS, _ANEW)
-    if not nbody_files.are_checksums(metadata.get("arrays")):
-        raise UserError(
-            f"cannot read {path}: expected arrays, the checksums by split and name; "
-            f"{_ANEW}"
-        )
-    nbody_files.check_seal(metadata, path, _ANEW)
-    return metadata
+    return nbody_files.read_of_kind(
+        *(folder, KIND, "set of frames"),
+        *("frames with energies and forces", "tools.generate_md"),
+    )
 
 
 def read_split(folder: pathlib.Path, split: str, metadata: Mapping[str, Any]) -> Frames:
@@ -82,16 +60,8 @@ def read_split(folder: pathlib.Path, split: str, metadata: Mapping[str, Any]) ->
       UserError: there is no such split, or its file is missing, damaged or altered, or
         an array of it is none of frames.
     """
-    path = folder / f"{split}.npz"
-    if split not in metadata["arrays"] or not path.exists():
-        raise UserError(f"{folder} has no {split} set; {_ANEW}")
-    arrays = archives.read_npz(path, _ANEW)
-    faults = nbody_files.alterations(arrays, metadata["arrays"][split])
-    missing = [f"{name} is missing" for name in _NAMES if name not in arrays]
-    for fault in (*faults, *missing):
-        raise UserError(f"{path} was altered: {fault}; {_ANEW}")
-    columns = {name: arrays[name] for name in _NAMES}
-    return ragged(**columns, place=path)
+    columns = nbody_files.read_arrays(folder, split, metadata, _NAMES)
+    return ragged(**columns, place=folder / f"{split}.npz")
 
 
 def to_arrays(frames: Frames) -> dict[str, np.ndarray]:

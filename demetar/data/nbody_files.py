@@ -93,6 +93,66 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     return metadata
 
 
+def read_of_kind(
+    folder: pathlib.Path, kind: str, noun: str, content: str, tool: str
+) -> dict[str, Any]:
+    """`metadata.json` of a folder of another kind of data, sealed as these are.
+
+    Args:
+      folder: to read.
+      kind: that the metadata must name.
+      noun: what a finished folder is, as 'set of frames'.
+      content: what it holds, as 'frames with energies and forces'.
+      tool: the command that writes one.
+
+    Raises:
+      UserError: there is no such file, it is of another kind or format or was altered.
+    """
+    path, anew = folder / METADATA, f"generate the {kind} anew"
+    if not path.exists():
+        raise UserError(
+            f"{folder} is not a finished {noun}: it has no {METADATA}; write one with "
+            f"python -m {tool}"
+        )
+    metadata = files.read_json(path, anew)
+    found = metadata.get("kind")
+    if found != kind:
+        raise UserError(
+            f"{path} is of no {content}: expected the kind {kind!r}, found "
+            f"{files.one_line(repr(found))}; write a folder with python -m {tool}"
+        )
+    check_format(metadata, path, (FORMAT,), anew)
+    if not are_checksums(metadata.get("arrays")):
+        raise UserError(
+            f"cannot read {path}: expected arrays, the checksums by split and name; "
+            f"{anew}"
+        )
+    check_seal(metadata, path, anew)
+    return metadata
+
+
+def read_arrays(
+    folder: pathlib.Path,
+    split: str,
+    metadata: Mapping[str, Any],
+    names: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """The arrays of these names of a split of such a folder.
+
+    Raises:
+      UserError: there is no such split, or its file is missing, damaged or altered.
+    """
+    path, anew = folder / f"{split}.npz", f"generate the {metadata['kind']} anew"
+    if split not in metadata["arrays"] or not path.exists():
+        raise UserError(f"{folder} has no {split} set; {anew}")
+    arrays = archives.read_npz(path, anew)
+    faults = alterations(arrays, metadata["arrays"][split])
+    missing = [f"{name} is missing" for name in names if name not in arrays]
+    for fault in (*faults, *missing):
+        raise UserError(f"{path} was altered: {fault}; {anew}")
+    return {name: arrays[name] for name in names}
+
+
 def check_format(
     metadata: Mapping[str, Any], path: pathlib.Path, formats: Sequence[int], hint: str
 ) -> None:

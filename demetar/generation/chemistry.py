@@ -18,28 +18,20 @@ One thing differs: a molecule with a position that is not finite is not valid. O
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.util
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from demetar.data.bonds import Progress, silent
-from demetar.errors import UserError
-from demetar.generation import stability
+from demetar.generation import quiet_rdkit, stability
 from demetar.generation.structures import Structures
 
-INSTALL = "python -m pip install '.[generation]'"
+_PURPOSE = "validity, uniqueness and novelty"
 # What an atom adds to the number of a formula, with room for 4,095 of each element.
 _IN_FORMULA = np.zeros(max(stability.VALENCES) + 1, np.int64)
 _IN_FORMULA[list(stability.VALENCES)] = 2 ** (12 * np.arange(len(stability.VALENCES)))
-
-
-def is_available() -> bool:
-    """Whether RDKit is installed."""
-    return importlib.util.find_spec("rdkit") is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +121,7 @@ def training_smiles(
     Raises:
       UserError: RDKit is not installed, or an element that the table does not know.
     """
-    with _rdkit() as chem:
+    with quiet_rdkit.chem(_PURPOSE) as chem:
         molecules = _molecules(chem, training, progress, "training molecules")
         return frozenset(chem.MolToSmiles(own) for own in molecules if own is not None)
 
@@ -142,7 +134,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(structures: Structures, progress: Progress) -> Iterator[_Piece]:
-    with _rdkit() as chem:
+    with quiet_rdkit.chem(_PURPOSE) as chem:
         for own in _molecules(chem, structures, progress, "molecules"):
             if own is None:
                 yield _Piece("", 0)
@@ -192,21 +184,3 @@ def _molecule(
     except ValueError:  # of RDKit: too many bonds, or rings without Kekulé structure
         return None
     return found
-
-
-@contextlib.contextmanager
-def _rdkit() -> Iterator[Any]:
-    """RDKit's module of molecules, which prints nothing meanwhile.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    try:
-        from rdkit import Chem, rdBase
-    except ImportError:
-        raise UserError(
-            "expected RDKit for validity, uniqueness and novelty, found none; install "
-            f"it with {INSTALL}"
-        ) from None
-    with rdBase.BlockLogs():
-        yield Chem

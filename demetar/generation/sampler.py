@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec
 
 from demetar import graphs
 from demetar.data.bonds import Progress, silent
-from demetar.data.packing import make_packing
+from demetar.data.packing import Packing, make_packing
 from demetar.data.samples import to_dtype
 from demetar.distributed.placement import AXIS
 from demetar.errors import UserError
@@ -85,7 +85,7 @@ def check_memory(count: int, num_atoms: int, task: TaskSpec, memory: float) -> N
         )
 
 
-class _Batch(NamedTuple):
+class ToDraw(NamedTuple):
     """Molecules that one device draws at a time.
 
     Attributes:
@@ -97,6 +97,23 @@ class _Batch(NamedTuple):
     members: np.ndarray
     slots: np.ndarray
     graph: Graph
+
+
+def batches_of(packing: Packing) -> list[ToDraw]:
+    """All samples of a packing, to be drawn."""
+    plan = packing.plan(np.arange(len(packing.samples.n_node)))
+    arrays = packing.arrays()
+    rows = [
+        dict(zip(plan, row, strict=True)) for row in zip(*plan.values(), strict=True)
+    ]
+    return [
+        ToDraw(
+            row["sample"][row["weight"] > 0],
+            row["sample"],
+            packing.assemble(arrays, row).graph,
+        )
+        for row in rows
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,10 +161,32 @@ class Sampler:
           The molecules, with NaN if the denoiser did not stay finite.
         """
         numbers = np.arange(len(n_node)) if numbers is None else numbers
-        drawn: list[np.ndarray] = [np.zeros(0)] * len(n_node)
-        groups = self._groups(self._batches(n_node))
+        batches = self._batches(n_node)
+        return self._structures(
+            self.values(params, batches, numbers, seed, progress, turn=turn)
+        )
 
-        def all_states() -> Iterator[tuple[list[_Batch], np.ndarray]]:
+    def values(
+        self,
+        params: Params,
+        batches: list[ToDraw],
+        numbers: np.ndarray,
+        seed: int,
+        progress: Progress = silent,
+        *,
+        turn: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """What is drawn of each molecule of some batches, [n, 3 + F].
+
+        Args:
+          params, seed, progress, turn: of `draw`.
+          batches: of `batches_of`.
+          numbers: [M] of the molecules.
+        """
+        drawn: list[np.ndarray] = [np.zeros(0)] * len(numbers)
+        groups = self._groups(batches)
+
+        def all_states() -> Iterator[tuple[list[ToDraw], np.ndarray]]:
             for group in groups:
                 for _, values in self._walk(params, group, numbers, seed, turn):
                     yield group, values
@@ -158,7 +197,7 @@ class Sampler:
                 parts = _parts(own, batch.graph)
                 for member, part in zip(batch.members, parts, strict=False):
                     drawn[member] = part  # the last one stays
-        return self._structures(drawn)
+        return drawn
 
     def film(
         self, params: Params, size: int, number: int, seed: int, num_frames: int
@@ -176,7 +215,19 @@ class Sampler:
         kept = np.unique(np.linspace(0, len(seen) - 1, num_frames).round().astype(int))
         return [(seen[one][0], self._structures(seen[one][1])) for one in kept]
 
-    def _batches(self, n_node: np.ndarray) -> list[_Batch]:
+    def bare(self, graph: Graph) -> Graph:
+        """The graph without what has no noise, as `noising` takes it."""
+        return graph
+
+    def told(self, graph: Graph, values: Array, times: Array) -> Graph:
+        """What the model sees of values [N, 3 + F] at the times [G]."""
+        return noising.with_values(graph, values, times, self.schedule)
+
+    def noise_of(self, outputs: dict[str, Array]) -> jax.Array:
+        """The noise [N, 3 + F] that the model predicts."""
+        return noising.as_noise(outputs)
+
+    def _batches(self, n_node: np.ndarray) -> list[ToDraw]:
         """The batches of molecules with these numbers of atoms."""
         total = int(n_node.sum())
         samples = dataset.complete_samples(
@@ -184,21 +235,9 @@ class Sampler:
         )
         samples = to_dtype(samples, self.dtype)
         packing = make_packing(samples, self.task, self.batch_size)
-        plan, arrays = packing.plan(np.arange(len(n_node))), packing.arrays()
-        rows = [
-            dict(zip(plan, row, strict=True))
-            for row in zip(*plan.values(), strict=True)
-        ]
-        return [
-            _Batch(
-                row["sample"][row["weight"] > 0],
-                row["sample"],
-                packing.assemble(arrays, row).graph,
-            )
-            for row in rows
-        ]
+        return batches_of(packing)
 
-    def _groups(self, batches: list[_Batch]) -> list[list[_Batch]]:
+    def _groups(self, batches: list[ToDraw]) -> list[list[ToDraw]]:
         """Batches that the devices draw at a time; the last may have empty ones."""
         count = len(self._devices)
         empty = batches[-1]._replace(members=np.zeros(0, int))
@@ -212,7 +251,7 @@ class Sampler:
     def _walk(
         self,
         params: Params,
-        group: list[_Batch],
+        group: list[ToDraw],
         numbers: np.ndarray,
         seed: int,
         turn: np.ndarray | None,
@@ -225,7 +264,7 @@ class Sampler:
         keys = fold(jax.random.key(seed), known)
         matrix = jnp.asarray(np.eye(3) if turn is None else turn, self.dtype)
         first = jax.vmap(_fresh, (0, None, 0, None))
-        values = first(keys, last + 1, graph, matrix)
+        values = first(keys, last + 1, self.bare(graph), matrix)
         yield last, np.asarray(values)
         length = math.ceil((last + 1) / calls)
         times = np.arange(last, last - calls * length, -1, dtype=np.int32)
@@ -251,16 +290,16 @@ class Sampler:
             turn: Array,
             times: Array,
         ) -> jax.Array:
-            mask = graphs.node_mask(graph)[:, None]
+            mask, bare = graphs.node_mask(graph)[:, None], self.bare(graph)
 
             def step(values: jax.Array, time: Any) -> tuple[jax.Array, None]:
                 row = jnp.maximum(time, 0)
                 keep, denoise, spread = (jnp.asarray(own)[row] for own in factors)
                 at = jnp.full(graph.bucket.num_graphs, row)
-                told = noising.with_values(graph, values, at, self.schedule)
-                noise = noising.as_noise(self.model.apply(params, None, told, False))
+                told = self.told(graph, values, at)
+                noise = self.noise_of(self.model.apply(params, None, told, False))
                 moved = keep * values - denoise * noise
-                moved = moved + spread * _fresh(keys, row, graph, turn)
+                moved = moved + spread * _fresh(keys, row, bare, turn)
                 moved = noising.centred(jnp.where(mask, moved, 0), graph)
                 return jnp.where(time >= 0, moved, values), None
 

@@ -57,8 +57,13 @@ def make_task(
 
 
 def is_denoiser(task: TaskSpec) -> bool:
-    """Whether a task is one of `make_task`."""
+    """Whether a task is to find the noise of molecules, or of their shapes."""
     return TIME in task.scalars and POSITIONS in [head.name for head in task.heads]
+
+
+def knows_bonds(task: TaskSpec) -> bool:
+    """Whether a denoiser is one of shapes alone, of `conformer_graphs.make_task`."""
+    return is_denoiser(task) and NUMBER not in task.scalars
 
 
 def species_of(task: TaskSpec) -> tuple[int, ...]:

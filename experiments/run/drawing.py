@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from demetar import elements, files, geometry, models
+from demetar import elements, geometry, models
 from demetar.data.bonds import Progress
 from demetar.data.dataset import Dataset
 from demetar.data.molecules import Molecules
@@ -28,6 +28,7 @@ from demetar.errors import UserError
 from demetar.generation import (
     chemistry,
     likelihood,
+    quiet_rdkit,
     sampler,
     stability,
     states,
@@ -40,10 +41,10 @@ from demetar.train import checkpoint
 from demetar.types import Params
 from demetar.visual import animation
 from demetar.visual import molecules as pictures
-from experiments.run import cli, records, run_files, statistics, workdir
+from experiments.run import cli, drawn_files, statistics, workdir
 from experiments.run.job import Job
 
-FOLDER, RECORD, SAMPLES = "drawn", "generation.json", "samples.xyz"
+RECORD, SAMPLES = "generation.json", "samples.xyz"
 MEASURES = (
     *("stable_atoms", "stable_molecules", "validity", "uniqueness", "novelty"),
     "not_finite",
@@ -75,10 +76,10 @@ def check(asked: Settings, dataset: Dataset) -> None:
     if not has_known_bonds(np.array(states.species_of(dataset.task))):
         known = ", ".join(elements.SYMBOLS[number - 1] for number in stability.VALENCES)
         print(f"note      bonds are known of {known} alone: stability is not measured")
-    elif not chemistry.is_available():
+    elif not quiet_rdkit.is_available():
         print(
             "note      validity, uniqueness and novelty need RDKit: "
-            f"{chemistry.INSTALL}"
+            f"{quiet_rdkit.INSTALL}"
         )
     sampler.check_memory(
         asked.num_samples, largest, dataset.task, SHARE_OF_MEMORY * memory
@@ -92,29 +93,17 @@ def _training_sizes(dataset: Dataset) -> np.ndarray:
 
 def draw(job: Job, known: Molecules, asked: Settings) -> None:
     """Draw molecules with a finished run, and write what is said of them."""
-    folder = job.folder
-    path = folder / FOLDER / RECORD
-    with workdir.locked(folder):
-        record = run_files.read_record(folder / run_files.RECORD_FILE)
-        run_id = record[run_files.RUN_ID]
-        wanted = {**dataclasses.asdict(asked), run_files.RUN_ID: run_id}
-        found = files.read_json(path) if path.exists() else {}
-        if any(found.get(name) != value for name, value in wanted.items()):
-            # Whatever is interrupted is not taken for what was there before.
-            path.unlink(missing_ok=True)
-            found = {**wanted, **_drawn(job, known, asked)}
-            checkpoint.write_json(path, found)
-        if record.get("generated") != found:
-            record["generated"] = found
-            records.write(folder / run_files.RECORD_FILE, record)
-    print(f"{describe(found)}\nmolecules: {path.with_name(SAMPLES)}")
+    found = drawn_files.told(
+        *(job.folder, RECORD, "generated", asked),
+        lambda: _drawn(job, known, asked),
+    )
+    print(f"{describe(found)}\nmolecules: {job.folder / drawn_files.FOLDER / SAMPLES}")
 
 
 def _drawn(job: Job, known: Molecules, asked: Settings) -> dict[str, Any]:
     """Draw, write molecules and pictures, and measure."""
     best = checkpoint.load_model(job.folder / workdir.BEST)
-    place = job.folder / FOLDER
-    cli.make_folder(place)
+    place = job.folder / drawn_files.FOLDER
     drawer, training = make_sampler(job, best), training_molecules(known, job)
     sizes = sampler.sizes_like(training.n_node, asked.num_samples, asked.sample_seed)
     rows, everything = [], []

@@ -36,6 +36,12 @@ class Chunk(NamedTuple):
     systems: Systems
 
 
+def drawing_command(task: TaskSpec) -> str:
+    """The module that draws with a denoiser."""
+    name = "conformers" if states.knows_bonds(task) else "generate"
+    return f"experiments.{name}"
+
+
 def find(
     place: pathlib.Path, task: TaskSpec, out: pathlib.Path | None = None
 ) -> list[pathlib.Path]:
@@ -52,7 +58,7 @@ def find(
     if states.is_denoiser(task):
         raise UserError(
             f"expected a model that predicts something of what is in {place}, found "
-            "one that removes noise from molecules; python -m experiments.generate "
+            f"one that removes noise from molecules; python -m {drawing_command(task)} "
             "draws with it"
         )
     suffixes = MOLECULES if species_of(task) else STATES

@@ -218,6 +218,11 @@ def _samples(
     options: Options, task: TaskSpec, settings: Mapping[str, Any]
 ) -> tuple[Samples, str]:
     """The one system as samples, and where it is from."""
+    if states.knows_bonds(task):
+        raise UserError(
+            "expected a model whose inputs a file can have, found one that draws "
+            "shapes from bonds; python -m experiments.conformers draws with it"
+        )
     if options.input:
         return _of_file(options, task, settings, pathlib.Path(options.input))
     if not (species_of(task) or states.is_denoiser(task)):
