@@ -2,6 +2,9 @@
 
 import functools
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -68,6 +71,24 @@ def test_a_finished_run_draws_others_and_is_looked_at(train, run, tmp_path):
     predicted.refused("one that removes noise from molecules; python -m experiments.ge")
     look = ("--checkpoint=run", "--what=equivariance", "--out=pictures")
     assert "ethanol" in run(*look, module="visualize").succeeded().output
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_programs_run_leaves_nothing_that_is_half_told(
+    train, start, place, tmp_path
+):
+    train().succeeded()
+    more = (*SMALL, f"--data_dir={place}", "--cpu_devices=2", "--num_samples=9000")
+    command = start(*more, module="generate")
+    while "drawing" not in command.errors:
+        time.sleep(0.1)
+    time.sleep(5)  # by now a compiled program is under way
+    os.kill(command.process, signal.SIGINT)
+    assert command.wait().code == 130
+    assert "interrupted; the same command continues" in command.errors
+    assert not (tmp_path / "run" / "drawn" / "generation.json").exists()
+    train().succeeded()
+    assert (tmp_path / "run" / "drawn" / "generation.json").exists()
 
 
 def test_a_model_that_is_no_denoiser_is_refused(train):

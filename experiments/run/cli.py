@@ -71,7 +71,21 @@ def run(main: Main, line: CommandLine) -> None:
         code = (
             leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
         )
-        sys.exit(screen.exit_code(code, out))
+        code = screen.exit_code(code, out)
+        if code > SIGNALLED:
+            _leave_at_once(code)
+        sys.exit(code)
+
+
+def _leave_at_once(code: int) -> None:
+    """Exit although a compiled program may be under way.
+
+    Python would take away what it computes with, and be killed for it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _guarded(main: Callable[[], int | None]) -> int:

@@ -228,6 +228,11 @@ def _samples(
     if not (species_of(task) or states.is_denoiser(task)):
         return _of_dataset(options, task, settings)
     _check_number(options.system, 1, "the built-in ethanol; --input names a file")
+    if states.knows_bonds(task):
+        raise UserError(
+            "expected a model of bodies or molecules, found one of the shapes of bond "
+            "graphs, which is not drawn; give another one"
+        )
     if states.is_denoiser(task):
         return _clean_ethanol(task), "ethanol without noise"
     found = systems.parse(task, _ETHANOL)
