@@ -281,6 +281,7 @@ def test_jax_is_not_needed_to_check_its_version(run_python):
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
     *("docs/devices.md", "docs/pictures.md", "docs/potentials.md"),
+    "docs/generation.md",
 )
 
 
