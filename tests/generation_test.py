@@ -212,36 +212,36 @@ def test_drawing_ends_at_what_the_denoiser_knows():
 
 
 def test_drawing_gives_the_spread_of_the_data():
-    known, spread = schedule.polynomial(500), 0.3
+    known, spread = schedule.polynomial(300), 0.3
     with jax.enable_x64(True):
         made = (make_sampler(normal(own, known)) for own in (spread, 2 * spread))
         drawn, wrong = (
-            dataclasses.replace(drawer, schedule=known).draw({}, np.full(60, 20), 3)
+            dataclasses.replace(drawer, schedule=known).draw({}, np.full(30, 20), 3)
             for drawer in made
         )
         # One of 20 dimensions is the centroid's.
         expected = spread * np.sqrt(19 / 20)
-        assert drawn.positions.std() == pytest.approx(expected, rel=0.05)
+        assert drawn.positions.std() == pytest.approx(expected, rel=0.06)
         assert wrong.positions.std() > 1.5 * expected
 
 
 def egnn(task=TASK):
-    fields = {"hidden_size": 8, "num_layers": 2, "move_range": 15.0}
+    fields = {"hidden_size": 8, "num_layers": 1, "move_range": 15.0}
     model = models.build("egnn", task, fields)
     graph = make_sampler(model)._batches(np.array([5]))[0].graph
     return model, model.init(jax.random.key(0), graph, True)
 
 
 def test_a_molecule_does_not_depend_on_its_batch():
+    model, sizes = normal(0.5, schedule.polynomial(LENGTH)), np.array([5, 3, 7, 4, 6])
     with jax.enable_x64(True):
-        model, params = egnn()
-        sizes = np.array([5, 3, 7, 4, 6])
-        whole = make_sampler(model).draw(params, sizes, 2)
-        parts = make_sampler(model, batch_size=2).draw(params, sizes, 2)
+        drawer = make_sampler(model)
+        whole = drawer.draw({}, sizes, 2)
+        parts = make_sampler(model, batch_size=2).draw({}, sizes, 2)
         np.testing.assert_allclose(parts.positions, whole.positions, atol=1e-8)
-        other = make_sampler(model).draw(params, sizes, 3)
+        other = drawer.draw({}, sizes, 3)
         assert abs(other.positions - whole.positions).max() > 0.1
-        film = make_sampler(model).film(params, 7, 2, 2, 3)
+        film = drawer.film({}, 7, 2, 2, 3)
         assert [time for time, _ in film][::2] == [LENGTH, 0]
         np.testing.assert_allclose(
             film[-1][1].positions, whole.take([2]).positions, atol=1e-8
@@ -251,9 +251,10 @@ def test_a_molecule_does_not_depend_on_its_batch():
 def test_turned_noise_gives_the_turned_molecule():
     with jax.enable_x64(True):
         model, params = egnn()
+        drawer = make_sampler(model)
         turn = np.asarray(geometry.random_rotations(jax.random.key(5), ()))
-        straight = make_sampler(model).draw(params, np.array([5, 6]), 2)
-        turned = make_sampler(model).draw(params, np.array([5, 6]), 2, turn=turn)
+        straight = drawer.draw(params, np.array([5, 6]), 2)
+        turned = drawer.draw(params, np.array([5, 6]), 2, turn=turn)
         np.testing.assert_allclose(
             turned.positions, straight.positions @ turn.T, atol=1e-8
         )
