@@ -23,6 +23,7 @@ from tools.command_line import MOST_DIGITS
 
 PAPER, PROJECT = "paper", "project"  # who chose a protocol
 MOST_SEEDS = 10_000  # replicas that train side by side
+LATER = {"adaptive_clip": False}  # settings since 0.2.0, as runs before were trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +126,22 @@ class Settings:
         )
 
     def config(self) -> dict[str, Any]:
-        """All settings by name, as config.json has them."""
+        """All settings by name, as config.json has them.
+
+        One that came later is left out while it is what it was before, so that runs
+        of earlier releases go on.
+        """
+        known = values_of(self)
+        for name, before in LATER.items():
+            if known.get(name) == before:
+                del known[name]
         return {
             "dataset": self.dataset,
             "model": self.model,
             "protocol": self.protocol.name,
             "origin": self.protocol.origin,
             "fields": dict(self.fields),
-            **values_of(self),
+            **known,
         }
 
     def reading(self) -> Any:
