@@ -101,7 +101,7 @@ def test_an_input_that_the_task_does_not_have_is_named():
     with pytest.raises(UserError, match="no node input 'mass'; it has charge, |veloc"):
         num_params("egnn", node_inputs=("mass",))
     still: TaskSpec = dataclasses.replace(testing.TASK, vectors=())
-    model = models.build("egnn", still, {"node_inputs": ("charge",)})
+    model = models.build("radial_field", still)
     batch = testing.make_batch(testing.systems())
     with pytest.raises(UserError, match="no vector input 'velocity'; it has none"):
         model.init(jax.random.key(0), batch.graph, True)
