@@ -188,7 +188,7 @@ def embed(smiles: str, count: int, seed: int, relaxed: bool) -> Conformers:
     molecule = molecule_of(smiles)
     from rdkit.Chem import rdDistGeom
 
-    settings = rdDistGeom.ETKDGv3()
+    settings: Any = rdDistGeom.ETKDGv3()  # whose stubs have wrong types
     settings.randomSeed = seed
     with _quiet():
         found = list(
