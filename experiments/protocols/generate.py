@@ -42,7 +42,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     "demetar": {"hidden_size": 64},
 }
 _FAST = _protocol(
-    "small models, one schedule, chosen on the validation set",
+    "small models under one schedule",
     training=loop.Settings(40, eval_every=2, average_decay=0.999),
     optimizer=optim.Settings(
         optimizer="amsgrad", learning_rate=1e-3, schedule="cosine", adaptive_clip=True
