@@ -619,8 +619,8 @@ BAD_FLAGS = {
     "clip": (["--model=egnn", "--clip_norm=-1"], "--clip_norm of at least 0"),
     "decay": (["--model=egnn", "--average_decay=1"], "--average_decay below 1"),
     "no velocity": (
-        ["--model=egnn", "--cues=positions"],
-        "egnn moves along the velocities, which --cues=positions leaves out",
+        ["--model=radial_field", "--cues=positions"],
+        "radial_field moves along the velocities, which --cues=positions leaves out",
     ),
     "bodies": (["--model=egnn", "--num_bodies=1"], "--num_bodies of at least 2"),
     "clip of each": (["--model=egnn", "--clip_each=-1"], "--clip_each of at least 0"),
