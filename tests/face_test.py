@@ -105,7 +105,7 @@ def test_a_missing_input_names_the_field_to_set():
     task = dataclasses.replace(
         trained.BODIES, vectors=(), heads=trained.BODIES.heads[:1]
     )
-    net = demetar.build("egnn", task)
+    net = demetar.build("radial_field", task)
     graph = demetar.make_batch(task, np.eye(3), charges=[1, 2, 3]).graph
     with pytest.raises(UserError, match="no vector input 'velocity'.*VectorInput"):
         net.init(jax.random.key(0), graph, True)
