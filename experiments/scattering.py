@@ -55,12 +55,7 @@ class Options:
         MODEL,
         Bounds(least=0, most=100),
     )
-    num_test: int | None = setting(
-        None,
-        "Test molecules: the first of the split's.",
-        DATA,
-        default_words=ALL,
-    )
+    num_test: int | None = splits.counted("Test")
 
 
 LINE = CommandLine(

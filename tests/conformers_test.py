@@ -13,7 +13,7 @@ import pytest
 from demetar import models
 from demetar.data import conformer_files
 from demetar.errors import UserError
-from demetar.generation import conformer_graphs, conformer_noise
+from demetar.generation import conformer_graphs, conformer_noise, states
 from demetar.generation.conformer_sampler import ShapeSampler
 from experiments import conformers, report
 from experiments.run import conformer_drawing, finished
@@ -112,7 +112,7 @@ def test_positions_alone_are_noised(score):
         data = load(score=score)
         clean, noisy = first_batch(data)
     schedule = data.corrupt.schedule
-    graph, noise = noisy.graph, noisy.targets[conformer_noise.POSITIONS][:, 0]
+    graph, noise = noisy.graph, noisy.targets[states.POSITIONS][:, 0]
     real = int(graph.n_node[:-1].sum())
     steps = np.round(graph.nodes.scalars[:real, -1] * 40).astype(int)
     expected = (
@@ -145,7 +145,7 @@ def perfect(data, clean):
         count = len(graph.nodes.positions)
         known = jnp.tile(clean, (-(-count // len(clean)), 1))[:count]
         noise = params["x"]["share"] * (graph.nodes.positions - alphas * known) / sigmas
-        return {conformer_noise.POSITIONS: noise[:, None]}
+        return {states.POSITIONS: noise[:, None]}
 
     return hk.Transformed(lambda *_: {}, apply)
 

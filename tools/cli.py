@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+import tqdm
 
 from demetar.errors import UserError
 from tools import help_text
@@ -82,3 +86,22 @@ def run(
     except KeyboardInterrupt:
         print(f"error: {interrupted}", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)
+
+
+@contextlib.contextmanager
+def counting(total: int, unit: str, shown: bool) -> Iterator[Callable[[int], None]]:
+    """What tells a progress bar on stderr of so many more, from any thread.
+
+    Args:
+      total: beyond which nothing is shown.
+      unit: of what is counted.
+      shown: whether there is a bar.
+    """
+    lock = threading.Lock()
+    with tqdm.tqdm(total=total, unit=unit, disable=not shown) as bar:
+
+        def told(count: int) -> None:
+            with lock:
+                bar.update(min(count, total - bar.n))
+
+        yield told

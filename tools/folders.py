@@ -7,23 +7,28 @@ array. `demetar.data.nbody_files` describes the format.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
 import pathlib
+import platform
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+import demetar
 from demetar import archives, files, locks
 from demetar.data import nbody_files
 from demetar.errors import UserError
+from demetar.settings import OUTPUT, setting
 from tools import simulation
 
 COPY_BYTES = 2**22
@@ -32,6 +37,19 @@ COPY_BYTES = 2**22
 def array_digest(dtype: np.dtype, shape: tuple[int, ...]) -> hashlib._Hash:
     """SHA-256 of an array's type and shape, to be updated with its bytes in C order."""
     return hashlib.sha256(f"{dtype.str}{shape}".encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a generator is to do with a folder."""
+
+    out: str | None = setting(
+        None, "The folder to write, which must not hold a data set yet.", OUTPUT
+    )
+    overwrite: bool = setting(False, "Replace the data set that --out holds.", OUTPUT)
+    verify: str | None = setting(
+        None, "Check this folder against its checksums, and do nothing else.", OUTPUT
+    )
 
 
 class SplitWriter:
@@ -186,6 +204,37 @@ def kept(path: pathlib.Path, described: dict[str, Any]) -> Iterator[pathlib.Path
         yield folder
     finally:
         os.close(handle)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of the project, of Python and of packages, as metadata have them."""
+    return {
+        "demetar": demetar.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def write_splits(
+    folder: pathlib.Path,
+    splits: Mapping[str, Mapping[str, np.ndarray]],
+    described: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the files of all splits with their metadata, and return these.
+
+    Args:
+      folder: to write into.
+      splits: {split: {name: array}}.
+      described: what the metadata say beside versions and checksums.
+    """
+    arrays = {}
+    for split, content in splits.items():
+        np.savez(folder / f"{split}.npz", **content)  # type: ignore[arg-type]
+        arrays[split] = {
+            name: files.array_hash(array) for name, array in content.items()
+        }
+    sealed = {**described, "versions": versions("numpy"), "arrays": arrays}
+    return write_metadata(folder, sealed)
 
 
 def write_metadata(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:

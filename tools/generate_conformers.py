@@ -19,34 +19,28 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import os
 import pathlib
-import platform
 import shutil
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
-import demetar
-from demetar import files
 from demetar.data import conformer_files
 from demetar.data.conformer_files import Ensembles
 from demetar.data.readers import text
 from demetar.errors import UserError
 from demetar.generation import bond_graphs
-from demetar.settings import COUNT, DATA, OUTPUT, PROCESSES, setting
+from demetar.settings import COUNT, DATA, PROCESSES, setting
 from tools import cli, ensembles, folders
 from tools.command_line import CommandLine, Given
 from tools.ensembles import Graphs, Settings, Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(folders.Asked):
     """What is asked for, beside the settings of the conformers."""
 
     smiles: str | None = setting(
@@ -54,13 +48,6 @@ class Options:
         "A text file of molecules, a SMILES at the beginning of each line.",
         DATA,
         default_words="QM9's",
-    )
-    out: str | None = setting(
-        None, "The folder to write, which must not hold a data set yet.", OUTPUT
-    )
-    overwrite: bool = setting(False, "Replace the data set that --out holds.", OUTPUT)
-    verify: str | None = setting(
-        None, "Check this folder against its checksums, and do nothing else.", OUTPUT
     )
     num_workers: int | None = setting(
         None,
@@ -152,15 +139,7 @@ def _run(
     num_workers: int | None,
 ) -> Ensembles:
     """The conformers of all splits, with a progress bar."""
-    lock = threading.Lock()
-    with tqdm.tqdm(
-        total=settings.total, unit=" molecules", disable=not progress
-    ) as bar:
-
-        def told(count: int) -> None:
-            with lock:
-                bar.update(min(count, settings.total - bar.n))
-
+    with cli.counting(settings.total, " molecules", progress) as told:
         workers = num_workers or len(os.sched_getaffinity(0))
         return generator.run(graphs, workers, told)
 
@@ -184,33 +163,19 @@ def _write(
             ("test", "valid", "train"), stops, counts, strict=True
         )
     }
-    arrays, measured = {}, {}
-    for split in conformer_files.SPLITS:
-        part = found.take(rows[split])
-        content = conformer_files.to_arrays(part)
-        np.savez(folder / f"{split}.npz", **content)  # type: ignore[arg-type]
-        arrays[split] = {
-            name: files.array_hash(array) for name, array in content.items()
-        }
-        measured[split] = {
+    parts = {split: found.take(rows[split]) for split in conformer_files.SPLITS}
+    measured = {
+        split: {
             "molecules": len(part),
             "conformers": int(part.n_conformers.sum()),
             "conformers_mean": float(part.n_conformers.mean()),
             "conformers_median": float(np.median(part.n_conformers)),
         }
-    metadata = {
-        "kind": conformer_files.KIND,
-        **described,
-        "units": conformer_files.UNITS,
-        "versions": {
-            "demetar": demetar.__version__,
-            "python": platform.python_version(),
-            "numpy": importlib.metadata.version("numpy"),
-        },
-        "arrays": arrays,
-        "measured": measured,
+        for split, part in parts.items()
     }
-    return folders.write_metadata(folder, metadata)
+    splits = {split: conformer_files.to_arrays(part) for split, part in parts.items()}
+    told = {"kind": conformer_files.KIND, **described, "units": conformer_files.UNITS}
+    return folders.write_splits(folder, splits, {**told, "measured": measured})
 
 
 def run(given: Given, _: Sequence[str] = ()) -> None:

@@ -19,25 +19,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import os
 import pathlib
-import platform
 import shutil
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
-import demetar
 from demetar import elements, files
 from demetar.data import frame_files
 from demetar.data.frames import Frames, joined, uniform
 from demetar.errors import UserError
-from demetar.settings import COUNT, DATA, OUTPUT, PROCESSES, setting
+from demetar.settings import COUNT, DATA, PROCESSES, setting
 from tools import cli, folders, langevin, structures, trajectories, xtb
 from tools.command_line import CommandLine, Given
 from tools.structures import Structure
@@ -47,20 +42,13 @@ INTEGRATOR = "BAOAB"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(folders.Asked):
     """What is asked for, beside the settings of the dynamics."""
 
     molecule: str = setting(
         "ethanol",
         "One of ASE's G2 set, as ethanol or CH3CH2OH, a FILE.xyz, or a number of QM9.",
         DATA,
-    )
-    out: str | None = setting(
-        None, "The folder to write, which must not hold a data set yet.", OUTPUT
-    )
-    overwrite: bool = setting(False, "Replace the data set that --out holds.", OUTPUT)
-    verify: str | None = setting(
-        None, "Check this folder against its checksums, and do nothing else.", OUTPUT
     )
     num_workers: int | None = setting(
         None,
@@ -141,13 +129,7 @@ def _run(
     """The arrays of all trajectories, with a progress bar."""
     every = settings.trajectories()
     total = sum(settings.skipped + one.num_frames for one in every)
-    lock = threading.Lock()
-    with tqdm.tqdm(total=total, unit="frame", disable=not progress) as bar:
-
-        def told(count: int) -> None:
-            with lock:
-                bar.update(count)
-
+    with cli.counting(total, "frame", progress) as told:
         workers = num_workers or len(os.sched_getaffinity(0))
         return simulator.run(min(workers, len(every)), told)
 
@@ -160,31 +142,15 @@ def _write(
     described: dict[str, Any],
 ) -> dict[str, Any]:
     """Write all files of a data set and return its metadata."""
-    arrays, measured = {}, {}
-    every = settings.trajectories()
+    every, splits, measured = settings.trajectories(), {}, {}
     for number, split in enumerate(frame_files.SPLITS):
         parts = [
             part for one, part in zip(every, found, strict=True) if one.split == number
         ]
-        content = _content(molecule, settings, parts)
-        np.savez(folder / f"{split}.npz", **content)  # type: ignore[arg-type]
-        arrays[split] = {
-            name: files.array_hash(array) for name, array in content.items()
-        }
+        splits[split] = _content(molecule, settings, parts)
         measured[split] = _measured(molecule, parts)
-    metadata = {
-        "kind": frame_files.KIND,
-        **described,
-        "units": frame_files.UNITS,
-        "versions": {
-            "demetar": demetar.__version__,
-            "python": platform.python_version(),
-            "numpy": importlib.metadata.version("numpy"),
-        },
-        "arrays": arrays,
-        "measured": measured,
-    }
-    return folders.write_metadata(folder, metadata)
+    told = {"kind": frame_files.KIND, **described, "units": frame_files.UNITS}
+    return folders.write_splits(folder, splits, {**told, "measured": measured})
 
 
 def _content(

@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import itertools
 import math
 import os
 import pathlib
-import platform
 import shutil
 import time
 from collections.abc import Sequence
@@ -34,9 +32,8 @@ import jax
 import numpy as np
 import tqdm
 
-import demetar
 from demetar.errors import UserError
-from demetar.settings import DATA, OUTPUT, setting
+from demetar.settings import DATA, setting
 from tools import cli, folders, simulation, streams, systems
 from tools.command_line import CommandLine, Given
 
@@ -129,11 +126,7 @@ def _fill(
         "settings": _describe(settings),
         "frames": list(settings.frames),
         "units": UNITS,
-        "versions": {
-            "demetar": demetar.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in VERSIONED},
-        },
+        "versions": folders.versions(*VERSIONED),
         "arrays": arrays,
         "conserved": {split: _summarise(parts) for split, parts in drifts.items()},
     }
@@ -179,7 +172,7 @@ def _summarise(parts: list[dict[str, np.ndarray]]) -> dict[str, dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(folders.Asked):
     """What is asked for, beside the settings of the simulation."""
 
     preset: str | None = setting(
@@ -196,13 +189,6 @@ class Options:
         "Frames to keep, as 30,40; all frames if empty.",
         DATA,
         default_words=_OPEN,
-    )
-    out: str | None = setting(
-        None, "The folder to write, which must not hold a data set yet.", OUTPUT
-    )
-    overwrite: bool = setting(False, "Replace the data set that --out holds.", OUTPUT)
-    verify: str | None = setting(
-        None, "Check this folder against its checksums, and do nothing else.", OUTPUT
     )
 
 

@@ -87,11 +87,7 @@ class Dataset:
         What a graph goes through depends on its sample and its draw, not on its slot.
         """
         batch = self.packing.assemble(arrays, row)
-        if self.corrupt is None:
-            return batch
-        samples = jnp.asarray(row["sample"])
-        draws = jnp.asarray(row.get(DRAW, jnp.zeros_like(samples)))
-        return self.corrupt(jax.vmap(_key)(samples, draws), batch)
+        return batch if self.corrupt is None else self.corrupt(keys(row), batch)
 
     def padding(self, plan: Plan) -> dict[str, float]:
         """The share of nodes and edges of a plan's batches that is padding."""
@@ -108,9 +104,16 @@ class Dataset:
         }
 
 
-def _key(sample: Array, draw: Array) -> jax.Array:
-    """The random key of one draw of one sample."""
-    return jax.random.fold_in(jax.random.key(draw), sample)
+def keys(row: Mapping[str, Array]) -> jax.Array:
+    """The random keys [G] of the graphs of one row of a plan, by sample and draw."""
+
+    def one(sample: Array, draw: Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(draw), sample)
+
+    samples = jnp.asarray(row["sample"])
+    draws = jnp.asarray(row.get(DRAW, jnp.zeros_like(samples)))
+    found: jax.Array = jax.vmap(one)(samples, draws)
+    return found
 
 
 def identify(

@@ -34,6 +34,7 @@ import numpy as np
 from demetar import archives, elements, files
 from demetar.data import bonds
 from demetar.data.bonds import Progress, silent
+from demetar.data.edges import ranges
 from demetar.errors import UserError
 
 FORMAT = "demetar molecules"
@@ -91,6 +92,11 @@ class Molecules:
     def column(self, name: str) -> np.ndarray:
         """The property of that name, [D]."""
         return np.asarray(self.properties[:, self.names.index(name)])
+
+    def atoms(self, rows: np.ndarray) -> np.ndarray:
+        """The atoms of the molecules of some rows, one molecule after the other."""
+        starts = np.cumsum(self.n_atoms) - self.n_atoms
+        return ranges(starts[rows], self.n_atoms[rows])
 
 
 _BOND_TYPES = {"n_bonds": np.int32, "bonds": np.uint8}

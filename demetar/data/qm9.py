@@ -23,8 +23,21 @@ from demetar.data import bonds, edges, molecule_files, molecules, targets
 from demetar.data.atom_features import NODE_FEATURES, node_features, species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
-from demetar.data.samples import Samples, centred, radial_extent, to_dtype
-from demetar.data.splits import PARTS, SPLITS, first_rows, split_rows
+from demetar.data.samples import (
+    Samples,
+    average_neighbors,
+    centred,
+    radial_extent,
+    to_dtype,
+)
+from demetar.data.splits import (
+    PARTS,
+    SPLITS,
+    counted,
+    first_rows,
+    numbered,
+    split_rows,
+)
 from demetar.errors import UserError
 from demetar.settings import DATA, setting
 from demetar.types import Head, Nodes, TaskSpec
@@ -34,9 +47,6 @@ LEAST_VALUE, MOST_VALUE = 1e-30, 1e30
 
 CONNECTIVITY = ("complete", "radius", "bonds")
 CUTOFF = 5.0  # in Å, where a radius graph is asked for without one
-
-
-ALL = "all"  # default of numbers of molecules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +87,8 @@ class Settings:
         DATA,
         default_words="egnn for QM9, random for own molecules",
     )
-    num_train: int | None = setting(
-        None, "Training molecules: the first of the split's.", DATA, default_words=ALL
-    )
-    num_valid: int | None = setting(
-        None, "Validation molecules: the first of the split's.", DATA, default_words=ALL
-    )
+    num_train: int | None = counted("Training")
+    num_valid: int | None = counted("Validation")
     connectivity: str = setting(
         "complete",
         "Edges of the graphs: between all atoms, all within the cutoff, or the bonds.",
@@ -179,11 +185,7 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
     chosen = np.concatenate([rows[part] for part in PARTS])
     targets.check_finite(known, settings.target, values, chosen)
     _check_size(values[chosen], settings.target)
-    stops = np.cumsum([len(rows[part]) for part in PARTS])
-    splits = {
-        part: np.arange(stop - len(rows[part]), stop)
-        for part, stop in zip(PARTS, stops, strict=True)
-    }
+    splits = numbered(rows)
     samples = centred(_samples(known, chosen, settings), ())
     task = _task(known, settings, unit, samples, len(rows["train"]))
     counts = heads.composition(task, samples.nodes.scalars, samples.n_node)
@@ -273,9 +275,7 @@ def _samples(
     settings: Settings,
 ) -> Samples:
     """The molecules of some rows, in that order, without targets."""
-    n_node = known.n_atoms[rows]
-    starts = (np.cumsum(known.n_atoms) - known.n_atoms)[rows]
-    atoms = edges.ranges(starts, n_node)
+    n_node, atoms = known.n_atoms[rows], known.atoms(rows)
     numbers, positions = known.numbers[atoms], known.positions[atoms]
     found = _edges(known, rows, positions, settings)
     features, _ = node_features(numbers, settings.node_features, species_of(known))
@@ -326,7 +326,6 @@ def _task(
     num_train: int,
 ) -> TaskSpec:
     """The task, of whose target nothing is known yet."""
-    num_edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
     joined = settings.connectivity
     cutoff = _cutoff(settings)
     if cutoff is not None:
@@ -356,7 +355,7 @@ def _task(
         length_unit="Å",
         connectivity=joined,
         radial_extent=extent,
-        average_neighbors=num_edges / int(samples.n_node[:num_train].sum()) or 1.0,
+        average_neighbors=average_neighbors(samples, num_train),
         species=tuple(name for name in names if "*" not in name),
         cutoff=cutoff,
     )

@@ -161,6 +161,12 @@ def radial_extent(samples: Samples, count: int) -> float:
     return float(np.float32(np.percentile(everything, RADIAL_PERCENTILE))) or 1.0
 
 
+def average_neighbors(samples: Samples, count: int) -> float:
+    """`TaskSpec.average_neighbors` by the first `count` graphs; 1 without any edge."""
+    num_edges = int(samples.n_edge[:count].sum(dtype=np.int64))
+    return num_edges / int(samples.n_node[:count].sum()) or 1.0
+
+
 def to_dtype(samples: Samples, dtype: str) -> Samples:
     """The samples with every floating-point array in `dtype`.
 

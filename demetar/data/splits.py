@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from demetar import archives, files
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
+from demetar.settings import DATA, setting
 
 SPLITS = ("egnn", "torchmd", "random")
 PARTS = ("train", "valid", "test")
@@ -53,6 +55,25 @@ def split_rows(split: str, total: int) -> dict[str, np.ndarray]:
     if not all(map(len, parts.values())):
         raise UserError(f"expected at least 10 molecules to split, found {total}")
     return parts
+
+
+def counted(what: str) -> Any:
+    """The setting of how many molecules of a part there are.
+
+    Args:
+      what: 'Training', 'Validation' or 'Test'.
+    """
+    words = f"{what} molecules: the first of the split's."
+    return setting(None, words, DATA, default_words="all")
+
+
+def numbered(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The numbers of samples that lie in the order of `PARTS`, by part."""
+    stops = np.cumsum([len(rows[part]) for part in PARTS])
+    return {
+        part: np.arange(stop - len(rows[part]), stop)
+        for part, stop in zip(PARTS, stops, strict=True)
+    }
 
 
 def first_rows(

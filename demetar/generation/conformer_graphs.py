@@ -19,15 +19,21 @@ from demetar.data import bonds, conformer_files
 from demetar.data.conformer_files import Ensembles
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
-from demetar.data.samples import Samples, centred, radial_extent, to_dtype
+from demetar.data.samples import (
+    Samples,
+    average_neighbors,
+    centred,
+    radial_extent,
+    to_dtype,
+)
 from demetar.errors import UserError
-from demetar.generation import conformer_noise
+from demetar.generation import conformer_noise, states
 from demetar.settings import COUNT, DATA, Bounds, setting
 from demetar.types import Nodes, TaskSpec
 
 SPLITS = conformer_files.SPLITS
 EDGE_FEATURES = (*bonds.TYPES, "2 bonds apart", "3 bonds apart")
-ATOM_FEATURES = ("formal charge", "bonds", "aromatic", conformer_noise.TIME)
+ATOM_FEATURES = ("formal charge", "bonds", "aromatic", states.TIME)
 _BONDS_SCALE = 4.0  # most bonds of an atom in organic molecules
 _AROMATIC = 1 + bonds.TYPES.index("aromatic")
 
@@ -152,7 +158,6 @@ def make_task(
       settings: whether it predicts vectors.
     """
     symbols = tuple(elements.SYMBOLS[number - 1] for number in species)
-    num_edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
     return TaskSpec(
         name=f"{name} conformers",
         heads=conformer_noise.heads(settings.score),
@@ -161,8 +166,8 @@ def make_task(
         edge_features=EDGE_FEATURES,
         length_unit="Å",
         radial_extent=radial_extent(samples, num_train),
-        average_neighbors=num_edges / int(samples.n_node[:num_train].sum()),
-        judged_by=conformer_noise.POSITIONS,
+        average_neighbors=average_neighbors(samples, num_train),
+        judged_by=states.POSITIONS,
     )
 
 

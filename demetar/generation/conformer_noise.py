@@ -25,7 +25,7 @@ import numpy as np
 
 from demetar.generation import noising
 from demetar.generation.schedule import Schedule
-from demetar.generation.states import POSITIONS, TIME
+from demetar.generation.states import POSITIONS
 from demetar.types import Array, Batch, Graph, Head
 
 LEAST_BETA, MOST_BETA = 1e-7, 2e-3
@@ -33,8 +33,6 @@ STEPS = 5_000  # of the betas above; of other numbers the noise at the end is th
 _REACH = 6.0  # the sigmoid's argument goes from -6 to 6
 VECTORS, GRADIENT = SCORES = ("vectors", "gradient")
 POTENTIAL = "potential"  # the scalar whose negative gradient the noise is
-
-__all__ = ["POSITIONS", "SCORES", "TIME", "ShapeNoising", "heads", "sigmoid", "thinned"]
 
 
 def sigmoid(num_steps: int) -> Schedule:

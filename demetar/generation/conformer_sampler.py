@@ -13,7 +13,7 @@ import numpy as np
 
 from demetar.data.packing import make_packing
 from demetar.data.samples import Samples, to_dtype
-from demetar.generation import conformer_noise, noising, sampler
+from demetar.generation import conformer_noise, noising, sampler, states
 from demetar.generation.sampler import ToDraw
 from demetar.types import Array, Graph, Params
 
@@ -61,4 +61,4 @@ class ShapeSampler(sampler.Sampler):
         return conformer_noise.with_shape(graph, noisy)
 
     def noise_of(self, outputs: dict[str, Array]) -> jax.Array:
-        return jnp.asarray(outputs[conformer_noise.POSITIONS])[:, 0]
+        return jnp.asarray(outputs[states.POSITIONS])[:, 0]

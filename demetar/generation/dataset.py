@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,15 +11,26 @@ from demetar.data import edges, molecules
 from demetar.data.atom_features import species_of
 from demetar.data.dataset import Dataset, identify
 from demetar.data.packing import make_packing
-from demetar.data.samples import Samples, centred, radial_extent, to_dtype
-from demetar.data.splits import PARTS, SPLITS, first_rows, split_rows
+from demetar.data.samples import (
+    Samples,
+    average_neighbors,
+    centred,
+    radial_extent,
+    to_dtype,
+)
+from demetar.data.splits import (
+    PARTS,
+    SPLITS,
+    counted,
+    first_rows,
+    numbered,
+    split_rows,
+)
 from demetar.errors import UserError
 from demetar.generation import schedule, states
 from demetar.generation.noising import Noising
 from demetar.settings import DATA, setting
 from demetar.types import Nodes
-
-ALL = "all"  # default of numbers of molecules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +48,9 @@ class Settings(schedule.Settings):
         DATA,
         default_words="egnn for QM9, random for own molecules",
     )
-    num_train: int | None = setting(
-        None, "Training molecules: the first of the split's.", DATA, default_words=ALL
-    )
-    num_valid: int | None = setting(
-        None, "Validation molecules: the first of the split's.", DATA, default_words=ALL
-    )
-    num_test: int | None = setting(
-        None, "Test molecules: the first of the split's.", DATA, default_words=ALL
-    )
+    num_train: int | None = counted("Training")
+    num_valid: int | None = counted("Validation")
+    num_test: int | None = counted("Test")
     batch_size: int = 64
     dtype: str = "float32"
 
@@ -56,33 +62,39 @@ def load(known: molecules.Molecules, settings: Settings) -> Dataset:
       UserError: no such split, fewer molecules than are asked for, or molecules of one
         atom, which have no shape.
     """
-    wanted = {part: getattr(settings, f"num_{part}") for part in PARTS}
-    rows = first_rows(split_rows(settings.split, len(known.index)), wanted)
+    rows = rows_of(known, settings)
     chosen = np.concatenate([rows[part] for part in PARTS])
     _check(known, chosen)
     species = species_of(known)
-    samples = centred(_samples(known, chosen, species), ())
-    samples = dataclasses.replace(samples, centers=None)  # where they lay is no matter
+    atoms = known.atoms(chosen)
+    samples = clean_samples(
+        *(known.numbers[atoms], known.positions[atoms]),
+        *(known.n_atoms[chosen], species),
+    )
     num_train = len(rows["train"])
-    num_edges = int(samples.n_edge[:num_train].sum(dtype=np.int64))
     task = states.make_task(
         "QM9 generation" if known.source == "qm9" else "molecules generation",
         species,
         radial_extent(samples, num_train),
-        num_edges / int(samples.n_node[:num_train].sum()),
+        average_neighbors(samples, num_train),
     )
     packing = make_packing(to_dtype(samples, settings.dtype), task, settings.batch_size)
-    stops = np.cumsum([len(rows[part]) for part in PARTS])
-    splits = {
-        part: np.arange(stop - len(rows[part]), stop)
-        for part, stop in zip(PARTS, stops, strict=True)
-    }
     described = {"dtype": settings.dtype, "noise_steps": settings.noise_steps}
     return Dataset(
-        *(task, packing, splits, known.fingerprint),
+        *(task, packing, numbered(rows), known.fingerprint),
         identity=identify(known.fingerprint, described, rows),
         corrupt=Noising(schedule.polynomial(settings.noise_steps)),
     )
+
+
+def rows_of(known: molecules.Molecules, settings: Settings) -> dict[str, np.ndarray]:
+    """The rows of the molecules of each part.
+
+    Raises:
+      UserError: no such split, or fewer molecules than are asked for.
+    """
+    wanted = {part: getattr(settings, f"num_{part}") for part in PARTS}
+    return first_rows(split_rows(settings.split, len(known.index)), wanted)
 
 
 def _check(known: molecules.Molecules, rows: np.ndarray) -> None:
@@ -94,16 +106,24 @@ def _check(known: molecules.Molecules, rows: np.ndarray) -> None:
         )
 
 
-def _samples(
-    known: molecules.Molecules, rows: np.ndarray, species: tuple[int, ...]
+def clean_samples(
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    n_node: np.ndarray,
+    species: Sequence[int],
 ) -> Samples:
-    """The molecules of some rows, in that order: at time 0, without noise."""
-    n_node = known.n_atoms[rows]
-    starts = (np.cumsum(known.n_atoms) - known.n_atoms)[rows]
-    atoms = edges.ranges(starts, n_node)
-    features = states.encode(known.numbers[atoms], species)
-    scalars = np.concatenate([features, np.zeros((len(atoms), 1))], axis=1)
-    return complete_samples(known.positions[atoms], scalars, n_node)
+    """Molecules as a denoiser sees them at time 0, without noise.
+
+    Args:
+      numbers: [A] atomic numbers, one molecule after the other.
+      positions: [A, 3] in Å; where a molecule lies is no matter.
+      n_node: [D].
+      species: of the denoiser.
+    """
+    features = states.encode(numbers, species)
+    scalars = np.concatenate([features, np.zeros((len(numbers), 1))], axis=1)
+    samples = centred(complete_samples(positions, scalars, n_node), ())
+    return dataclasses.replace(samples, centers=None)
 
 
 def complete_samples(

@@ -21,7 +21,7 @@ import numpy as np
 
 from demetar import graphs
 from demetar.data.bonds import Progress, silent
-from demetar.data.dataset import Dataset
+from demetar.data.dataset import Dataset, keys
 from demetar.data.packing import in_sample_order
 from demetar.generation import noising, states
 from demetar.generation.noising import Noising
@@ -50,20 +50,16 @@ def bounds(
     assert isinstance(noise, Noising)
     plan = dataset.plan(split)
     arrays = jax.tree.map(jnp.asarray, dataset.packing.arrays())
-    species = states.species_of(dataset.task)
-    size = len(species)
+    size = len(states.species_of(dataset.task))
 
     @jax.jit
-    def of_batch(row: Mapping[str, Array]) -> jax.Array:
+    def of_batch(params: Params, arrays: Any, row: Mapping[str, Array]) -> jax.Array:
         graph = dataset.packing.assemble(arrays, row).graph
-        keys = jax.vmap(lambda sample: jax.random.fold_in(jax.random.key(0), sample))(
-            jnp.asarray(row["sample"])
-        )
-        return bound(model, params, noise.schedule, graph, keys, size)
+        return bound(model, params, noise.schedule, graph, keys(row), size)
 
     rows = zip(*plan.values(), strict=True)
     found = [
-        np.asarray(of_batch(dict(zip(plan, row, strict=True))))
+        np.asarray(of_batch(params, arrays, dict(zip(plan, row, strict=True))))
         for row in progress(rows, "likelihood", len(plan["weight"]))
     ]
     own = np.asarray(in_sample_order(np.stack(found), plan), np.float64)

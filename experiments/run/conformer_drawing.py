@@ -9,7 +9,6 @@ ones were made, with other seeds.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import shutil
 import time
@@ -44,7 +43,6 @@ RECORD = "conformers.json"
 SAMPLES, MEASURES = "samples.xyz", "coverage.npz"
 EMBEDDED = bond_graphs.METHOD
 RELAXED = f"{bond_graphs.METHOD} and {bond_graphs.FORCE_FIELD}"
-SHARE_OF_MEMORY = 0.5
 _BYTES_PER_ATOM = 200  # of a sample: its inputs, and its positions as several copies
 
 
@@ -82,7 +80,7 @@ def check(asked: Settings, test: Ensembles, noise_steps: int) -> None:
             f"expected --sample_steps of at most --noise_steps={noise_steps:,}, found "
             f"{asked.sample_steps:,}"
         )
-    memory = SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = drawn_files.memory()
     copies, sizes = asked.copies(test).astype(float), test.n_atoms.astype(float)
     each = _BYTES_PER_ATOM * sizes + len(EDGE_FEATURES) * sizes**2
     pairs = 8 * 3 * np.square(copies + test.n_conformers)  # distances of one molecule

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from demetar import elements, geometry, models
 from demetar.data.bonds import Progress
 from demetar.data.dataset import Dataset
 from demetar.data.molecules import Molecules
-from demetar.data.splits import PARTS, first_rows, split_rows
 from demetar.errors import UserError
 from demetar.generation import (
     chemistry,
@@ -34,6 +32,7 @@ from demetar.generation import (
     states,
     xyz_file,
 )
+from demetar.generation.dataset import rows_of
 from demetar.generation.noising import Noising
 from demetar.generation.structures import Structures
 from demetar.settings import COUNT, NOT_NEGATIVE, OUTPUT, setting
@@ -52,7 +51,6 @@ MEASURES = (
 NUM_TURNED = 16  # molecules that tell of the sampler's symmetry
 NUM_SHOWN = 12
 NUM_FRAMES, NUM_FILMED = 8, 40  # of a picture and of an animation
-SHARE_OF_MEMORY = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +69,7 @@ def check(asked: Settings, dataset: Dataset) -> None:
     Raises:
       UserError: they do not fit.
     """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    largest = int(_training_sizes(dataset).max())
+    sizes = dataset.packing.samples.n_node[dataset.splits["train"]]
     if not has_known_bonds(np.array(states.species_of(dataset.task))):
         known = ", ".join(elements.SYMBOLS[number - 1] for number in stability.VALENCES)
         print(f"note      bonds are known of {known} alone: stability is not measured")
@@ -82,13 +79,8 @@ def check(asked: Settings, dataset: Dataset) -> None:
             f"{quiet_rdkit.INSTALL}"
         )
     sampler.check_memory(
-        asked.num_samples, largest, dataset.task, SHARE_OF_MEMORY * memory
+        asked.num_samples, int(sizes.max()), dataset.task, drawn_files.memory()
     )
-
-
-def _training_sizes(dataset: Dataset) -> np.ndarray:
-    sizes: np.ndarray = dataset.packing.samples.n_node[dataset.splits["train"]]
-    return sizes
 
 
 def draw(job: Job, known: Molecules, asked: Settings) -> None:
@@ -153,10 +145,7 @@ def make_sampler(job: Job, best: checkpoint.ModelCheckpoint) -> sampler.Sampler:
 def training_molecules(known: Molecules, job: Job) -> Structures:
     """The molecules that the model was trained on."""
     everything = Structures(known.numbers.astype(int), known.positions, known.n_atoms)
-    reading = job.settings.reading()
-    rows = split_rows(reading.split, len(known.index))
-    wanted = {part: getattr(reading, f"num_{part}") for part in PARTS}
-    return everything.take(first_rows(rows, wanted)["train"])
+    return everything.take(rows_of(known, job.settings.reading())["train"])
 
 
 def write(path: pathlib.Path, drawn: Structures) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,13 @@ from demetar.train import checkpoint
 from experiments.run import cli, records, run_files, workdir
 
 FOLDER = "drawn"
+SHARE_OF_MEMORY = 0.5
+
+
+def memory() -> float:
+    """What may be drawn at a time, in bytes: a part of what the machine has."""
+    pages = os.sysconf("SC_PHYS_PAGES")
+    return SHARE_OF_MEMORY * pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def told(

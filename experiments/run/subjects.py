@@ -18,7 +18,7 @@ from demetar.data.samples import Samples
 from demetar.data.species import species_of
 from demetar.errors import UserError
 from demetar.generation import states
-from demetar.generation.dataset import complete_samples
+from demetar.generation.dataset import clean_samples
 from demetar.net import build
 from demetar.predict import Predictor
 from demetar.settings import DATA, MODEL, NOT_NEGATIVE, setting
@@ -254,12 +254,7 @@ def _clean_ethanol(task: TaskSpec) -> Samples:
             f"ethanol, found one of {known}"
         )
     positions = np.array(_ETHANOL[systems.POSITIONS])
-    features = states.encode(numbers, species)
-    return complete_samples(
-        positions - positions.mean(axis=0),
-        np.concatenate([features, np.zeros((len(numbers), 1))], axis=1),
-        np.array([len(numbers)]),
-    )
+    return clean_samples(numbers, positions, np.array([len(numbers)]), species)
 
 
 def _check_number(number: int, count: int, place: str) -> None:
