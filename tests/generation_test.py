@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from demetar import geometry, models, testing
+from demetar.data.splits import PARTS, split_rows
 from demetar.distributed.shares import SharedPacking
 from demetar.errors import UserError
 from demetar.generation import dataset, likelihood, noising, sampler, schedule, states
@@ -55,6 +56,22 @@ def shares_of(data):
 
 def same(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_no_molecule_is_in_two_parts_and_each_has_its_own(molecules):
+    known, samples = qm9_test.make_molecules(40), molecules.packing.samples
+    rows = split_rows("random", 40)
+    numbers = np.concatenate([molecules.splits[part] for part in PARTS])
+    assert sorted(numbers.tolist()) == list(range(40))
+    starts = np.cumsum(samples.n_node) - samples.n_node
+    for part in PARTS:
+        for number, row in zip(molecules.splits[part], rows[part], strict=True):
+            found = np.arange(starts[number], starts[number] + samples.n_node[number])
+            own = known.positions[known.atoms(np.array([row]))]
+            expected = own - own.mean(axis=0)
+            np.testing.assert_allclose(
+                samples.nodes.positions[found], expected, atol=1e-9
+            )
 
 
 # --- The schedule -------------------------------------------------------------------

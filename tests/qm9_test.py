@@ -10,7 +10,15 @@ import pytest
 
 from demetar import elements
 from demetar.connectivity import complete_edges
-from demetar.data import bonds, molecule_files, molecules, qm9, smiles, targets
+from demetar.data import (
+    bonds,
+    molecule_files,
+    molecules,
+    qm9,
+    smiles,
+    splits,
+    targets,
+)
 from demetar.errors import UserError
 
 WATER = np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.467], [0.0, -0.757, -0.467]])
@@ -405,6 +413,19 @@ def test_other_splits(tmp_path):
 
 
 SETTINGS = qm9.Settings(target="gap", split="random", batch_size=8)
+
+
+def test_no_molecule_is_in_two_parts_and_each_has_its_own():
+    known = make_molecules(60)
+    rows = splits.split_rows("random", 60)
+    dataset = qm9.load(known, SETTINGS)
+    numbers = [dataset.splits[part].tolist() for part in splits.PARTS]
+    assert sorted(sum(numbers, [])) == list(range(60))
+    (head,) = dataset.task.heads
+    values = head.mean + dataset.packing.samples.targets["gap"][:, 0].astype(float)
+    for part in splits.PARTS:
+        found, expected = values[dataset.splits[part]], known.column("gap")[rows[part]]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("bond_features", [False, True])
