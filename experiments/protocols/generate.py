@@ -39,7 +39,8 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     "segnn": {"hidden_units": 64, "num_layers": 4},
     "torchmd_et": {"num_heads": 4, "head_size": 16, "num_layers": 4},
     "equiformer": {"hidden_irreps": "32x0e+16x1o", "num_layers": 4},
-    "demetar": {"hidden_size": 64},
+    # Complete graphs of QM9's largest molecules, of 29 atoms.
+    "demetar": {"hidden_size": 64, "max_edge_tokens": 29 * 28},
 }
 _FAST = _protocol(
     "small models under one schedule",

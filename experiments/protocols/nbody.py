@@ -90,8 +90,8 @@ def _of_egnn(learning_rate: float = 5e-4, **changed: Any) -> Protocol:
     )
 
 
-# The report of 2023 trains on other data. Longer runs overfit, whatever the rate.
-_DEMETAR = Protocol(
+# DEMETAr's report of 2023 trains on other data. Longer runs overfit, whatever the rate.
+_TAMED = Protocol(
     "chosen on the validation set of nbody_small",
     training=loop.Settings(
         epochs=150, average_decay=0.999, loss_transform="log", loss_floor=3e-2
@@ -152,18 +152,13 @@ _NEWTON = Protocol(
     },
 )
 
-# Its gates are not bounded: the gradients of fast particles would drown the others.
-_NEQUIP = Protocol(
-    "chosen on the validation set of nbody_small",
-    optimizer=optim.Settings(learning_rate=2e-3, clip_norm=0.1),
-)
-
 
 def _steady(epochs: int, learning_rate: float) -> Protocol:
     """A high constant rate, a tight bound on the gradient, averaged weights.
 
     The few samples with close encounters dominate the gradient. Bounded so, they are
-    not learned by heart.
+    not learned by heart. NequIP's gates have no bound of their own, and without one on
+    the gradient fast particles would drown the others.
     """
     return Protocol(
         "chosen on the validation set of nbody_small",
@@ -207,9 +202,11 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     },
     "newton": {"default": _NEWTON},
     "newton_octahedral": {"default": _NEWTON},
-    "demetar": {"default": _DEMETAR},
-    "demetar_free": {"default": _DEMETAR},
-    "nequip": {"default": _NEQUIP},
+    "demetar": {"default": _TAMED},
+    "demetar_free": {"default": _TAMED},
+    "equiformer": {"default": _TAMED},
+    "nequip": {"default": _steady(epochs=150, learning_rate=1e-2)},
+    "simple_network": {"default": _steady(epochs=150, learning_rate=8e-3)},
 }
 
 # Every body feels all others. Encounters make the motion chaotic: the law starts smooth
