@@ -20,16 +20,17 @@ from demetar.errors import UserError
 
 try:
     import torch
+    from torch.fx.experimental import proxy_tensor
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
 except ImportError:
     raise UserError(
         "the comparison with PyTorch needs PyTorch, which is not installed; install "
         "`torch` as https://pytorch.org says, or leave the comparison out"
     ) from None
 
-COMPILE_SECONDS = 300.0  # for each program
-INSTALL = (
-    "python -m pip install torch torch_geometric nequip==0.6.1 torchmd-net e3nn"
-)
+COMPILE_SECONDS = 600.0  # for each program
+INSTALL = "python -m pip install torch torch_geometric nequip==0.6.1 torchmd-net e3nn"
 _REASON_LENGTH = 160
 
 
@@ -55,7 +56,7 @@ def device() -> Any:
             f"expected a GPU that PyTorch sees too, since jax computes on {platform}; "
             "found none: install PyTorch for it, or set JAX_PLATFORMS=cpu"
         )
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
 
@@ -76,6 +77,95 @@ def waiting(run: Callable[[], Any]) -> Callable[[], Any]:
         return result
 
     return run_and_wait
+
+
+def num_params(module: Any) -> int:
+    """Of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def opponents(
+    make: Callable[[bool], Callable[[], Any]], with_compiled: bool
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
+    """PyTorch's plain program, and if asked the one that `torch.compile` makes.
+
+    Args:
+      make: (whether `torch.compile` is to be used) -> a program.
+      with_compiled: whether both are asked for.
+
+    Returns:
+      The programs 'torch' and, if it works, 'compiled'; columns that say what came of
+      it, empty unless asked for.
+    """
+    runs = {"torch": waiting(make(False))}
+    if not with_compiled:
+        return runs, {}
+    found = compiled(lambda: make(True))
+    if found.run is not None:
+        runs["compiled"] = found.run
+    columns = {
+        "torch.compile": found.word,
+        "compile_seconds": found.seconds,
+        "reason": found.reason,
+    }
+    return runs, columns
+
+
+def traced(function: Callable[..., Any], *args: Any) -> Any:
+    """A function as the list of operations that it calls, for `torch.compile`.
+
+    Within it gradients are operations as any others, so a training step takes only one
+    gradient of what is compiled: of two, one within the other, `torch.compile` has only
+    the first. Numbers that the function reads from tensors are those of these arguments
+    for good, as the sizes of graphs.
+    """
+    operations = _Operations()
+
+    def with_modes(*args: Any) -> Any:
+        with operations, _Detached(operations):
+            return function(*args)
+
+    return proxy_tensor.make_fx(with_modes)(*args)
+
+
+class _Operations(TorchDispatchMode):
+    """What is traced in another way than it is called.
+
+    A number is read from a tensor. An operation that keeps its output for its gradient
+    keeps it detached: traced so, a second gradient would stop there.
+
+    Attributes:
+      by_hand: whether the function itself asks for a tensor without gradient.
+    """
+
+    by_hand = False
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if operation is torch.ops.aten._local_scalar_dense.default:
+            with proxy_tensor.disable_proxy_modes_tracing():
+                return operation(*args)
+        if operation is torch.ops.aten.detach.default and not self.by_hand:
+            operation = torch.ops.aten.alias.default
+        return operation(*args, **(kwargs or {}))
+
+
+class _Detached(TorchFunctionMode):
+    """Tells when the function itself asks for a tensor without gradient."""
+
+    def __init__(self, operations: _Operations):
+        super().__init__()
+        self.operations = operations
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.operations.by_hand = function is torch.Tensor.detach
+        try:
+            return function(*args, **(kwargs or {}))
+        finally:
+            self.operations.by_hand = False
 
 
 @dataclasses.dataclass(frozen=True)
