@@ -193,7 +193,7 @@ def test_a_traced_step_is_the_plain_one():
     [
         (None, 9, "yes", ""),
         (
-            RuntimeError("\nx does not currently support y\nz"),
+            RuntimeError("backend raised:\n\nx does not currently support y\nz"),
             9,
             "not supported",
             "x do",

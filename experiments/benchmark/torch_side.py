@@ -20,6 +20,7 @@ from demetar.errors import UserError
 
 try:
     import torch
+    from torch._inductor import config as inductor_config
     from torch.fx.experimental import proxy_tensor
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -200,7 +201,10 @@ def compiled(
     torch.compiler.reset()
     start = time.perf_counter()
     try:
-        with _alarm(limit):
+        # Its caches look into every module that is loaded, and haiku has one that is
+        # there to raise errors.
+        uncached = inductor_config.patch(force_disable_caches=True)
+        with _alarm(limit), uncached:
             run = waiting(make())
             run(), run()
     except Exception as error:
@@ -231,7 +235,8 @@ def _alarm(limit: float) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The first line of an error that says something, shortened."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.endswith("raised:")]
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= _REASON_LENGTH else f"{line[:_REASON_LENGTH]}..."
