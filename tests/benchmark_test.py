@@ -5,6 +5,9 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import os
+import pathlib
+import subprocess
 import time
 from typing import Any
 
@@ -217,7 +220,12 @@ def test_what_came_of_compilation_is_a_word(error, limit, word, reason):
 
 
 def test_reasons_leave_the_table_for_the_note():
-    rows = [{"a": 1, "reason": ""}, {"reason": "odd"}, {"reason": "odd"}, {"a": 2}]
+    rows: list[dict[str, Any]] = [
+        {"a": 1, "reason": ""},
+        {"reason": "odd"},
+        {"reason": "odd"},
+        {"a": 2},
+    ]
     assert figures.reasons(rows) == "; torch.compile: odd"
     assert figures.columns(rows) == ["a"]
 
@@ -331,6 +339,43 @@ def test_bad_input_is_one_clear_line(run_module, arguments, expected):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {expected}")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("backend, code", [("gpu", 1), ("cpu", 2)])
+def test_the_script_for_gpus_goes_on_after_a_failure(tmp_path, backend, code):
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *default_backend*) echo {backend};; *nequip*) exit 3;; esac\n'
+        'echo "$XLA_PYTHON_CLIENT_PREALLOCATE $*" >> "$(dirname "$0")/told"\n'
+    )
+    stand_in.chmod(0o755)
+    script = pathlib.Path(figures.__file__).with_name("gpu.sh")
+    environment = {**os.environ, "PYTHON": str(stand_in), "JAX_PLATFORMS": ""}
+    done = subprocess.run(
+        ["bash", script, "found", "--rounds=2"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    _, *lines = (tmp_path / "told").read_text().splitlines()
+    if backend == "cpu":
+        assert not lines and done.stderr.startswith("error: expected a GPU, found cpu")
+        return
+    assert done.stderr.splitlines()[-1] == "failed: molecules_nequip"
+    names = ["models", "molecules_torchmd_et", "molecules_schnet"]
+    names += ["molecules_equiformer", "molecules_egnn", "step"]
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith("false -m experiments.benchmark ")
+        assert f"--out={tmp_path}/found/{name} " in line and line.endswith("--rounds=2")
+        figure, _, model = name.partition("_")
+        assert (
+            f"--figure={figure} " in line
+            and f"--potentials={model}" * bool(model) in line
+        )
 
 
 @pytest.mark.slow

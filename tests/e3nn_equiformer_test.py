@@ -41,8 +41,10 @@ def test_it_is_the_authors_network(shared_dir):
         species = data["atomic_numbers"][:, None] == np.array(equiformer.SPECIES)
         given = e3nn_equiformer.Molecules(
             torch.tensor(species.astype(float)),
-            *(torch.tensor(data[name]) for name in ("senders", "receivers", "batch")),
-            num_graphs=len(data["prediction"]),
+            torch.tensor(data["senders"]),
+            torch.tensor(data["receivers"]),
+            torch.tensor(data["batch"]),
+            len(data["prediction"]),
         )
         params = equiformer.load(data).params
         for change in (1.0, 1 + 1e-6):

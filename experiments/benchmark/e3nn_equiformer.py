@@ -31,6 +31,7 @@ from experiments.benchmark import torch_side
 
 torch = torch_side.torch
 nn = torch.nn
+Module: Any = nn.Module
 
 try:
     import e3nn
@@ -83,7 +84,7 @@ class Molecules:
     num_graphs: int
 
 
-class Basis(nn.Module):
+class Basis(Module):
     """Normal densities of a scaled length, whose means and widths are trained."""
 
     def __init__(self, config: Config):
@@ -121,7 +122,8 @@ def depthwise(irreps: Any, harmonics: Any, kept: Any, weighted: bool) -> Any:
       weighted: whether there is a weight per edge, channel and coupling.
     """
     wanted = {irrep for _, irrep in kept}
-    ends, couplings = [], []
+    ends: list[tuple[int, Any]] = []
+    couplings = []
     for first, (num, irrep) in enumerate(irreps):
         for second, (_, harmonic) in enumerate(harmonics):
             for out in (out for out in irrep * harmonic if out in wanted):
@@ -152,7 +154,7 @@ def gate(irreps: Any) -> Any:
     )
 
 
-class Norm(nn.Module):
+class Norm(Module):
     """Each irrep over the root mean square of its components, times a weight."""
 
     def __init__(self, irreps: Any):
@@ -184,7 +186,7 @@ def received(values: Any, receivers: Any, num_nodes: int) -> Any:
     return zeros.index_add(0, receivers, values)
 
 
-class Block(nn.Module):
+class Block(Module):
     """Graph attention and a gated feed-forward network, each with a norm before it.
 
     Attributes:
@@ -261,7 +263,7 @@ class Block(nn.Module):
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
-class Equiformer(nn.Module):
+class Equiformer(Module):
     """The network of `demetar.models.equiformer` with one head, an energy."""
 
     def __init__(self, config: Config, constants: Mapping[str, float]):

@@ -16,7 +16,7 @@ import numpy as np
 
 from demetar import graphs, models
 from demetar.errors import UserError
-from demetar.types import Batch, Params
+from demetar.types import Params
 from experiments.benchmark import aspirin, figures, programs
 
 MOLECULE_SIZES: Mapping[str, Mapping[str, int]] = {
@@ -90,6 +90,8 @@ def measure(options: figures.Options) -> figures.Measured:
 
 def potential_rows(name: str, options: figures.Options) -> figures.Rows:
     """Step of all frames, then energies and forces of one."""
+    from experiments.benchmark import torch_potentials
+
     dataset, alone = aspirin.frames(NUM_FRAMES), aspirin.frames(1)
     model = models.build(name, dataset.task, POTENTIALS[name])
     params, step = programs.model_steps(model, dataset)
@@ -103,17 +105,18 @@ def potential_rows(name: str, options: figures.Options) -> figures.Rows:
     rows: figures.Rows = []
     for what, (run, batch) in turns.items():
         row = {"model": name, "program": what, "parameters": _count(params)}
-        rows.append(beside(row, *opponents(name, what, batch, options), run, options))
+        frames = torch_potentials.Frames.of(batch)
+        runs, columns = opponents(name, what, frames, options)
+        rows.append(beside(row, runs, columns, run, options))
     return rows
 
 
 def opponents(
-    name: str, what: str, batch: Batch, options: figures.Options
+    name: str, what: str, frames: Any, options: figures.Options
 ) -> tuple[programs.Runs, dict[str, Any]]:
-    """PyTorch's programs of a batch, and columns about them."""
+    """PyTorch's programs of `torch_potentials.Frames`, and columns about them."""
     from experiments.benchmark import torch_potentials, torch_side
 
-    frames = torch_potentials.Frames.of(batch)
     columns = {"edges": frames.edges.shape[1]}
 
     def make(compiled: bool) -> Callable[[], Any]:

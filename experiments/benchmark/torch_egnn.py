@@ -23,6 +23,7 @@ from experiments.benchmark import torch_side
 
 torch = torch_side.torch
 nn = torch.nn
+Module: Any = nn.Module
 
 NODE_INPUTS = ("|velocity|",)  # of N-body
 
@@ -48,7 +49,7 @@ class Config:
     node_attributes: bool = False
 
 
-class Layer(nn.Module):
+class Layer(Module):
     """One round of message passing."""
 
     def __init__(self, config: Config):
@@ -102,7 +103,7 @@ class Layer(nn.Module):
         return nodes + update, positions
 
 
-class EGNN(nn.Module):
+class EGNN(Module):
     """The network of `demetar.models.egnn` with one head, of vectors or of graphs."""
 
     def __init__(self, config: Config):

@@ -165,9 +165,11 @@ def equiformer(fields: Mapping[str, Any], frames: Frames) -> Built:
     from experiments.benchmark import e3nn_equiformer
 
     module = e3nn_equiformer.of(equiformer_config(fields, frames))
+    senders, receivers = frames.edges
     given = e3nn_equiformer.Molecules(
         torch.nn.functional.one_hot(frames.species, len(ATOMIC_NUMBERS)).float(),
-        *frames.edges,
+        senders,
+        receivers,
         frames.graph_of_node,
         len(frames.energies),
     )
