@@ -1,12 +1,12 @@
 """Equiformer in e3nn's layers for PyTorch: what the benchmark compares ours with.
 
 The function of `demetar.models.equiformer` for energies of molecules, with parities of
-harmonics and the same weights. Of e3nn are `o3.spherical_harmonics`, `o3.Linear`,
+harmonics and the same weights. Of e3nn are `o3.SphericalHarmonics`, `o3.Linear`,
 `o3.TensorProduct` (depth-wise, 'uvu', with weights per edge by `shared_weights=False`)
 and `nn.Gate`, whose code e3nn generates for the irreps and compiles. Of PyTorch are the
-radial networks, the layer norm of scalars, gathers by index and sums by `index_add`.
-The norm of vectors and tensors and the softmax over neighbours, which e3nn does not
-have, are written out.
+radial networks, the layer norm of scalars, gathers by `index_select` and sums by
+`index_add`. The norm of vectors and tensors and the softmax over neighbours, which e3nn
+does not have, are written out.
 
 It is to be a fair opponent. Linear maps of the nodes come before the gather, as in
 ours; and what XLA leaves out of ours by itself, vectors and tensors of the last block
@@ -230,13 +230,13 @@ class Block(Module):
 
     def attend(self, nodes: Any, harmonics: Any, basis: Any, given: Molecules) -> Any:
         """[N, D] -> [N, dimension of what is kept]."""
-        pairs = self.senders(nodes)[given.senders]
-        pairs = pairs + self.receivers(nodes)[given.receivers]
+        pairs = self.senders(nodes).index_select(0, given.senders)
+        pairs = pairs + self.receivers(nodes).index_select(0, given.receivers)
         coupled = self.product(pairs, harmonics, self.radial(basis))
-        messages = self.message(coupled)
-        scores = self.scores(messages[:, : self.num_scores])
-        weights = self.softmax(scores, given.receivers, len(nodes))
-        gated = self.gate(messages[:, self.num_scores :])
+        sizes = [self.num_scores, self.gate.irreps_in.dim]
+        scalars, messages = self.message(coupled).split(sizes, dim=1)
+        weights = self.softmax(self.scores(scalars), given.receivers, len(nodes))
+        gated = self.gate(messages)
         values = self.weighted(self.value(self.values(gated, harmonics)), weights)
         return self.projection(received(values, given.receivers, len(nodes)))
 
@@ -253,7 +253,8 @@ class Block(Module):
         lowest = scores.new_full((num_nodes, scores.shape[1]), -torch.inf)
         peaks = lowest.scatter_reduce(0, rows, scores.detach(), "amax")
         shifted = torch.exp(scores - peaks[receivers])
-        return shifted / received(shifted, receivers, num_nodes)[receivers]
+        total = received(shifted, receivers, num_nodes)
+        return shifted / total.index_select(0, receivers)
 
     def weighted(self, values: Any, weights: Any) -> Any:
         """Heads share the channels of each irrep out: [E, D] times [E, H]."""
@@ -273,16 +274,19 @@ class Equiformer(Module):
             raise ValueError(f"expected 0e, 1o, 2e, ..., found {hidden}")
         scalars, feature = hidden[0].mul, config.feature_size
         self.config = config
-        self.harmonics = o3.Irreps.spherical_harmonics(hidden.lmax)
+        harmonics = o3.Irreps.spherical_harmonics(hidden.lmax)
+        self.directions = o3.SphericalHarmonics(
+            harmonics, normalize=True, normalization="component"
+        )
         self.embedding = nn.Linear(config.num_species, scalars)
         self.basis = Basis(config)
-        self.degree = depthwise(hidden[:1], self.harmonics, hidden, weighted=True)
+        self.degree = depthwise(hidden[:1], harmonics, hidden, weighted=True)
         self.degree_radial = radial(config, self.degree.weight_numel)
         self.degree_linear = o3.Linear(self.degree.irreps_out.simplify(), hidden)
         self.degree_bias = nn.Parameter(torch.zeros(scalars))
         ends = [*[hidden] * (config.num_layers - 1), o3.Irreps([(feature, "0e")])]
         self.layers = nn.ModuleList(
-            Block(config, end, self.harmonics, constants["scores"]) for end in ends
+            Block(config, end, harmonics, constants["scores"]) for end in ends
         )
         self.norm = nn.LayerNorm(feature)
         self.readout = nn.Sequential(
@@ -294,10 +298,9 @@ class Equiformer(Module):
 
     def forward(self, positions: Any, given: Molecules) -> Any:
         """Positions [N, 3] -> energies [G]."""
-        vectors = positions[given.senders] - positions[given.receivers]
-        harmonics = o3.spherical_harmonics(
-            self.harmonics, vectors, normalize=True, normalization="component"
-        )
+        senders = positions.index_select(0, given.senders)
+        vectors = senders - positions.index_select(0, given.receivers)
+        harmonics = self.directions(vectors)
         basis = self.basis(vectors.norm(dim=1))
         nodes = self.degrees(harmonics, basis, given)
         rest = nodes.shape[1] - self.embedding.out_features

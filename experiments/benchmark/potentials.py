@@ -139,10 +139,14 @@ def egnn_row(size: str, options: figures.Options) -> dict[str, Any]:
     params, step = programs.training_steps("egnn", dataset, fields=fields)
     make = functools.partial(torch_egnn.step_run, params, batch, task, fields)
     runs, columns = torch_side.opponents(make, options.compiled)
-    count = _count(params)
-    row = {"model": f"egnn, {size}", "program": "step", "parameters": count}
-    columns["edges"] = int(np.sum(graphs.edge_mask(batch.graph)))
-    return beside(row, runs, {**columns, "torch_parameters": count}, step, options)
+    row = {
+        "model": f"egnn, {size}",
+        "program": "step",
+        "parameters": _count(params),
+        "edges": int(np.sum(graphs.edge_mask(batch.graph))),
+        "torch_parameters": _count(params),
+    }
+    return beside(row, runs, columns, step, options)
 
 
 def beside(
