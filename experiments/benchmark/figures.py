@@ -83,6 +83,8 @@ class Measured:
 
 def speed(options: Options) -> Measured:
     """EGNN and DEMETAr against PyTorch: one row per batch size and number of nodes."""
+    from experiments.benchmark import torch_side
+
     rows = []
     for batch_size in options.batch_sizes:
         for num_nodes in options.num_nodes:
@@ -95,7 +97,7 @@ def speed(options: Options) -> Measured:
             for name, values in times.items():
                 row |= statistics(name, values)
             rows.append(row | ratios(times, "egnn"))
-    note = f"Times in ms{reasons(rows)}"
+    note = f"Times in ms; {torch_side.description()}{reasons(rows)}"
     return Measured(rows, note, markdown(rows), draw_speed(rows))
 
 
@@ -180,8 +182,8 @@ def steps(options: Options) -> Measured:
     for name, values in times.items():
         row = {"program": name, **statistics("step", values)}
         rows.append(row | more.get(name, {}))
-    note = f"Times in ms; {options.num_seeds} seeds against as many runs of one"
-    note += reasons(rows)
+    note = f"Times in ms; {options.num_seeds} seeds against as many runs of one; "
+    note += torch_side.description() + reasons(rows)
     return Measured(rows, note, markdown(rows))
 
 

@@ -69,22 +69,25 @@ def measure(options: figures.Options) -> figures.Measured:
 
     Training steps of a batch, and energies with forces of a single structure.
     """
-    rows: figures.Rows = []
     for name in options.potentials:
-        if name == "egnn":
-            rows += [egnn_row(size, options) for size in MOLECULE_SIZES]
-        elif name in POTENTIALS:
-            rows += potential_rows(name, options)
-        else:
+        if name not in MODELS:
             raise UserError(
                 f"--figure=molecules has {', '.join(MODELS)}, found {name!r} in "
                 "--potentials"
             )
+    from experiments.benchmark import torch_side
+
+    rows: figures.Rows = []
+    for name in options.potentials:
+        if name == "egnn":
+            rows += [egnn_row(size, options) for size in MOLECULE_SIZES]
+        else:
+            rows += potential_rows(name, options)
     note = (
         f"Times in ms; {NUM_FRAMES} frames of aspirin with energies and forces, one "
-        "alone for latency; EGNN predicts a scalar of a packed batch of molecules"
+        "alone for latency; EGNN predicts a scalar of a packed batch of molecules; "
     )
-    note += figures.reasons(rows)
+    note += torch_side.description() + figures.reasons(rows)
     return figures.Measured(rows, note, figures.markdown(rows))
 
 

@@ -62,6 +62,15 @@ def device() -> Any:
     return torch.device("cuda")
 
 
+def description() -> str:
+    """PyTorch's version and where it computes."""
+    found = device()
+    name = "the processor"
+    if found.type == "cuda":
+        name = f"{torch.cuda.get_device_name(found)}, TensorFloat-32 off on both sides"
+    return f"PyTorch {torch.__version__} on {name}"
+
+
 def tensor(values: Any, dtype: Any = None) -> Any:
     """A copy of an array on that device, of NumPy's type `dtype`."""
     return torch.tensor(np.array(values, dtype)).to(device())
