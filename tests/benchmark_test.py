@@ -5,6 +5,10 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import os
+import pathlib
+import subprocess
+import time
 from typing import Any
 
 import jax
@@ -90,6 +94,7 @@ def small(name):
         "nequip": {"hidden_size": 4, "lmax": 1, "radial_sizes": (8,)},
         "torchmd_et": {"num_heads": 2, "head_size": 4, "num_basis": 5},
         "schnet": {"hidden_size": 8},
+        "equiformer": {"hidden_irreps": "8x0e+4x1o", "feature_size": 8},
     }
     return {**fields, **sizes[name]}
 
@@ -132,7 +137,9 @@ def test_forces_are_slopes_and_those_of_all_edges(name):
 
 
 @needs_torch
-@pytest.mark.parametrize("name, package", [("schnet", "torch_geometric")])
+@pytest.mark.parametrize(
+    "name, package", [("schnet", "torch_geometric"), ("equiformer", "e3nn")]
+)
 def test_a_step_of_a_published_code_lowers_the_loss(name, package):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
@@ -140,10 +147,10 @@ def test_a_step_of_a_published_code_lowers_the_loss(name, package):
 
     batch = programs.only_batch(aspirin.frames(2))
     frames = torch_potentials.Frames.of(batch)
-    built = torch_potentials.BUILDERS[name](small(name), frames)
-    energies, forces = torch_potentials.latency_run(built[1], frames)()
-    assert energies.shape == (2,) and forces.shape == (42, 3)
-    run = torch_potentials.step_run(*built, frames)
+    built = torch_potentials.build(name, small(name), frames)
+    energies, slopes = torch_potentials.program(built, frames, "latency")()
+    assert energies.shape == (2,) and slopes.shape == (42, 3)
+    run = torch_potentials.program(built, frames, "step")
     losses = [float(run().detach()) for _ in range(5)]
     assert losses[-1] < losses[0]
 
@@ -152,8 +159,75 @@ def test_a_step_of_a_published_code_lowers_the_loss(name, package):
 def test_what_is_not_installed_is_named(monkeypatch):
     from experiments.benchmark import torch_potentials
 
-    with pytest.raises(UserError, match=r"needs absent.*nequip==0\.6\.1"):
+    with pytest.raises(UserError, match=r"needs absent.*nequip==0\.6\.1.*e3nn"):
         torch_potentials._needed("absent.module")
+
+
+@needs_torch
+def test_a_traced_step_is_the_plain_one():
+    """Both gradients, of one that reads a number from a tensor."""
+    import torch
+
+    from experiments.benchmark import torch_potentials, torch_side
+
+    weight = torch.nn.Parameter(torch.tensor([0.3, 0.5, 0.7]))
+    graph_of_node = torch.tensor([0, 0, 1])
+
+    def energies(positions):
+        products = positions @ weight
+        values = torch.tanh(products).square() + products.detach() * products
+        zeros = torch.zeros(int(graph_of_node.max()) + 1)
+        return zeros.index_add(0, graph_of_node, values)
+
+    positions = torch.arange(9.0).view(3, 3) / 7
+    plain = torch_potentials.energies_and_slopes(energies, "step")
+    gradients = []
+    for both in (plain, torch_side.traced(plain, positions)):
+        found, slopes = both(positions)
+        loss = found.sum() + slopes.square().sum()
+        gradients.append(torch.autograd.grad(loss, weight)[0])
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().min() > 1e-3
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "error, limit, word, reason",
+    [
+        (None, 9, "yes", ""),
+        (
+            RuntimeError("backend raised:\n\nx does not currently support y\nz"),
+            9,
+            "not supported",
+            "x do",
+        ),
+        (ValueError("odd"), 9, "failed", "odd"),
+        (None, 0.05, "too slow", "above"),
+    ],
+)
+def test_what_came_of_compilation_is_a_word(error, limit, word, reason):
+    from experiments.benchmark import torch_side
+
+    def make():
+        if error is not None:
+            raise error
+        return functools.partial(time.sleep, 0.1)
+
+    found = torch_side.compiled(make, limit)
+    assert found.word == word and found.reason.startswith(reason)
+    assert (found.run is not None) == (word == "yes")
+    assert len(found.reason.splitlines()) <= 1
+
+
+def test_reasons_leave_the_table_for_the_note():
+    rows: list[dict[str, Any]] = [
+        {"a": 1, "reason": ""},
+        {"reason": "odd"},
+        {"reason": "odd"},
+        {"a": 2},
+    ]
+    assert figures.reasons(rows) == "; torch.compile: odd"
+    assert figures.columns(rows) == ["a"]
 
 
 @needs_torch
@@ -251,7 +325,8 @@ def test_the_command_redraws_the_figure_of_speed(run_module, tmp_path):
         (["--models=alexnet"], "no model is called 'alexnet'"),
         (
             ["--figure=molecules", "--potentials=linear"],
-            "--figure=molecules has nequip, torchmd_et, schnet, egnn, found 'linear'",
+            "--figure=molecules has nequip, torchmd_et, schnet, equiformer, egnn, "
+            "found 'linear'",
         ),
         (
             ["--figure=speed", "--num_nodes=5,0"],
@@ -264,6 +339,43 @@ def test_bad_input_is_one_clear_line(run_module, arguments, expected):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {expected}")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("backend, code", [("gpu", 1), ("cpu", 2)])
+def test_the_script_for_gpus_goes_on_after_a_failure(tmp_path, backend, code):
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *default_backend*) echo {backend};; *nequip*) exit 3;; esac\n'
+        'echo "$XLA_PYTHON_CLIENT_PREALLOCATE $*" >> "$(dirname "$0")/told"\n'
+    )
+    stand_in.chmod(0o755)
+    script = pathlib.Path(figures.__file__).with_name("gpu.sh")
+    environment = {**os.environ, "PYTHON": str(stand_in), "JAX_PLATFORMS": ""}
+    done = subprocess.run(
+        ["bash", script, "found", "--rounds=2"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    _, *lines = (tmp_path / "told").read_text().splitlines()
+    if backend == "cpu":
+        assert not lines and done.stderr.startswith("error: expected a GPU, found cpu")
+        return
+    assert done.stderr.splitlines()[-1] == "failed: molecules_nequip"
+    names = ["models", "molecules_torchmd_et", "molecules_schnet"]
+    names += ["molecules_equiformer", "molecules_egnn", "step"]
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith("false -m experiments.benchmark ")
+        assert f"--out={tmp_path}/found/{name} " in line and line.endswith("--rounds=2")
+        figure, _, model = name.partition("_")
+        assert (
+            f"--figure={figure} " in line
+            and f"--potentials={model}" * bool(model) in line
+        )
 
 
 @pytest.mark.slow

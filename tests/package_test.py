@@ -70,10 +70,7 @@ NEVER_IMPORTS = {
     "demetar.models": _SIDE_EFFECTS,
 }
 # The comparison with PyTorch, which nothing else needs.
-USES_TORCH = {
-    "experiments.benchmark.torch_egnn",
-    "experiments.benchmark.torch_potentials",
-}
+USES_TORCH = {"experiments.benchmark.torch_side"}
 
 
 def _sources(root: pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -7,15 +7,18 @@ parameters, compilation, forward pass, training step and memory of every model o
 batch. `speed`: EGNN and DEMETAr against EGNN in plain PyTorch with the same weights,
 over nodes and batch sizes. `step`: a training step within a compiled call, against
 PyTorch, and of several seeds in one program. `molecules`: energies and forces of
-NequIP, TorchMD-NET and SchNet against the published PyTorch codes, and EGNN in its form
-for QM9. `steerable`: SEGNN over its degrees against the same function of e3nn-jax's own
-layers. `growth`: the forward pass over the number of edges. `generation`: nbody_small
-against a NumPy loop.
+NequIP, TorchMD-NET and SchNet against the published PyTorch codes and of Equiformer
+against e3nn's layers, and EGNN in its form for QM9. `steerable`: SEGNN over its degrees
+against the same function of e3nn-jax's own layers. `growth`: the forward pass over the
+number of edges. `generation`: nbody_small against a NumPy loop.
 Programs are timed in turns; tables state medians, or means with variances. As in
 training, the cores of a processor share a batch, but for `models` and `steerable`.
 `speed`, `step` and `molecules` need PyTorch (`python -m pip install torch`), the last
-the codes that `molecules` compares with too: torch_geometric, nequip==0.6.1 and
-torchmd-net. Nothing is fetched.
+the codes that `molecules` compares with too: torch_geometric, nequip==0.6.1,
+torchmd-net and e3nn. Nothing is fetched. With --compiled PyTorch's programs are also
+compiled by `torch.compile`; if that does not work, a column says so in a word.
+PyTorch computes on the device of jax, a GPU or the processor. On a machine with a GPU
+experiments/benchmark/gpu.sh runs `models`, `molecules` and `step` into one folder.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ import csv
 import dataclasses
 import io
 import pathlib
+
+import jax
 
 from demetar.distributed import launch
 from demetar.settings import MODEL, OUTPUT, setting
@@ -60,6 +65,8 @@ LINE = CommandLine(Choice, figures.Options)
 def main(given: Given, _: list[str]) -> int:
     """Measure, print the table, and write it if --out is given."""
     choice, options = given.read(Choice), given.read(figures.Options)
+    # As runs do: GPUs would by default round the factors of float32 products.
+    jax.config.update("jax_default_matmul_precision", "highest")
     launch.keep_memory()
     launch.use_cores(None)
     measured = MEASUREMENTS[choice.figure](options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -55,14 +56,14 @@ class Options:
     )
     rounds: int = setting(20, "Timings of every program.", TRAINING, COUNT)
     potentials: tuple[str, ...] = setting(
-        ("nequip", "torchmd_et", "schnet", "egnn"),
+        ("nequip", "torchmd_et", "schnet", "equiformer", "egnn"),
         "Of --figure=molecules: what to measure, separated by commas.",
         MODEL,
     )
     compiled: bool = setting(
         False,
-        "Of --figure=speed and molecules: EGNN by torch.compile too, which takes "
-        "minutes.",
+        "Of --figure=speed, step and molecules: PyTorch by torch.compile too, which "
+        "takes a C++ compiler and minutes per program.",
         MODEL,
     )
 
@@ -82,40 +83,43 @@ class Measured:
 
 def speed(options: Options) -> Measured:
     """EGNN and DEMETAr against PyTorch: one row per batch size and number of nodes."""
+    from experiments.benchmark import torch_side
+
     rows = []
     for batch_size in options.batch_sizes:
         for num_nodes in options.num_nodes:
             row: dict[str, Any] = {"batch": batch_size, "nodes": num_nodes}
+            runs, told = forward_runs(batch_size, num_nodes, options.compiled)
             times = programs.take_turns(
-                forward_runs(batch_size, num_nodes, options.compiled),
-                options.rounds,
-                f"batch {batch_size}, {num_nodes} nodes",
+                runs, options.rounds, f"batch {batch_size}, {num_nodes} nodes"
             )
+            row |= told
             for name, values in times.items():
                 row |= statistics(name, values)
-            rows.append(row | ratio(times["egnn"], times["torch"]))
-    return Measured(rows, "Times in ms", markdown(rows), draw_speed(rows))
+            rows.append(row | ratios(times, "egnn"))
+    note = f"Times in ms; {torch_side.description()}{reasons(rows)}"
+    return Measured(rows, note, markdown(rows), draw_speed(rows))
 
 
 def forward_runs(
     batch_size: int, num_nodes: int, compiled: bool = False
-) -> programs.Runs:
-    """Forward passes on one batch. DEMETAr is left out where its own limit is."""
-    from experiments.benchmark import torch_egnn
+) -> tuple[programs.Runs, dict[str, Any]]:
+    """Forward passes on one batch, and what came of `torch.compile`.
+
+    DEMETAr is left out where its own limit is.
+    """
+    from experiments.benchmark import torch_egnn, torch_side
 
     dataset = programs.random_dataset(batch_size, num_nodes)
     batch, task = programs.only_batch(dataset), dataset.task
     model, params = programs.initialised("egnn", batch, task)
-    runs = {
-        "egnn": programs.predictions(model, params, dataset).run,
-        "torch": torch_egnn.forward_run(params, batch, task),
-    }
-    if compiled:
-        runs["compiled"] = torch_egnn.forward_run(params, batch, task, True)
+    make = functools.partial(torch_egnn.forward_run, params, batch, task)
+    others, told = torch_side.opponents(make, compiled)
+    runs = {"egnn": programs.predictions(model, params, dataset).run, **others}
     with contextlib.suppress(UserError):  # more edge tokens than it takes
         model, params = programs.initialised("demetar", batch, task)
         runs["demetar"] = programs.predictions(model, params, dataset).run
-    return runs
+    return runs, told
 
 
 def growth(options: Options) -> Measured:
@@ -147,10 +151,11 @@ def steps(options: Options) -> Measured:
     The ratio is against PyTorch for EGNN, and against as many runs of one seed for
     several seeds.
     """
-    from experiments.benchmark import torch_egnn
+    from experiments.benchmark import torch_egnn, torch_side
 
     dataset = programs.random_dataset(options.batch_size, options.num_bodies)
     runs: programs.Runs = {}
+    told: dict[str, Any] = {}
     for name in ("egnn", "segnn"):
         params, runs[name] = programs.training_steps(name, dataset)
         runs[f"{name}_seeds"] = programs.training_steps(
@@ -158,21 +163,27 @@ def steps(options: Options) -> Measured:
         )[1]
         if name == "egnn":
             batch = programs.only_batch(dataset)
-            runs["torch"] = torch_egnn.step_run(params, batch, dataset.task, {})
+            make = functools.partial(
+                torch_egnn.step_run, params, batch, dataset.task, {}
+            )
+            others, told = torch_side.opponents(make, options.compiled)
+            runs |= others
     times = programs.take_turns(runs, options.rounds, "rounds")
     for name in times:
-        if name != "torch":
+        if name not in ("torch", "compiled"):
             times[name] = times[name] / programs.STEPS
-    against = {
-        "egnn": times["torch"],
-        "egnn_seeds": options.num_seeds * times["egnn"],
-        "segnn_seeds": options.num_seeds * times["segnn"],
+    seeds = {name: options.num_seeds * times[name] for name in ("egnn", "segnn")}
+    more = {
+        "egnn": ratios(times, "egnn"),
+        "torch": told,
+        **{f"{n}_seeds": ratio(times[f"{n}_seeds"], seeds[n]) for n in seeds},
     }
     rows: Rows = []
     for name, values in times.items():
-        row: dict[str, Any] = {"program": name, **statistics("step", values)}
-        rows.append(row | (ratio(values, against[name]) if name in against else {}))
-    note = f"Times in ms; {options.num_seeds} seeds against as many runs of one"
+        row = {"program": name, **statistics("step", values)}
+        rows.append(row | more.get(name, {}))
+    note = f"Times in ms; {options.num_seeds} seeds against as many runs of one; "
+    note += torch_side.description() + reasons(rows)
     return Measured(rows, note, markdown(rows))
 
 
@@ -303,6 +314,20 @@ def statistics(name: str, times: np.ndarray) -> dict[str, float]:
 def ratio(times: np.ndarray, others: np.ndarray) -> dict[str, float]:
     """The median over the rounds of one time over another, as a column of a table."""
     return {"ratio": float(np.median(times / others))}
+
+
+def ratios(times: Mapping[str, np.ndarray], ours: str) -> dict[str, float]:
+    """Our time over PyTorch's, and over that of `torch.compile` if it is there."""
+    found = ratio(times[ours], times["torch"])
+    if "compiled" in times:
+        found["compiled_ratio"] = ratio(times[ours], times["compiled"])["ratio"]
+    return found
+
+
+def reasons(rows: Rows) -> str:
+    """Takes PyTorch's reasons out of the rows, for the sentence about them."""
+    found = dict.fromkeys(row.pop("reason", "") for row in rows)
+    return "".join(f"; torch.compile: {reason}" for reason in found if reason)
 
 
 def columns(rows: Rows) -> list[str]:

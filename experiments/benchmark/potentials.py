@@ -8,13 +8,15 @@ on them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from demetar import graphs, models
 from demetar.errors import UserError
+from demetar.types import Params
 from experiments.benchmark import aspirin, figures, programs
 
 MOLECULE_SIZES: Mapping[str, Mapping[str, int]] = {
@@ -50,6 +52,14 @@ POTENTIALS: Mapping[str, Mapping[str, Any]] = {
         "activate_filters": False,
         "cutoff": aspirin.CUTOFF,
     },
+    "equiformer": {  # half of the published widths
+        "hidden_irreps": "64x0e+32x1o+16x2e",
+        "num_layers": 4,
+        "feature_size": 256,
+        "num_basis": 64,
+        "radial_sizes": (64, 64),
+        "node_inputs": ("all",),
+    },
 }
 MODELS = (*POTENTIALS, "egnn")
 
@@ -59,21 +69,25 @@ def measure(options: figures.Options) -> figures.Measured:
 
     Training steps of a batch, and energies with forces of a single structure.
     """
-    rows: figures.Rows = []
     for name in options.potentials:
-        if name == "egnn":
-            rows += [egnn_row(size, options) for size in MOLECULE_SIZES]
-        elif name in POTENTIALS:
-            rows += potential_rows(name, options)
-        else:
+        if name not in MODELS:
             raise UserError(
                 f"--figure=molecules has {', '.join(MODELS)}, found {name!r} in "
                 "--potentials"
             )
+    from experiments.benchmark import torch_side
+
+    rows: figures.Rows = []
+    for name in options.potentials:
+        if name == "egnn":
+            rows += [egnn_row(size, options) for size in MOLECULE_SIZES]
+        else:
+            rows += potential_rows(name, options)
     note = (
         f"Times in ms; {NUM_FRAMES} frames of aspirin with energies and forces, one "
-        "alone for latency; EGNN predicts a scalar of a packed batch of molecules"
+        "alone for latency; EGNN predicts a scalar of a packed batch of molecules; "
     )
+    note += torch_side.description() + figures.reasons(rows)
     return figures.Measured(rows, note, figures.markdown(rows))
 
 
@@ -81,52 +95,80 @@ def potential_rows(name: str, options: figures.Options) -> figures.Rows:
     """Step of all frames, then energies and forces of one."""
     from experiments.benchmark import torch_potentials
 
-    fields = POTENTIALS[name]
     dataset, alone = aspirin.frames(NUM_FRAMES), aspirin.frames(1)
-    model = models.build(name, dataset.task, fields)
+    model = models.build(name, dataset.task, POTENTIALS[name])
     params, step = programs.model_steps(model, dataset)
-    batches = [programs.only_batch(data) for data in (dataset, alone)]
-    many, one = (torch_potentials.Frames.of(batch) for batch in batches)
-    builder = torch_potentials.BUILDERS[name]
     forces = functools.partial(programs.outputs, model)
-    single = programs.Program.compile(forces, params, batches[1])
+    one = programs.only_batch(alone)
+    latency = programs.Program.compile(forces, params, one)
     turns = {
-        "step": (step, torch_potentials.step_run(*builder(fields, many), many)),
-        "latency": (
-            single.run,
-            torch_potentials.latency_run(builder(fields, one)[1], one),
-        ),
+        "step": (step, programs.only_batch(dataset)),
+        "latency": (latency.run, one),
     }
     rows: figures.Rows = []
-    for what, (ours, theirs) in turns.items():
-        runs = {"ours": ours, "torch": theirs}
-        times = programs.take_turns(runs, options.rounds, f"{name}, {what}")
-        if what == "step":
-            times["ours"] = times["ours"] / programs.STEPS
-        row: dict[str, Any] = {"model": name, "program": what}
-        row["edges"] = (many if what == "step" else one).edges.shape[1]
-        for side, values in times.items():
-            row |= figures.statistics(side, values)
-        rows.append(row | figures.ratio(times["ours"], times["torch"]))
+    for what, (run, batch) in turns.items():
+        row = {"model": name, "program": what, "parameters": _count(params)}
+        frames = torch_potentials.Frames.of(batch)
+        runs, columns = opponents(name, what, frames, options)
+        rows.append(beside(row, runs, columns, run, options))
     return rows
 
 
+def opponents(
+    name: str, what: str, frames: Any, options: figures.Options
+) -> tuple[programs.Runs, dict[str, Any]]:
+    """PyTorch's programs of `torch_potentials.Frames`, and columns about them."""
+    from experiments.benchmark import torch_potentials, torch_side
+
+    columns = {"edges": frames.edges.shape[1]}
+
+    def make(compiled: bool) -> Callable[[], Any]:
+        built = torch_potentials.build(name, POTENTIALS[name], frames, compiled)
+        columns["torch_parameters"] = torch_side.num_params(built[0])
+        return torch_potentials.program(built, frames, what, compiled)
+
+    runs, told = torch_side.opponents(make, options.compiled)
+    return runs, columns | told
+
+
 def egnn_row(size: str, options: figures.Options) -> dict[str, Any]:
-    """Steps of EGNN's form for QM9, beside PyTorch's, plain and compiled."""
-    from experiments.benchmark import torch_egnn
+    """Steps of EGNN's form for QM9, beside PyTorch's."""
+    from experiments.benchmark import torch_egnn, torch_side
 
     dataset = programs.random_molecules(options.batch_size)
     batch, task = programs.only_batch(dataset), dataset.task
     widths = MOLECULE_SIZES[size]
     fields = {**widths, "attention": True, "node_inputs": task.scalars}
     params, step = programs.training_steps("egnn", dataset, fields=fields)
-    runs = {"ours": step, "torch": torch_egnn.step_run(params, batch, task, fields)}
-    if options.compiled:
-        runs["compiled"] = torch_egnn.step_run(params, batch, task, fields, True)
-    times = programs.take_turns(runs, options.rounds, f"egnn, {size}")
-    times["ours"] = times["ours"] / programs.STEPS
-    row: dict[str, Any] = {"model": f"egnn, {size}", "program": "step"}
-    row["edges"] = int(np.sum(graphs.edge_mask(batch.graph)))
+    make = functools.partial(torch_egnn.step_run, params, batch, task, fields)
+    runs, columns = torch_side.opponents(make, options.compiled)
+    row = {
+        "model": f"egnn, {size}",
+        "program": "step",
+        "parameters": _count(params),
+        "edges": int(np.sum(graphs.edge_mask(batch.graph))),
+        "torch_parameters": _count(params),
+    }
+    return beside(row, runs, columns, step, options)
+
+
+def beside(
+    row: dict[str, Any],
+    runs: programs.Runs,
+    columns: Mapping[str, Any],
+    ours: Callable[[], Any],
+    options: figures.Options,
+) -> dict[str, Any]:
+    """A row with the times of PyTorch's programs and of ours, in turns."""
+    name = f"{row['model']}, {row['program']}"
+    times = programs.take_turns({"ours": ours, **runs}, options.rounds, name)
+    if row["program"] == "step":
+        times["ours"] = times["ours"] / programs.STEPS
+    row = {**row, **columns}
     for side, values in times.items():
         row |= figures.statistics(side, values)
-    return row | figures.ratio(times["ours"], times["torch"])
+    return row | figures.ratios(times, "ours")
+
+
+def _count(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

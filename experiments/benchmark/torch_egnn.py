@@ -17,19 +17,13 @@ import jax
 import numpy as np
 
 from demetar import graphs
-from demetar.errors import UserError
 from demetar.nn import inputs
 from demetar.types import Batch, Params, TaskSpec
+from experiments.benchmark import torch_side
 
-try:
-    import torch
-    from torch import nn
-except ImportError:
-    raise UserError(
-        "the comparison with PyTorch needs PyTorch, which is not installed; install "
-        "`torch` as https://pytorch.org says, or leave the comparison out"
-    ) from None
-
+torch = torch_side.torch
+nn = torch.nn
+Module: Any = nn.Module
 
 NODE_INPUTS = ("|velocity|",)  # of N-body
 
@@ -55,7 +49,7 @@ class Config:
     node_attributes: bool = False
 
 
-class Layer(nn.Module):
+class Layer(Module):
     """One round of message passing."""
 
     def __init__(self, config: Config):
@@ -109,7 +103,7 @@ class Layer(nn.Module):
         return nodes + update, positions
 
 
-class EGNN(nn.Module):
+class EGNN(Module):
     """The network of `demetar.models.egnn` with one head, of vectors or of graphs."""
 
     def __init__(self, config: Config):
@@ -188,7 +182,7 @@ class Inputs:
         dtype = np.asarray(graph.nodes.positions).dtype
 
         def tensor(values: Any, rows: Any, dtype: Any) -> Any:
-            return torch.tensor(np.asarray(values, dtype)[rows])
+            return torch_side.tensor(np.asarray(values)[rows], dtype)
 
         return cls(
             features=tensor(features, nodes, dtype),
@@ -198,7 +192,7 @@ class Inputs:
             senders=tensor(graph.senders, edges, np.int64),
             receivers=tensor(graph.receivers, edges, np.int64),
             num_neighbors=tensor(neighbors, nodes, dtype),
-            graph_of_node=torch.tensor(of_node.astype(np.int64)),
+            graph_of_node=torch_side.tensor(of_node, np.int64),
             num_graphs=int(of_node.max()) + 1,
         )
 
@@ -223,7 +217,7 @@ def make(config: Config, params: Params) -> EGNN:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-    return model
+    return model.to(torch_side.device())
 
 
 def _names(config: Config, params: Params) -> Mapping[str, str]:
@@ -266,7 +260,7 @@ def forward_run(
     """
     model: Any = make(Config(1, len(task.edge_features), moving=True), params)
     if compiled:
-        model = torch.compile(model)
+        model = torch.compile(model, dynamic=False)
     given = Inputs.of(batch, task, NODE_INPUTS)
 
     def run() -> Any:
@@ -299,9 +293,9 @@ def step_run(
     given = Inputs.of(batch, task, names)
     count = len(given.positions) if moving else given.num_graphs
     # Vectors [N, 1, 3] and numbers [G, 1] alike lose the axis of the outputs.
-    targets = torch.tensor(np.array(batch.targets[head.name])[:count, 0])
+    targets = torch_side.tensor(batch.targets[head.name][:count, 0])
     optimizer = torch.optim.Adam(model.parameters(), 5e-4)
-    network: Any = torch.compile(model) if compiled else model
+    network: Any = torch.compile(model, dynamic=False) if compiled else model
 
     def run() -> Any:
         optimizer.zero_grad()

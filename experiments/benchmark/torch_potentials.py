@@ -1,32 +1,28 @@
 """Published PyTorch codes of energies and forces, as the benchmark times them.
 
 Each is built in the size of ours and given the same frames. They are installed by name
-(`INSTALL`); nothing in the program needs them.
+(`torch_side.INSTALL`); nothing in the program needs them. Equiformer, whose published
+code asks for old releases, is written anew in `e3nn_equiformer`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from demetar.errors import UserError
 from demetar.types import Batch
-from experiments.benchmark import aspirin
+from experiments.benchmark import aspirin, torch_side
 
-INSTALL = "python -m pip install torch torch_geometric nequip==0.6.1 torchmd-net"
+torch = torch_side.torch
+
 ATOMIC_NUMBERS = (1, 6, 8)  # of `aspirin.ELEMENTS`
-
-try:
-    import torch
-except ImportError:
-    raise UserError(
-        "the comparison with PyTorch needs PyTorch, which is not installed; install "
-        "`torch` as https://pytorch.org says, or leave the comparison out"
-    ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +55,21 @@ class Frames:
         real = np.asarray(graph.receivers) < count * size
         nodes = slice(count * size)
 
-        def tensor(values: Any, dtype: Any) -> Any:
-            return torch.tensor(np.array(values), dtype=dtype)
-
         ends = np.stack([graph.senders, graph.receivers])[:, real]
         return cls(
-            tensor(graph.nodes.positions[nodes], torch.float32),
-            tensor(np.argmax(graph.nodes.scalars[nodes], axis=1), torch.int64),
-            tensor(ends, torch.int64),
-            torch.arange(count).repeat_interleave(size),
-            size * torch.arange(count + 1),
-            tensor(batch.targets["energy"][:count, 0], torch.float32),
-            tensor(batch.targets["forces"][nodes, 0], torch.float32),
+            torch_side.tensor(graph.nodes.positions[nodes], np.float32),
+            torch_side.tensor(np.argmax(graph.nodes.scalars[nodes], axis=1), np.int64),
+            torch_side.tensor(ends, np.int64),
+            torch_side.tensor(np.arange(count).repeat(size), np.int64),
+            torch_side.tensor(size * np.arange(count + 1), np.int64),
+            torch_side.tensor(batch.targets["energy"][:count, 0], np.float32),
+            torch_side.tensor(batch.targets["forces"][nodes, 0], np.float32),
         )
 
     @property
     def atomic_numbers(self) -> Any:
         """[N]."""
-        return torch.tensor(ATOMIC_NUMBERS)[self.species]
+        return torch_side.tensor(ATOMIC_NUMBERS, np.int64)[self.species]
 
 
 Energies = Callable[[Any], Any]  # of positions [N, 3]: [G]
@@ -167,10 +160,39 @@ def nequip(fields: Mapping[str, Any], frames: Frames) -> Built:
     return module, lambda x: module({**given, "pos": x})["total_energy"][:, 0]
 
 
+def equiformer(fields: Mapping[str, Any], frames: Frames) -> Built:
+    """Equiformer in e3nn's layers."""
+    from experiments.benchmark import e3nn_equiformer
+
+    module = e3nn_equiformer.of(equiformer_config(fields, frames))
+    senders, receivers = frames.edges
+    given = e3nn_equiformer.Molecules(
+        torch.nn.functional.one_hot(frames.species, len(ATOMIC_NUMBERS)).float(),
+        senders,
+        receivers,
+        frames.graph_of_node,
+        len(frames.energies),
+    )
+    return module, lambda x: module(x, given)
+
+
+def equiformer_config(fields: Mapping[str, Any], frames: Frames) -> Any:
+    """Sizes of Equiformer in e3nn by the fields of ours."""
+    from experiments.benchmark import e3nn_equiformer
+
+    return e3nn_equiformer.Config(
+        num_species=len(ATOMIC_NUMBERS),
+        extent=aspirin.CUTOFF,
+        average_neighbors=frames.edges.shape[1] / len(frames.positions),
+        **{name: value for name, value in fields.items() if name != "node_inputs"},
+    )
+
+
 BUILDERS: Mapping[str, Callable[[Mapping[str, Any], Frames], Built]] = {
     "nequip": nequip,
     "torchmd_et": torchmd_et,
     "schnet": schnet,
+    "equiformer": equiformer,
 }
 
 
@@ -183,32 +205,88 @@ def _needed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"the comparison with PyTorch needs {name.partition('.')[0]} ({error}); "
-            f"`{INSTALL}` installs what it compares with"
-        ) from None
+        raise UserError(torch_side.missing(name.partition(".")[0], error)) from None
 
 
-def latency_run(energies: Energies, frames: Frames) -> Callable[[], Any]:
-    """Energies and forces of the frames."""
-    positions = frames.positions.clone().requires_grad_()
+def build(
+    name: str, fields: Mapping[str, Any], frames: Frames, compiled: bool = False
+) -> Built:
+    """A code on the device, with the fields of ours.
 
-    def run() -> Any:
+    Args:
+      name: of our model.
+      fields: of it.
+      frames: what it computes.
+      compiled: whether e3nn leaves its code to `torch.compile`.
+    """
+    with _e3nn_code("eager" if compiled else "script"):
+        module, energies = BUILDERS[name](fields, frames)
+    return module.to(torch_side.device()), energies
+
+
+@contextmanager
+def _e3nn_code(mode: str) -> Iterator[None]:
+    """What e3nn makes of the code that it generates; nothing if it is not there."""
+    try:
+        e3nn = importlib.import_module("e3nn")
+    except ImportError:
+        yield
+        return
+    before = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode=mode)
+    try:
+        yield
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=before)
+
+
+Both = Callable[[Any], tuple[Any, Any]]  # of positions: energies [G], slopes [N, 3]
+
+
+def energies_and_slopes(energies: Energies, what: str) -> Both:
+    """Both as one function of the positions, which a 'step' can differentiate."""
+
+    def both(positions: Any) -> tuple[Any, Any]:
+        positions = positions.detach().requires_grad_()
         found = energies(positions)
-        return found, -torch.autograd.grad(found.sum(), positions)[0]
+        (slopes,) = torch.autograd.grad(
+            found.sum(), positions, create_graph=what == "step"
+        )
+        return found, slopes
 
-    return run
+    return both
 
 
-def step_run(module: Any, energies: Energies, frames: Frames) -> Callable[[], Any]:
+def program(
+    built: Built, frames: Frames, what: str, compiled: bool = False
+) -> Callable[[], Any]:
+    """A program of a code.
+
+    Args:
+      built: of `build`, with the same `compiled`.
+      frames: what it computes.
+      what: 'step' for a training step, 'latency' for energies and their slopes.
+      compiled: whether `torch.compile` makes kernels of it.
+    """
+    module, energies = built
+    both = energies_and_slopes(energies, what)
+    if compiled:
+        traced = torch_side.traced(both, frames.positions)
+        both = torch.compile(traced, dynamic=False)
+    if what == "step":
+        return step_run(module, both, frames)
+    return functools.partial(
+        torch.no_grad()(both) if compiled else both, frames.positions
+    )
+
+
+def step_run(module: Any, both: Both, frames: Frames) -> Callable[[], Any]:
     """A training step: mean of both squared errors, gradient, PyTorch's own Adam."""
     optimizer = torch.optim.Adam(module.parameters(), 5e-4)
-    positions = frames.positions.clone().requires_grad_()
 
     def run() -> Any:
         optimizer.zero_grad()
-        found = energies(positions)
-        slopes = torch.autograd.grad(found.sum(), positions, create_graph=True)[0]
+        found, slopes = both(frames.positions)
         loss = (found - frames.energies).square().mean()
         loss = (loss + (-slopes - frames.forces).square().mean()) / 2
         loss.backward()
