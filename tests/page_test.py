@@ -135,6 +135,17 @@ def test_the_data_are_those_of_the_records(tmp_path):
     assert "nbody_small is not there" in group["scenes_reason"]
 
 
+def test_noise_is_no_property_of_molecules(tmp_path):
+    changed = {"dataset": "qm9", "target": "position_noise and feature_noise"}
+    settings = {"split": "egnn", "num_test": 499}
+    folder = tmp_path / "run"
+    report_test.write_run(
+        folder, report_test.make_errors(1), settings=settings, **changed
+    )
+    (group,) = gathered(tmp_path)["groups"]
+    assert "none of their properties" in group["scenes_reason"]
+
+
 def test_runs_are_grouped_by_their_task_and_compared_on_the_same_data(tmp_path):
     write_two(tmp_path / "runs")
     errors = report_test.make_errors(1)

@@ -176,6 +176,17 @@ def test_records_are_found_below_and_only_once(tmp_path):
     assert [row["Run"] for row in rows] == ["nbody/egnn", "small/egnn"]
 
 
+def test_runs_on_parts_of_a_test_set_are_not_compared(tmp_path):
+    settings = make_record()["settings"]
+    whole = write_run(tmp_path / "whole", make_errors(1))
+    errors = make_errors(1)[:, :100]
+    part = write_run(tmp_path / "part", errors, settings=settings | {"num_test": 100})
+
+    assert not finished.compare(finished.read_runs([str(whole), str(part)]))
+    same = write_run(tmp_path / "same", make_errors(2))
+    assert finished.compare(finished.read_runs([str(whole), str(part), str(same)]))
+
+
 def test_models_on_the_same_test_set_are_compared_pair_by_pair(tmp_path):
     best, close, worse = make_errors(3), make_errors(2), make_errors(1, shift=4e-4)
     best = best - best.mean(axis=0).mean() + close.mean()  # equally good on average

@@ -28,6 +28,8 @@ def show(
     record = members[0].record
     if record["dataset"] != QM9:
         return Shown(reason="no molecules: the record does not tell where they lie")
+    if record["target"] not in targets.TARGETS:
+        return Shown(reason="no molecules: the target is none of their properties")
     try:
         known, _ = qm9.cached(None, wanted.cache, cli.progress, with_bonds=False)
     except UserError as error:

@@ -39,9 +39,9 @@ class Run:
     def test_set(self) -> str:
         """Runs for which this is equal were tested on the same samples, in one unit."""
         settings = self.record["settings"]
-        frames = [settings.get(name) for name in ("start_frame", "target_frame")]
+        names = ("start_frame", "target_frame", "num_test")
         named = [self.record[name] for name in ("fingerprint", "target", "unit")]
-        return json.dumps([*named, *frames])
+        return json.dumps([*named, *map(settings.get, names)])
 
 
 @dataclasses.dataclass(frozen=True)
