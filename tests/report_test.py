@@ -187,6 +187,13 @@ def test_runs_on_parts_of_a_test_set_are_not_compared(tmp_path):
     assert finished.compare(finished.read_runs([str(whole), str(part), str(same)]))
 
 
+def test_other_numbers_of_errors_on_one_test_set_are_refused(tmp_path):
+    write_run(tmp_path / "whole", make_errors(1))
+    write_run(tmp_path / "part", make_errors(1)[:, :100])
+    with pytest.raises(UserError, match="part and whole .* 100 and 499 errors"):
+        finished.compare(finished.read_runs([str(tmp_path)]))
+
+
 def test_models_on_the_same_test_set_are_compared_pair_by_pair(tmp_path):
     best, close, worse = make_errors(3), make_errors(2), make_errors(1, shift=4e-4)
     best = best - best.mean(axis=0).mean() + close.mean()  # equally good on average

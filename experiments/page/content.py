@@ -170,7 +170,9 @@ def _first_shown(
     found: tuple[list[int], Shown] = ([], Shown())
     for rows in sorted(test_sets, key=len, reverse=True):
         members = [runs[row] for row in rows]
-        _check_sizes(members)
+        finished.check_sizes(
+            [(run.label, run.errors) for run in members if run.errors is not None]
+        )
         shown = _shower(members[0].record)(members, checkpoints, wanted)
         if shown.scenes or shown.closest is not None:
             return rows, shown
@@ -183,20 +185,6 @@ def _shower(record: Mapping[str, Any]) -> Callable[..., Shown]:
     if "start_frame" in record["settings"]:
         return motion.show
     return potentials.show if potentials.is_potential(record) else molecules.show
-
-
-def _check_sizes(members: Sequence[finished.Run]) -> None:
-    """Refuse runs that say to share a test set and have errors of another number."""
-    sizes: dict[int, str] = {}
-    for run in members:
-        if run.errors is not None:
-            sizes.setdefault(run.errors.shape[-1], run.label)
-    if len(sizes) > 1:
-        (first, one), (second, other), *_ = sizes.items()
-        raise UserError(
-            f"{one} and {other} name the same test set but hold {first} and {second} "
-            "errors; run one of them again"
-        )
 
 
 def _checkpoints(

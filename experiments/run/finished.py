@@ -96,18 +96,28 @@ def compare(runs: Sequence[Run]) -> dict[str, Comparison]:
         best, best_errors = min(group, key=lambda item: _rank(item[1]))
         if math.isinf(_rank(best_errors)):
             continue  # none of them has finite errors
+        check_sizes(group)
         for label, errors in group:
             if label == best:
                 continue
-            if errors.shape[-1] != best_errors.shape[-1]:
-                raise UserError(
-                    f"{label} and {best} name the same test set but hold "
-                    f"{errors.shape[-1]} and {best_errors.shape[-1]} errors; "
-                    "run one of them again"
-                )
             values = statistics.paired_difference(errors, best_errors)
             comparisons[label] = Comparison(best, *values)
     return comparisons
+
+
+def check_sizes(group: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Refuse runs, by label, that say to share a test set but have other numbers of
+    errors.
+    """
+    sizes: dict[int, str] = {}
+    for label, errors in group:
+        sizes.setdefault(errors.shape[-1], label)
+    if len(sizes) > 1:
+        (first, one), (second, other), *_ = sizes.items()
+        raise UserError(
+            f"{one} and {other} name the same test set but hold {first} and {second} "
+            "errors; run one of them again"
+        )
 
 
 def _rank(errors: np.ndarray) -> float:
