@@ -124,22 +124,24 @@ def sum_to_receivers(values: Array, graph: Graph) -> jax.Array:
     if degree is not None:
         grouped = values.reshape(*lead, bucket.max_nodes, degree, channels)
         return grouped.sum(axis=-2)
-    edges_first = jnp.moveaxis(values, -2, 0)
-    summed = jax.ops.segment_sum(
-        edges_first,
-        graph.receivers,
-        bucket.max_nodes,
-        indices_are_sorted=True,
-        mode="promise_in_bounds",
-    )
-    return jnp.moveaxis(summed, 0, -2)
+    return _add_up(values, graph.receivers, graph, is_sorted=True)
 
 
 def sum_to_senders(values: Array, graph: Graph) -> jax.Array:
-    """Sum of edge values [E, C] over the edges that start at each node: [N, C]."""
-    return jax.ops.segment_sum(
-        values, graph.senders, graph.bucket.max_nodes, mode="promise_in_bounds"
+    """As `sum_to_receivers`, over the edges that start at each node."""
+    return _add_up(values, graph.senders, graph, is_sorted=False)
+
+
+def _add_up(values: Array, rows: Array, graph: Graph, is_sorted: bool) -> jax.Array:
+    """Sums of edge values [..., E, C] at the rows [E] of nodes: [..., N, C]."""
+    summed = jax.ops.segment_sum(
+        jnp.moveaxis(values, -2, 0),
+        rows,
+        graph.bucket.max_nodes,
+        indices_are_sorted=is_sorted,
+        mode="promise_in_bounds",
     )
+    return jnp.moveaxis(summed, 0, -2)
 
 
 def num_neighbors(graph: Graph) -> jax.Array:

@@ -7,6 +7,7 @@ has each pair once, as a ring.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,42 @@ from demetar.types import Array, Bucket, Graph
 # Up to so many rings each one is rolled into place by itself. Of more of them the
 # program takes long to compile, and its gradient to run; a skewed copy has them all.
 ROLLED_RINGS = 8
+
+
+class Way(NamedTuple):
+    """How edges carry messages: from sender to receiver, or back.
+
+    Attributes:
+      own, other: node values [..., N, C] at the end that hears and at the other one:
+        [..., E, C].
+      total: sums of edge values [..., E, C] at the nodes that hear.
+      sign: of the directions, from the other end to the one that hears.
+    """
+
+    own: Callable[[Array, Graph], jax.Array]
+    other: Callable[[Array, Graph], jax.Array]
+    total: Callable[[Array, Graph], jax.Array]
+    sign: int
+
+
+FORWARD = Way(
+    graphs.gather_receivers, graphs.gather_senders, graphs.sum_to_receivers, 1
+)
+BACK = Way(graphs.gather_senders, graphs.gather_receivers, graphs.sum_to_senders, -1)
+
+
+def ways(graph: Graph, may_halve: bool = True) -> tuple[Graph, tuple[Way, ...]]:
+    """The edges to compute for, and the ways in which they carry messages.
+
+    Both edges of a pair have the functions of its distance in common, and but for signs
+    those of its direction. So if all edges are mutual, one of them stands for both.
+
+    Args:
+      graph: the batch.
+      may_halve: whether it may.
+    """
+    half = one_way(graph) if may_halve else None
+    return (graph, (FORWARD,)) if half is None else (half, (FORWARD, BACK))
 
 
 def one_way(graph: Graph) -> Graph | None:

@@ -100,7 +100,7 @@ def small(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["schnet", pytest.param("torchmd_et", marks=pytest.mark.slow)]
+    "name", ["schnet", "nequip", pytest.param("torchmd_et", marks=pytest.mark.slow)]
 )
 def test_forces_are_slopes_and_those_of_all_edges(name):
     dataset = aspirin.frames(2)

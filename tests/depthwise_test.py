@@ -1,11 +1,14 @@
 """The depth-wise tensor product against e3nn's generic one, in float64."""
 
 import e3nn_jax as e3nn
+import haiku as hk
 import jax
 import numpy as np
 import pytest
 
+from demetar import pairs
 from demetar.nn import depthwise, steerable
+from tests.graphs_test import mutual_graph
 from tests.steerable_test import random_attribute, random_features, to_e3nn
 from tests.support import plain_steerable
 
@@ -49,6 +52,67 @@ def test_tensor_product_is_e3nns(lmax, irreps):
         for irrep, values in found.items():
             rows = np.concatenate(expected[irrep], axis=1)
             assert np.abs(values - rows.transpose(2, 0, 1)).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_product_and_its_linear_map_are_one_after_the_other(weighted):
+    with jax.enable_x64(True):
+        channels = {irrep: 2 + n for n, irrep in enumerate(all_irreps(2))}
+        outputs = {irrep: 1 + 2 * n for n, irrep in enumerate(all_irreps(2))}
+        features = random_features(channels, ROWS, seed=1)
+        attribute = random_attribute(2, ROWS, seed=2)
+        paths = depthwise.find_paths(channels, attribute, outputs)
+        weights = None
+        if weighted:
+            count = depthwise.num_weights(paths, channels)
+            weights = np.random.default_rng(3).normal(size=(ROWS, count))
+
+        def together():
+            mix = depthwise.LinearProduct(outputs, name="mix")
+            return mix(features, attribute, paths, weights)
+
+        def apart():
+            product = depthwise.tensor_product(features, attribute, paths, weights)
+            return steerable.Linear(outputs, name="mix")(product)
+
+        both = [hk.without_apply_rng(hk.transform(f)) for f in (together, apart)]
+        params, others = (model.init(jax.random.key(0)) for model in both)
+        assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, others)
+        params["mix"]["b_0e"] = np.arange(1.0, 4.0)
+        assert params["mix"]["b_0e"].shape == others["mix"]["b_0e"].shape
+        found, expected = (model.apply(params) for model in both)
+        assert set(found) == set(expected) == set(outputs)
+        for irrep, values in expected.items():
+            assert np.abs(values).max() > 0.1
+            assert np.abs(found[irrep] - values).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+def test_one_edge_of_each_pair_convolves_as_both(spare):
+    """Directions turn with the edge, so harmonics of odd degree change their sign."""
+    with jax.enable_x64(True):
+        graph = mutual_graph(spare)
+        bucket = graph.bucket
+        half, ways = pairs.ways(graph)
+        assert (half.bucket.max_edges, len(ways)) == (bucket.max_edges // 2, 2)
+        channels = {irrep: 2 for irrep in all_irreps(2)}
+        nodes = random_features(channels, bucket.max_nodes, seed=4)
+        positions = np.random.default_rng(5).normal(size=(bucket.max_nodes, 3))
+        paths = depthwise.find_paths(channels, NATURAL[:3], channels)
+        mix = np.random.default_rng(6).normal(
+            size=(1, depthwise.num_weights(paths, channels))
+        )
+
+        def received(edges, ways):
+            vectors = positions[edges.senders] - positions[edges.receivers]
+            weights = np.linalg.norm(vectors, axis=-1, keepdims=True) * mix
+            attribute = depthwise.harmonics(vectors, 2)
+            return depthwise.convolve(nodes, attribute, paths, weights, edges, ways)
+
+        found, expected = received(half, ways), received(graph, (pairs.FORWARD,))
+        for irrep, values in expected.items():
+            assert np.abs(values[:, :7]).min(axis=(0, 2)).max() > 1e-6
+            assert np.abs((found[irrep] - values)[:, :-1]).max() < TOLERANCE
 
 
 def test_paths_are_those_that_symmetry_allows():

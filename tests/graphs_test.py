@@ -471,6 +471,18 @@ def mutual_samples():
     )
 
 
+def mutual_graph(spare):
+    """Both molecules as a batch with room for some edges more."""
+    samples = mutual_samples()
+    packing = make_packing(samples, TaskSpec("molecules", ()), 2)
+    bucket = dataclasses.replace(
+        packing.bucket, max_edges=packing.bucket.max_edges + spare
+    )
+    packing = RaggedPacking(samples, bucket, ())
+    row = {name: values[0] for name, values in packing.plan(np.arange(2)).items()}
+    return packing.assemble(packing.arrays(), row).graph
+
+
 def test_the_packing_knows_whether_edges_are_mutual():
     samples = mutual_samples()
     task = TaskSpec("molecules", ())
@@ -487,20 +499,14 @@ def test_the_packing_knows_whether_edges_are_mutual():
 
 @pytest.mark.parametrize("spare", [0, 3])
 def test_one_edge_of_each_pair_sums_to_all(spare):
-    samples = mutual_samples()
-    packing = make_packing(samples, TaskSpec("molecules", ()), 2)
-    bucket = dataclasses.replace(
-        packing.bucket, max_edges=packing.bucket.max_edges + spare
-    )
-    packing = RaggedPacking(samples, bucket, ())
-    row = {name: values[0] for name, values in packing.plan(np.arange(2)).items()}
-    graph = packing.assemble(packing.arrays(), row).graph
+    graph = mutual_graph(spare)
+    bucket = graph.bucket
     values = np.random.default_rng(0).normal(size=(bucket.max_nodes, 5))
     half = pairs.one_way(graph)
     assert half is not None and half.bucket.max_edges == bucket.max_edges // 2
     assert int(graphs.edge_mask(half).sum()) == 5
-    found = graphs.sum_to_receivers(graphs.gather_senders(values, half), half)
-    found += graphs.sum_to_senders(graphs.gather_receivers(values, half), half)
+    edges, ways = pairs.ways(graph)
+    found = sum(way.total(way.other(values, edges), edges) for way in ways)
     expected = graphs.sum_to_receivers(graphs.gather_senders(values, graph), graph)
     np.testing.assert_allclose(found[:-1], expected[:-1], rtol=1e-6)
     assert np.abs(expected[:7]).min() > 1e-3

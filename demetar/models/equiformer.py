@@ -191,10 +191,9 @@ class Equiformer(base.Model):
         if is_training and self.attention_dropout > 0:
             weights = hk.dropout(hk.next_rng_key(), self.attention_dropout, weights)
         paths = depthwise.find_paths(messages, attribute, hidden)
-        values = depthwise.tensor_product(messages, attribute, paths)
-        values = steerable.Linear(hidden, name=f"value_{layer}")(values)
+        product = depthwise.LinearProduct(hidden, name=f"value_{layer}")
         attended = {}
-        for irrep, value in values.items():
+        for irrep, value in product(messages, attribute, paths).items():
             repeats = value.shape[-1] // self.num_heads
             weighted = value * jnp.repeat(weights, repeats, axis=-1)
             attended[irrep] = graphs.sum_to_receivers(weighted, graph)
@@ -221,13 +220,11 @@ class Equiformer(base.Model):
         paths = depthwise.find_paths(hidden, attribute, hidden)
         count = depthwise.num_weights(paths, hidden)
         network = depthwise.NormedMLP(self.radial_sizes, count, name=f"radial_{layer}")
-        pairs = depthwise.tensor_product(
-            pairs, attribute, paths, network(radial_inputs)
-        )
         gated = steerable.gated_channels(hidden)
         num_scalars = hidden[SCALAR]
         both = {**gated, SCALAR: num_scalars + gated[SCALAR]}
-        messages = steerable.Linear(both, name=f"message_{layer}")(pairs)
+        product = depthwise.LinearProduct(both, name=f"message_{layer}")
+        messages = product(pairs, attribute, paths, network(radial_inputs))
         scalars = messages[SCALAR]  # first those of the scores, then those of the gate
         messages[SCALAR] = scalars[..., num_scalars:]
         scores = self._scores(layer, scalars[0, :, :num_scalars])

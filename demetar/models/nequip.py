@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry
+from demetar import geometry, pairs
 from demetar.errors import UserError
 from demetar.models import base
 from demetar.nn import capture, depthwise, inputs, radial, readout, steerable
@@ -82,7 +83,9 @@ class Nequip(base.Model):
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         if not 0 <= self.lmax <= 3:
             raise UserError(f"nequip needs lmax from 0 to 3, found {self.lmax}")
-        attribute, radial_inputs = self._edge_inputs(graph)
+        # Both edges of a pair have the same weights.
+        edges, ways = pairs.ways(graph)
+        attribute, radial_inputs = self._edge_inputs(edges)
         species = self._species(graph)  # [N, A]
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
         if not self.parity:
@@ -94,7 +97,7 @@ class Nequip(base.Model):
             gated = steerable.gated_channels(channels)
             nodes = steerable.gate(
                 self._interaction(
-                    layer, nodes, gated, attribute, radial_inputs, species, graph
+                    layer, nodes, gated, attribute, radial_inputs, species, edges, ways
                 ),
                 jax.nn.silu,
             )
@@ -180,7 +183,8 @@ class Nequip(base.Model):
         attribute: Attribute,
         radial_inputs: jax.Array,
         species: Array,
-        graph: Graph,
+        edges: Graph,
+        ways: Sequence[pairs.Way],
     ) -> Features:
         """The convolution plus the self-connection, before the gate."""
         own = {
@@ -201,7 +205,7 @@ class Nequip(base.Model):
         )
         # The sum over neighbours has the variance of one message.
         weights = weights / math.sqrt(self.task.average_neighbors)
-        received = depthwise.convolve(mixed, attribute, paths, weights, graph)
+        received = depthwise.convolve(mixed, attribute, paths, weights, edges, ways)
         received = steerable.Linear(channels, False, name=f"linear_{layer}_1")(received)
         return {
             irrep: values + own[irrep] if irrep in own else values

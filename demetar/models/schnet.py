@@ -14,14 +14,17 @@ Gaussians. Mean and deviation of the training data, per atom there, belong to th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
+from collections.abc import Sequence
 from typing import ClassVar
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs, pairs
+from demetar import geometry, pairs
 from demetar.models import base
 from demetar.nn import capture, inputs, mlp, radial, readout
 from demetar.types import Array, Graph
@@ -89,8 +92,7 @@ class Schnet(base.Model):
             features
         )  # [N, C]
         # Both edges of a pair have the same filters.
-        half = pairs.one_way(graph)
-        edges = half or graph
+        edges, ways = pairs.ways(graph)
         lengths = geometry.safe_norm(geometry.edge_vectors(edges))  # [E]
         basis = radial.gaussian_steps(
             lengths, self.basis_step, self.basis_extent, self.basis_gamma
@@ -98,7 +100,7 @@ class Schnet(base.Model):
         values = jnp.concatenate([basis, edges.edges], axis=-1)  # [E, R]
         for layer in range(self.num_layers):
             filters = self._filters(layer, values, lengths)
-            step = self._interaction(layer, nodes, filters, edges, bool(half))
+            step = self._interaction(layer, nodes, filters, edges, ways)
             nodes = nodes + step
             capture.record(f"features_{layer}", nodes)
         return self._readout(nodes, graph)
@@ -114,16 +116,20 @@ class Schnet(base.Model):
 
     @hk.transparent
     def _interaction(
-        self, layer: int, nodes: Array, filters: Array, graph: Graph, both_ways: bool
+        self,
+        layer: int,
+        nodes: Array,
+        filters: Array,
+        graph: Graph,
+        ways: Sequence[pairs.Way],
     ) -> jax.Array:
         """Atom-wise layer, convolution (equation 2), two more: [N, C]."""
         size = self.hidden_size
         sent = mlp.Linear(size, False, mlp.GLOROT_UNIFORM, name=f"atoms_{layer}")(nodes)
-        messages = graphs.gather_senders(sent, graph) * filters  # [E, C]
-        received = graphs.sum_to_receivers(messages, graph)
-        if both_ways:
-            messages = graphs.gather_receivers(sent, graph) * filters
-            received += graphs.sum_to_senders(messages, graph)
+        received = functools.reduce(
+            operator.add,
+            [way.total(way.other(sent, graph) * filters, graph) for way in ways],
+        )
         return _perceptron([size, size], f"output_{layer}")(received)
 
     @hk.transparent

@@ -19,32 +19,17 @@ belong to the head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs, pairs
+from demetar import geometry, pairs
 from demetar.models import base
 from demetar.nn import attention, capture, mlp, radial, readout, steerable
 from demetar.types import Array, Graph, Head
-
-
-class Way(NamedTuple):
-    """How edges carry messages: from sender to receiver, or back.
-
-    Attributes:
-      own, other: node values [N, C] at the end that hears and at the other: [E, C].
-      total: sums of edge values [E, C] at the nodes that hear.
-      sign: of the directions, from the other end to the one that hears.
-    """
-
-    own: Callable[[Array, Graph], jax.Array]
-    other: Callable[[Array, Graph], jax.Array]
-    total: Callable[[Array, Graph], jax.Array]
-    sign: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Edges:
     """
 
     graph: Graph
-    ways: Sequence[Way]
+    ways: Sequence[pairs.Way]
     radial: jax.Array
     own: jax.Array
     directions: jax.Array
@@ -119,8 +104,7 @@ class TorchmdEt(base.Model):
 
     def __call__(self, graph: Graph, is_training: bool) -> dict[str, Array]:
         # Both edges of a pair have the same filters.
-        half = None if capture.is_recording() else pairs.one_way(graph)
-        edges = self._edges(half or graph, half is not None)
+        edges = self._edges(*pairs.ways(graph, not capture.is_recording()))
         given = steerable.input_features(graph.nodes, self.task, self.node_inputs)
         scalars = self._embedding(given[steerable.SCALAR][0], edges)
         vectors: Array = jnp.zeros((3, *scalars.shape), scalars.dtype)  # [3, N, C]
@@ -136,7 +120,7 @@ class TorchmdEt(base.Model):
         scalars = attention.layer_norm(scalars, "output_norm")
         return self._readout(scalars, vectors, graph)
 
-    def _edges(self, graph: Graph, both_ways: bool) -> Edges:
+    def _edges(self, graph: Graph, ways: Sequence[pairs.Way]) -> Edges:
         """Equation 1 beside the edge features, directions and envelope."""
         vectors = geometry.edge_vectors(graph)  # [E, 3]
         lengths = geometry.safe_norm(vectors)  # [E]
@@ -151,18 +135,6 @@ class TorchmdEt(base.Model):
         basis = radial.exp_normal(lengths, self.num_basis, extent) * envelope
         own = radial.exp_normal(jnp.zeros_like(lengths[:1]), self.num_basis, extent)
         no_features = ((0, 0), (0, graph.edges.shape[-1]))
-        ways = [
-            Way(graphs.gather_receivers, graphs.gather_senders, graphs.sum_to_receivers)
-        ]
-        if both_ways:
-            ways.append(
-                Way(
-                    graphs.gather_senders,
-                    graphs.gather_receivers,
-                    graphs.sum_to_senders,
-                    -1,
-                )
-            )
         return Edges(
             graph,
             ways,
@@ -242,7 +214,7 @@ class TorchmdEt(base.Model):
         vectors: Array,
         filters: Sequence[Array],
         edges: Edges,
-        way: Way,
+        way: pairs.Way,
     ) -> tuple[jax.Array, jax.Array]:
         """What nodes receive by the edges in one direction."""
         graph = edges.graph

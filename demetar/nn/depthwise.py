@@ -8,15 +8,17 @@ network of the e3nn tutorial and Equiformer.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from demetar import geometry, graphs
+from demetar import geometry, pairs
 from demetar.nn import capture, mlp, steerable
 from demetar.nn.steerable import Attribute, Channels, Features, Irrep, Path
 from demetar.types import Array, Graph
@@ -65,21 +67,62 @@ def tensor_product(
     Returns:
       {irrep: [2l + 1, X, channels of all paths that end in it]}.
     """
-    parts: dict[Irrep, list[jax.Array]] = {}
-    start = 0
-    for path in paths:
-        values = steerable.couple(features[path.first], attribute[path.second], path)
-        if weights is not None:
-            stop = start + values.shape[-1]
-            values = values * weights[:, start:stop]
-            start = stop
-        parts.setdefault(path.out, []).append(values)
-    outputs = {out: jnp.concatenate(parts[out], axis=-1) for out in sorted(parts)}
-    couplings = [capture.Coupling(*path) for path in paths]
-    capture.record_product(
-        "depth-wise", channels_of(features), channels_of(outputs), couplings
-    )
+    found = _products(features, attribute, paths, _split(weights, features, paths))
+    outputs = _side_by_side(paths, found)
+    _record(features, outputs, paths)
     return outputs
+
+
+class LinearProduct(steerable.Linear):
+    """A linear map of the channels that `tensor_product` gives.
+
+    The function and the parameters are those of `steerable.Linear` on it. But a path
+    that has fewer components before the coupling mixes channels there.
+    """
+
+    def __call__(  # type: ignore[override]
+        self,
+        features: Features,
+        attribute: Attribute,
+        paths: Sequence[Path],
+        weights: Array | None = None,
+    ) -> Features:
+        """As `tensor_product`, to {irrep: [2l + 1, X, channels[irrep]]}."""
+        parts = dict(zip(paths, _split(weights, features, paths), strict=True))
+        outputs = {}
+        for out in sorted(set(self.channels) & {path.out for path in paths}):
+            own = {path: parts[path] for path in paths if path.out == out}
+            values = self._sum_of_paths(features, attribute, own)
+            outputs[out] = self.biased(out, values)
+        _record(features, outputs, paths)
+        return outputs
+
+    @hk.transparent
+    def _sum_of_paths(
+        self,
+        features: Features,
+        attribute: Attribute,
+        weights: Mapping[Path, jax.Array | None],
+    ) -> jax.Array:
+        """What paths with one output give, mixed: [2l + 1, X, C']."""
+        sizes = [features[path.first].shape[-1] for path in weights]
+        out, dtype = next(iter(weights)).out, features[next(iter(weights)).first].dtype
+        w = self.weight(out, sum(sizes), dtype)
+        blocks = dict(zip(weights, jax.lax.split(w, sizes, 0), strict=True))
+        terms, coupled = [], []
+        for path, own in weights.items():
+            values = features[path.first]
+            if path.first.l < out.l:
+                values = values if own is None else values * own
+                mixed = mlp.matmul(values, blocks.pop(path))
+                terms.append(steerable.couple(mixed, attribute[path.second], path))
+            else:
+                values = steerable.couple(values, attribute[path.second], path)
+                coupled.append(values if own is None else values * own)
+        if coupled:  # one wide product
+            joined = jnp.concatenate(list(blocks.values()))
+            terms.append(mlp.matmul(jnp.concatenate(coupled, axis=-1), joined))
+        return functools.reduce(operator.add, terms)
 
 
 def convolve(
@@ -88,27 +131,78 @@ def convolve(
     paths: Sequence[Path],
     weights: Array,
     graph: Graph,
+    ways: Sequence[pairs.Way] = (pairs.FORWARD,),
 ) -> Features:
     """Sum over the senders of each node of their product with the edge's attribute.
 
     Args:
       nodes: {irrep: [2l + 1, N, C]}, channels mixed already.
-      attribute: {irrep: [2l + 1, E]}.
+      attribute: {irrep: [2l + 1, E]} of the directions from sender to receiver, or
+        back; of degree l, it changes with them by (-1)^l.
       paths: of `find_paths`.
       weights: [E, num_weights(paths, channels)].
-      graph: the batch.
+      graph, ways: the batch, or those of `pairs.ways`.
 
     Returns:
       {irrep: [2l + 1, N, C']}.
     """
-    senders = {
-        irrep: graphs.gather_senders(values, graph) for irrep, values in nodes.items()
-    }
-    messages = tensor_product(senders, attribute, paths, weights)
-    return {
-        irrep: graphs.sum_to_receivers(values, graph)
-        for irrep, values in messages.items()
-    }
+    parts = _split(weights, nodes, paths)
+    totals: list[jax.Array] = []
+    for way in ways:
+        ends = {irrep: way.other(values, graph) for irrep, values in nodes.items()}
+        # Path by path: nodes are fewer than edges, and what is joined is of nodes.
+        sums = [
+            way.sign**path.second.l * way.total(values, graph)
+            for path, values in zip(
+                paths, _products(ends, attribute, paths, parts), strict=True
+            )
+        ]
+        totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+    outputs = _side_by_side(paths, totals)
+    _record(nodes, outputs, paths)
+    return outputs
+
+
+def _split(
+    weights: Array | None, features: Features, paths: Sequence[Path]
+) -> Sequence[jax.Array | None]:
+    """The weights [X, C] of each path.
+
+    The gradient of a split is one concatenation; that of slices adds up arrays as large
+    as the whole, one for each.
+    """
+    if weights is None:
+        return [None] * len(paths)
+    sizes = [features[path.first].shape[-1] for path in paths]
+    return jax.lax.split(jnp.asarray(weights), sizes, 1)
+
+
+def _products(
+    features: Features,
+    attribute: Attribute,
+    paths: Sequence[Path],
+    weights: Sequence[jax.Array | None],
+) -> Iterator[jax.Array]:
+    """The coupling of each path times its weights: [2l + 1, X, C]."""
+    for path, own in zip(paths, weights, strict=True):
+        values = steerable.couple(features[path.first], attribute[path.second], path)
+        yield values if own is None else values * own
+
+
+def _side_by_side(paths: Sequence[Path], values: Iterable[jax.Array]) -> Features:
+    """What the paths give, joined by the irreps that they end in."""
+    parts: dict[Irrep, list[jax.Array]] = {}
+    for path, value in zip(paths, values, strict=True):
+        parts.setdefault(path.out, []).append(value)
+    return {out: jnp.concatenate(parts[out], axis=-1) for out in sorted(parts)}
+
+
+def _record(features: Features, outputs: Features, paths: Sequence[Path]) -> None:
+    """The couplings, for those who look on."""
+    couplings = [capture.Coupling(*path) for path in paths]
+    capture.record_product(
+        "depth-wise", channels_of(features), channels_of(outputs), couplings
+    )
 
 
 def harmonics(vectors: Array, lmax: int) -> Attribute:

@@ -164,19 +164,25 @@ class Linear(hk.Module):
 
     def __call__(self, features: Features) -> Features:
         """{irrep: [2l + 1, X, C]} -> {irrep: [2l + 1, X, channels[irrep]]}."""
-        init = self.w_init or hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
         outputs = {}
         for irrep in sorted(set(features) & set(self.channels)):
             values = features[irrep]
-            shape = (values.shape[-1], self.channels[irrep])
-            outputs[irrep] = values @ hk.get_parameter(
-                f"w_{irrep}", shape, values.dtype, init
-            )
-            if self.with_bias and irrep == SCALAR:
-                outputs[irrep] += hk.get_parameter(
-                    f"b_{irrep}", shape[1:], values.dtype, jnp.zeros
-                )
+            w = self.weight(irrep, values.shape[-1], values.dtype)
+            outputs[irrep] = self.biased(irrep, mlp.matmul(values, w))
         return outputs
+
+    def weight(self, irrep: Irrep, num_inputs: int, dtype: jnp.dtype) -> jax.Array:
+        """[num_inputs, channels[irrep]]."""
+        init = self.w_init or hk.initializers.VarianceScaling(1.0, "fan_in", "normal")
+        shape = (num_inputs, self.channels[irrep])
+        return hk.get_parameter(f"w_{irrep}", shape, dtype, init)
+
+    def biased(self, irrep: Irrep, values: jax.Array) -> jax.Array:
+        """[2l + 1, X, channels[irrep]] with the bias if it has one."""
+        if not (self.with_bias and irrep == SCALAR):
+            return values
+        shape = values.shape[-1:]
+        return values + hk.get_parameter(f"b_{irrep}", shape, values.dtype, jnp.zeros)
 
 
 class TensorProduct(hk.Module):
