@@ -113,7 +113,7 @@ def forward_runs(
     dataset = programs.random_dataset(batch_size, num_nodes)
     batch, task = programs.only_batch(dataset), dataset.task
     model, params = programs.initialised("egnn", batch, task)
-    make = functools.partial(torch_egnn.forward_run, params, batch, task)
+    make = functools.partial(torch_egnn.forward_run, params, batch, task, {})
     others, told = torch_side.opponents(make, compiled)
     runs = {"egnn": programs.predictions(model, params, dataset).run, **others}
     with contextlib.suppress(UserError):  # more edge tokens than it takes

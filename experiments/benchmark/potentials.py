@@ -67,7 +67,7 @@ MODELS = (*POTENTIALS, "egnn")
 def measure(options: figures.Options) -> figures.Measured:
     """Potentials, and EGNN's form for QM9, against PyTorch: a row for each of both.
 
-    Training steps of a batch, and energies with forces of a single structure.
+    Training steps of a batch, and what is predicted of a single structure.
     """
     for name in options.potentials:
         if name not in MODELS:
@@ -80,12 +80,14 @@ def measure(options: figures.Options) -> figures.Measured:
     rows: figures.Rows = []
     for name in options.potentials:
         if name == "egnn":
-            rows += [egnn_row(size, options) for size in MOLECULE_SIZES]
+            for size in MOLECULE_SIZES:
+                rows += egnn_rows(size, options)
         else:
             rows += potential_rows(name, options)
     note = (
         f"Times in ms; {NUM_FRAMES} frames of aspirin with energies and forces, one "
-        "alone for latency; EGNN predicts a scalar of a packed batch of molecules; "
+        "alone for latency; EGNN predicts a scalar of a packed batch of "
+        "molecules, or of one; "
     )
     note += torch_side.description() + figures.reasons(rows)
     return figures.Measured(rows, note, figures.markdown(rows))
@@ -131,25 +133,42 @@ def opponents(
     return runs, columns | told
 
 
-def egnn_row(size: str, options: figures.Options) -> dict[str, Any]:
-    """Steps of EGNN's form for QM9, beside PyTorch's."""
+def egnn_rows(size: str, options: figures.Options) -> figures.Rows:
+    """Step of a batch of EGNN's form for QM9, then the scalar of one molecule."""
     from experiments.benchmark import torch_egnn, torch_side
 
     dataset = programs.random_molecules(options.batch_size)
     batch, task = programs.only_batch(dataset), dataset.task
-    widths = MOLECULE_SIZES[size]
-    fields = {**widths, "attention": True, "node_inputs": task.scalars}
-    params, step = programs.training_steps("egnn", dataset, fields=fields)
-    make = functools.partial(torch_egnn.step_run, params, batch, task, fields)
-    runs, columns = torch_side.opponents(make, options.compiled)
-    row = {
-        "model": f"egnn, {size}",
-        "program": "step",
-        "parameters": _count(params),
-        "edges": int(np.sum(graphs.edge_mask(batch.graph))),
-        "torch_parameters": _count(params),
+    alone = programs.only_batch(programs.random_molecules(1))
+    fields = {
+        **MOLECULE_SIZES[size],
+        "attention": True,
+        "node_inputs": task.scalars,
     }
-    return beside(row, runs, columns, step, options)
+    model = models.build("egnn", task, fields)
+    params, step = programs.model_steps(model, dataset)
+    scalars = functools.partial(programs.outputs, model)
+    turns = {
+        "step": (step, batch, torch_egnn.step_run),
+        "latency": (
+            programs.Program.compile(scalars, params, alone).run,
+            alone,
+            torch_egnn.forward_run,
+        ),
+    }
+    rows: figures.Rows = []
+    for what, (run, given, theirs) in turns.items():
+        make = functools.partial(theirs, params, given, task, fields)
+        runs, columns = torch_side.opponents(make, options.compiled)
+        row = {
+            "model": f"egnn, {size}",
+            "program": what,
+            "parameters": _count(params),
+            "edges": int(np.sum(graphs.edge_mask(given.graph))),
+            "torch_parameters": _count(params),
+        }
+        rows.append(beside(row, runs, columns, run, options))
+    return rows
 
 
 def beside(

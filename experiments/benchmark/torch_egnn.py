@@ -249,19 +249,39 @@ def _perceptron(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}/linear_{index}": f"{theirs}.{2 * index}" for index in range(2)}
 
 
-def forward_run(
-    params: Params, batch: Batch, task: TaskSpec, compiled: bool = False
-) -> Callable[[], Any]:
-    """The forward pass on N-body, without what a gradient would need.
+def network(
+    params: Params, batch: Batch, task: TaskSpec, fields: Mapping[str, Any]
+) -> tuple[EGNN, Inputs]:
+    """The network for the one head of a task, and what it reads.
 
     Args:
       params, batch, task: ours.
+      fields: of the model, as `models.build` takes them.
+    """
+    fields = dict(fields)
+    names = fields.pop("node_inputs", NODE_INPUTS)
+    moving = task.heads[0].kind == "node_vector"
+    config = Config(len(names), len(task.edge_features), moving=moving, **fields)
+    return make(config, params), Inputs.of(batch, task, names)
+
+
+def forward_run(
+    params: Params,
+    batch: Batch,
+    task: TaskSpec,
+    fields: Mapping[str, Any],
+    compiled: bool = False,
+) -> Callable[[], Any]:
+    """The forward pass, without what a gradient would need.
+
+    Args:
+      params, batch, task, fields: as `network` takes them.
       compiled: whether `torch.compile` makes kernels of the network.
     """
-    model: Any = make(Config(1, len(task.edge_features), moving=True), params)
+    model: Any
+    model, given = network(params, batch, task, fields)
     if compiled:
         model = torch.compile(model, dynamic=False)
-    given = Inputs.of(batch, task, NODE_INPUTS)
 
     def run() -> Any:
         with torch.inference_mode():
@@ -280,26 +300,20 @@ def step_run(
     """A training step: error as the head has it, gradient, PyTorch's own Adam.
 
     Args:
-      params, batch, task: ours.
-      fields: of the model, as `models.build` takes them.
+      params, batch, task, fields: as `network` takes them.
       compiled: whether `torch.compile` makes kernels of the network.
     """
     (head,) = task.heads
-    fields = dict(fields)
-    names = fields.pop("node_inputs", NODE_INPUTS)
-    moving = head.kind == "node_vector"
-    config = Config(len(names), len(task.edge_features), moving=moving, **fields)
-    model = make(config, params)
-    given = Inputs.of(batch, task, names)
-    count = len(given.positions) if moving else given.num_graphs
+    model, given = network(params, batch, task, fields)
+    count = len(given.positions) if model.config.moving else given.num_graphs
     # Vectors [N, 1, 3] and numbers [G, 1] alike lose the axis of the outputs.
     targets = torch_side.tensor(batch.targets[head.name][:count, 0])
     optimizer = torch.optim.Adam(model.parameters(), 5e-4)
-    network: Any = torch.compile(model, dynamic=False) if compiled else model
+    called: Any = torch.compile(model, dynamic=False) if compiled else model
 
     def run() -> Any:
         optimizer.zero_grad()
-        errors = network(given) - targets
+        errors = called(given) - targets
         loss = (errors.abs() if head.error == "absolute" else errors.square()).mean()
         loss.backward()
         optimizer.step()
