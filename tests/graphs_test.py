@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -506,7 +507,7 @@ def test_one_edge_of_each_pair_sums_to_all(spare):
     assert half is not None and half.bucket.max_edges == bucket.max_edges // 2
     assert int(graphs.edge_mask(half).sum()) == 5
     edges, ways = pairs.ways(graph)
-    found = sum(way.total(way.other(values, edges), edges) for way in ways)
+    found: Any = sum(way.total(way.other(values, edges), edges) for way in ways)
     expected = graphs.sum_to_receivers(graphs.gather_senders(values, graph), graph)
     np.testing.assert_allclose(found[:-1], expected[:-1], rtol=1e-6)
     assert np.abs(expected[:7]).min() > 1e-3
