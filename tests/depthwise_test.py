@@ -79,6 +79,7 @@ def test_a_product_and_its_linear_map_are_one_after_the_other(weighted):
 
         one, other = hk.transform(together), hk.transform(apart)
         params: Any
+        others: Any
         params, others = (model.init(jax.random.key(0)) for model in (one, other))
         assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, others)
         params["mix"]["b_0e"] = np.arange(1.0, 4.0)
