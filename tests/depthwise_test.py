@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from demetar import pairs
-from demetar.nn import depthwise, steerable
+from demetar.nn import capture, depthwise, steerable
 from tests.graphs_test import mutual_graph
 from tests.steerable_test import random_attribute, random_features, to_e3nn
 from tests.support import plain_steerable
@@ -89,6 +89,23 @@ def test_a_product_and_its_linear_map_are_one_after_the_other(weighted):
         for irrep, values in expected.items():
             assert np.abs(values).max() > 0.1
             assert np.abs(found[irrep] - values).max() < TOLERANCE
+
+
+def test_what_is_drawn_of_a_product_is_there_before_its_linear_map():
+    channels = {steerable.SCALAR: 3, steerable.VECTOR: 2}
+    features = random_features(channels, ROWS, seed=1)
+    attribute = random_attribute(1, ROWS, seed=2)
+    paths = depthwise.find_paths(channels, attribute, channels)
+
+    def both():
+        depthwise.tensor_product(features, attribute, paths)
+        depthwise.LinearProduct({steerable.SCALAR: 7})(features, attribute, paths)
+
+    with capture.recording_products() as products:
+        hk.transform(both).init(jax.random.key(0))
+    plain, mixed = products
+    assert plain == mixed
+    assert plain.outputs == {steerable.SCALAR: 5, steerable.VECTOR: 5}
 
 
 @pytest.mark.parametrize("spare", [0, 3])

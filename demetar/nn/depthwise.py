@@ -67,10 +67,9 @@ def tensor_product(
     Returns:
       {irrep: [2l + 1, X, channels of all paths that end in it]}.
     """
+    _record(features, paths)
     found = _products(features, attribute, paths, _split(weights, features, paths))
-    outputs = _side_by_side(paths, found)
-    _record(features, outputs, paths)
-    return outputs
+    return _side_by_side(paths, found)
 
 
 class LinearProduct(steerable.Linear):
@@ -88,40 +87,42 @@ class LinearProduct(steerable.Linear):
         weights: Array | None = None,
     ) -> Features:
         """As `tensor_product`, to {irrep: [2l + 1, X, channels[irrep]]}."""
+        _record(features, paths)
         parts = dict(zip(paths, _split(weights, features, paths), strict=True))
         outputs = {}
         for out in sorted(set(self.channels) & {path.out for path in paths}):
             own = {path: parts[path] for path in paths if path.out == out}
-            values = self._sum_of_paths(features, attribute, own)
+            values = self._sum_of_paths(out, features, attribute, own)
             outputs[out] = self.biased(out, values)
-        _record(features, outputs, paths)
         return outputs
 
     @hk.transparent
     def _sum_of_paths(
         self,
+        out: Irrep,
         features: Features,
         attribute: Attribute,
         weights: Mapping[Path, jax.Array | None],
     ) -> jax.Array:
-        """What paths with one output give, mixed: [2l + 1, X, C']."""
-        sizes = [features[path.first].shape[-1] for path in weights]
-        out, dtype = next(iter(weights)).out, features[next(iter(weights)).first].dtype
-        w = self.weight(out, sum(sizes), dtype)
-        blocks = dict(zip(weights, jax.lax.split(w, sizes, 0), strict=True))
-        terms, coupled = [], []
-        for path, own in weights.items():
-            values = features[path.first]
+        """What all paths that end in `out` give, mixed: [2l + 1, X, C']."""
+        inputs = [features[path.first] for path in weights]
+        sizes = [values.shape[-1] for values in inputs]
+        w = self.weight(out, sum(sizes), inputs[0].dtype)
+        blocks = jax.lax.split(w, sizes, 0)
+        terms, coupled, late = [], [], []
+        for (path, own), values, block in zip(
+            weights.items(), inputs, blocks, strict=True
+        ):
             if path.first.l < out.l:
-                values = values if own is None else values * own
-                mixed = mlp.matmul(values, blocks.pop(path))
+                mixed = mlp.matmul(values if own is None else values * own, block)
                 terms.append(steerable.couple(mixed, attribute[path.second], path))
             else:
                 values = steerable.couple(values, attribute[path.second], path)
                 coupled.append(values if own is None else values * own)
+                late.append(block)
         if coupled:  # one wide product
-            joined = jnp.concatenate(list(blocks.values()))
-            terms.append(mlp.matmul(jnp.concatenate(coupled, axis=-1), joined))
+            joined = jnp.concatenate(coupled, axis=-1)
+            terms.append(mlp.matmul(joined, jnp.concatenate(late)))
         return functools.reduce(operator.add, terms)
 
 
@@ -146,6 +147,7 @@ def convolve(
     Returns:
       {irrep: [2l + 1, N, C']}.
     """
+    _record(nodes, paths)
     parts = _split(weights, nodes, paths)
     totals: list[jax.Array] = []
     for way in ways:
@@ -158,9 +160,7 @@ def convolve(
             )
         ]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
-    outputs = _side_by_side(paths, totals)
-    _record(nodes, outputs, paths)
-    return outputs
+    return _side_by_side(paths, totals)
 
 
 def _split(
@@ -197,12 +197,14 @@ def _side_by_side(paths: Sequence[Path], values: Iterable[jax.Array]) -> Feature
     return {out: jnp.concatenate(parts[out], axis=-1) for out in sorted(parts)}
 
 
-def _record(features: Features, outputs: Features, paths: Sequence[Path]) -> None:
-    """The couplings, for those who look on."""
+def _record(features: Features, paths: Sequence[Path]) -> None:
+    """The couplings and the channels that they give, for those who look on."""
+    channels = channels_of(features)
+    outputs = dict.fromkeys(sorted({path.out for path in paths}), 0)
+    for path in paths:
+        outputs[path.out] += channels[path.first]
     couplings = [capture.Coupling(*path) for path in paths]
-    capture.record_product(
-        "depth-wise", channels_of(features), channels_of(outputs), couplings
-    )
+    capture.record_product("depth-wise", channels, outputs, couplings)
 
 
 def harmonics(vectors: Array, lmax: int) -> Attribute:
