@@ -6,7 +6,7 @@
     model(positions=x, velocities=v, charges=q)["position"]
 
 The names in `__all__` are the public face; each is imported on first use. Importing the
-package stops with one line under the releases of jax in `FAULTY_JAX`.
+package stops with one line without jax, and under its releases in `FAULTY_JAX`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ FAULTY_JAX = {
 
 
 class UnsupportedJaxError(ImportError):
-    """The installed jax is one of the releases in `FAULTY_JAX`."""
+    """There is no jax, or it is one of the releases in `FAULTY_JAX`."""
 
 
 def check_jax(version: str) -> None:
@@ -93,12 +93,21 @@ def _jax_versions() -> set[str]:
     """The version by the metadata and by jax itself, which is imported only if needed.
 
     They differ if a copy of jax without metadata hides an installed one.
+
+    Raises:
+      UnsupportedJaxError: there is none; one line with the way out.
     """
     versions = set()
     try:
         versions.add(importlib.metadata.version("jax"))
     except importlib.metadata.PackageNotFoundError:
-        import jax  # noqa: F401
+        try:
+            import jax  # noqa: F401
+        except ModuleNotFoundError:
+            raise UnsupportedJaxError(
+                f"demetar needs jax, and {sys.executable} has none; install demetar "
+                "with what it needs: python -m pip install ."
+            ) from None
     if "jax" in sys.modules:
         versions.add(sys.modules["jax"].__version__)
     return versions

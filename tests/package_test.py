@@ -7,6 +7,7 @@ import importlib.util
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -183,6 +184,18 @@ def test_guard_sees_a_local_build_and_a_copy_without_metadata(monkeypatch):
     copy = types.SimpleNamespace(__version__="0.11.1")
     monkeypatch.setitem(sys.modules, "jax", copy)
     assert demetar._jax_versions() == {"0.11.1"}
+
+
+@pytest.mark.parametrize("module", ["experiments.nbody", "tools.generate_nbody"])
+def test_commands_say_in_one_line_that_there_is_no_jax(module, project_root):
+    # Without site-packages this Python has nothing but its own library.
+    command = [sys.executable, "-S", "-m", module, "--help"]
+    done = subprocess.run(
+        command, cwd=project_root, env={}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("demetar needs jax") and "pip install" in line
 
 
 JITTED_PRODUCT = """
