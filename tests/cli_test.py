@@ -9,6 +9,7 @@ import pytest
 from demetar import settings
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, TRAINING, Bounds, setting
+from experiments.run import cli as of_runs
 from tools import cli, help_text
 from tools.command_line import CommandLine
 
@@ -164,3 +165,18 @@ def test_bad_flags_are_one_line(run_module):
         assert process.returncode == cli.USER_ERROR
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ") and line.endswith("; see --help")
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.1, 0), (9.0, 1)])
+def test_calls_are_told_of_only_if_they_take_long(seconds, lines, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(of_runs.time, "monotonic", lambda: clock[0])
+    done = []
+    for call in of_runs.progress_of_calls("testing")(range(0, 30, 5)):
+        clock[0] += seconds
+        done.append(call)
+    assert done == [0, 5, 10, 15, 20, 25]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == lines
+    assert all(line.startswith("testing ... ") for line in told)
+    assert told[:1] in ([], ["testing ... 50%"])

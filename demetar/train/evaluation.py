@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -69,12 +69,18 @@ class Evaluator:
         self._composition = dataset.composition()  # [D, Z]
         self._valid_plan = dataset.plan("valid")
 
-    def evaluate(self, params: Params, plan: Plan) -> Evaluation:
+    def evaluate(
+        self,
+        params: Params,
+        plan: Plan,
+        progress: Callable[[range], Iterable[int]] = iter,
+    ) -> Evaluation:
         """Errors of every sample of a plan, and predictions.
 
         Args:
           params: [R, ...].
           plan: of the data set.
+          progress: goes through the calls of the program and may tell how far it is.
         """
         params = self._placement.everywhere(params)
         steps = len(self._valid_plan["weight"])
@@ -85,7 +91,7 @@ class Evaluator:
                 params,
                 {name: value[start : start + steps] for name, value in padded.items()},
             )
-            for start in range(0, length, steps)
+            for start in progress(range(0, length, steps))
         ]
         found, predictions = jax.tree.map(
             lambda *own: np.concatenate(own, axis=1), *parts

@@ -37,6 +37,7 @@ T = TypeVar("T")
 Main: TypeAlias = Callable[[Given, list[str]], int | None]
 
 SECONDS_PER_LINE = 20.0  # if no terminal shows a bar
+_SHORT_SECONDS = 5.0  # that nobody needs to be told of
 USER_ERROR = cli.USER_ERROR  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
 # What is wrong with a path or with the place that it names.
@@ -224,9 +225,25 @@ def progress(
     return tqdm.tqdm(items, description, total, mininterval=0.2, unit=unit)
 
 
-def _told(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    """The items, with a line on stderr now and then."""
-    print(f"{description} ...", file=sys.stderr)
+def progress_of_calls(description: str) -> Callable[[range], Iterable[int]]:
+    """Tells how far calls of a program are, but only if they take long."""
+
+    def over(calls: range) -> Iterable[int]:
+        if not sys.stderr.isatty():
+            return _told(calls, description, len(calls), at_once=False)
+        return tqdm.tqdm(
+            calls, description, delay=_SHORT_SECONDS, leave=False, unit=" calls"
+        )
+
+    return over
+
+
+def _told(
+    items: Iterable[T], description: str, total: int | None, at_once: bool = True
+) -> Iterator[T]:
+    """The items, with a line on stderr now and then, and one at once."""
+    if at_once:
+        print(f"{description} ...", file=sys.stderr)
     told = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - told > SECONDS_PER_LINE:

@@ -13,7 +13,7 @@ from demetar.data.dataset import Dataset
 from demetar.train import equivariance, loop, optim
 from demetar.train.trainer import Trainer
 from demetar.types import Params, TaskSpec
-from experiments.run import statistics
+from experiments.run import cli, statistics
 
 
 def add(
@@ -41,11 +41,16 @@ def add(
     known = {(entry["dataset"], entry["fingerprint"]) for entry in entries}
     for name, dataset in others.items():
         if (name, dataset.fingerprint) not in known:
-            entries.append({"dataset": name, **_evaluate(model, params, task, dataset)})
+            found = _evaluate(model, params, task, dataset, f"testing on {name}")
+            entries.append({"dataset": name, **found})
 
 
 def _evaluate(
-    model: hk.Transformed, params: Params, task: TaskSpec, dataset: Dataset
+    model: hk.Transformed,
+    params: Params,
+    task: TaskSpec,
+    dataset: Dataset,
+    purpose: str,
 ) -> dict[str, Any]:
     # What the model knows of its task, as the extent of its radial basis and what was
     # subtracted from its targets, stays.
@@ -54,7 +59,8 @@ def _evaluate(
     settings = loop.Settings(epochs=1, seeds=seeds)
     devices = jax.local_devices()  # the main process alone evaluates
     trainer = Trainer(model, dataset, settings, optim.Settings(), devices=devices)
-    tested = trainer.evaluator.evaluate(params, trainer.dataset.plan("test"))
+    plan, testing = trainer.dataset.plan("test"), cli.progress_of_calls(purpose)
+    tested = trainer.evaluator.evaluate(params, plan, testing)
     errors = tested.overall(task)
     delta = equivariance.rotation_errors(model, dataset, params)
     return {

@@ -198,7 +198,9 @@ def train(
         told_of = figures.telling(writer, model, run, every)
         finished = run.fit(told_of, save_best, signals)
         if finished:
-            tested = trainer.evaluator.evaluate(run.best, trainer.dataset.plan("test"))
+            plan = trainer.dataset.plan("test")
+            testing = cli.progress_of_calls("testing")
+            tested = trainer.evaluator.evaluate(run.best, plan, testing)
             asked = (job, run, model, folder, config)
             told = processes.from_main(lambda: finish(*asked, tested, writer))
     print(told)  # below the progress line
