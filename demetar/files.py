@@ -361,6 +361,15 @@ def replacing(path: pathlib.Path, is_shared: bool = False) -> Iterator[BinaryIO]
             temporary.unlink(missing_ok=True)
 
 
+def settled(path: pathlib.Path) -> pathlib.Path:
+    """The path of a file to write, without links and '..'.
+
+    What is there can then be told before the folders above it are made: 'a/../b' is
+    missing until there is an `a`, although `b` is there.
+    """
+    return pathlib.Path(os.path.realpath(path))
+
+
 def is_temporary(path: pathlib.Path) -> bool:
     """Whether a killed writer may have left this file."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
