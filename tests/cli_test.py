@@ -149,6 +149,7 @@ def test_flags_become_the_dataclass():
         ("--rate=nan", "expected a --rate above 0, found nan"),
         ("--rate=1", "expected a --rate below 1, found 1.0"),
         ("--sizes=1,x", "expected positive integers in --sizes, found 'x'"),
+        ("--sizes=", "expected one of --sizes at least, found none; leave the flag"),
         ("--kind=c", "<a|b>"),
         ("--seed=x", "flag --seed=x"),
     ],

@@ -57,6 +57,9 @@ def test_what_comes_meanwhile_stays_and_so_do_the_data(tmp_path, start, late):
     assert (path / late).read_text() == "precious"
     (kept,) = tmp_path.glob(".set.finished-*")
     assert str(kept) in str(caught.value) and listing(kept) == SET
+    if not overwrite:
+        with pytest.raises(UserError, match="elsewhere for the finished one in"):
+            make(path, filling)
     (path / late).rename(tmp_path / "moved")
     assert make(path, filling, overwrite) == "new" and filling.times == 1
     assert listing(path) == SET and (path / "train.npz").read_text() == "new"

@@ -35,6 +35,7 @@ class Flag:
       item: type of the items of a tuple.
       told: its help, bounds and choices.
       default: words for the help; '' if there is none to tell.
+      is_filled: whether it lists something by default, and so must if it is given.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Flag:
     item: type
     told: settings.Setting
     default: str
+    is_filled: bool = False
 
     def define(self, values: flags.FlagValues) -> None:
         """Let absl parse it. Its value there is None unless it is given."""
@@ -69,6 +71,11 @@ class Flag:
         """
         if self.kind is tuple:
             items = tuple(value)
+            if self.is_filled and not items:
+                raise UserError(
+                    f"expected one of --{self.name} at least, found none; leave the "
+                    f"flag out for {self.default}"
+                )
             return positive_integers(self.name, items) if self.item is int else items
         if self.kind in (int, float):
             self.told.bounds.check(self.name, value)
@@ -88,7 +95,8 @@ def flags_of(owner: type, defaults: str | Mapping[str, str] = "") -> Iterator[Fl
         kind, item = _kind(hints[field.name])
         given = defaults if isinstance(defaults, str) else defaults.get(field.name)
         words = given or told.default or _default(field.default)
-        yield Flag(field.name, kind, item, told, words)
+        is_filled = kind is tuple and bool(field.default)
+        yield Flag(field.name, kind, item, told, words, is_filled)
 
 
 def _kind(hint: Any) -> tuple[type, type]:

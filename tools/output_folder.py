@@ -44,6 +44,7 @@ class OutputFolder:
         self, path: pathlib.Path, described: Mapping[str, Any], overwrite: bool
     ):
         self.path = path = files.settled(path)
+        self._finished = _beside(path, "finished", described)
         prefix = f".{path.name}.partial-"
         for leftover in path.parent.glob(f"{glob.escape(prefix)}*/"):
             self._remove_if_dead(leftover)
@@ -51,7 +52,6 @@ class OutputFolder:
         self._before = _content(path)
         self._made = [one for one in path.parents if not one.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._finished = _beside(path, "finished", described)
         self.is_complete = self._finished.is_dir()
         self.partial = path.parent / (prefix + secrets.token_hex(4))
         if self.is_complete:
@@ -73,8 +73,11 @@ class OutputFolder:
         if not names:
             return
         if not (self.path / nbody_files.METADATA).is_file():
+            advice = "name another"
+            if self._finished.is_dir():
+                advice = f"move that elsewhere for the finished one in {self._finished}"
             raise UserError(
-                f"--out={self.path} is not empty and holds no data set; name another"
+                f"--out={self.path} is not empty and holds no data set; {advice}"
             )
         if not overwrite:
             raise UserError(
