@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -350,6 +351,8 @@ def replacing(path: pathlib.Path, is_shared: bool = False) -> Iterator[BinaryIO]
     """
     owner = f".{os.getpid()}" if is_shared else ""
     temporary = path.with_name(f".{path.name}{owner}{_TEMPORARY}")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -359,6 +362,31 @@ def replacing(path: pathlib.Path, is_shared: bool = False) -> Iterator[BinaryIO]
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Remove a file that is made anew; none is as well.
+
+    Raises:
+      UserError: it is a folder, whose content may be somebody's, or it cannot be
+        removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reason = "it is a folder" if path.is_dir() else error.strerror
+        raise UserError(
+            f"cannot replace {path}: {reason}; move it elsewhere and run the same "
+            "command again"
+        ) from None
+
+
+def not_a_folder(path: pathlib.Path, error: OSError) -> str:
+    """Why a folder cannot be made or read: what of its path is a file, if one is."""
+    for part in (path, *path.parents):
+        if os.path.exists(part) and not os.path.isdir(part):
+            return f"{part} is no folder"
+    return error.strerror or one_line(error)
 
 
 def settled(path: pathlib.Path) -> pathlib.Path:

@@ -211,7 +211,7 @@ def make(
         if folder is not None:
             folder.discard()
         if isinstance(error, OSError):
-            reason = error.strerror or files.one_line(error)
+            reason = files.not_a_folder(files.settled(path).parent, error)
             raise UserError(f"cannot write {path}: {reason}") from None
         raise
 

@@ -281,6 +281,11 @@ def write_bytes(path: PathLike, content: bytes) -> None:
 
 def write_error(path: PathLike, error: OSError) -> UserError:
     """The error of a file that cannot be written, with the way out."""
+    if isinstance(error, IsADirectoryError):
+        return UserError(
+            f"cannot write {os.fspath(path)}: it is a folder; move it elsewhere and "
+            "run the same command again"
+        )
     return UserError(
         f"cannot write {os.fspath(path)}: {error.strerror or error}; free space there "
         "or choose a folder that can be written, and run the same command again"

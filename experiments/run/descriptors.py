@@ -128,8 +128,8 @@ def load(kept: Store, placed: Placed, rows: np.ndarray) -> np.ndarray:
     if len(missing):
         with _locked(kept.folder):
             for path in damaged:
+                files.remove(path)
                 print(f"note      {path} is damaged and computed anew")
-                path.unlink(missing_ok=True)
             _compute(placed, missing, kept)
         values, is_known, _ = kept.read()
         if not is_known[rows].all():
