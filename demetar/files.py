@@ -381,8 +381,23 @@ def remove(path: pathlib.Path) -> None:
         ) from None
 
 
+def unwritten(path: PathLike, error: OSError) -> UserError:
+    """The error of a file that cannot be written, with the way out."""
+    if isinstance(error, IsADirectoryError):
+        return UserError(
+            f"cannot write {os.fspath(path)}: it is a folder; move it elsewhere and "
+            "run the same command again"
+        )
+    return UserError(
+        f"cannot write {os.fspath(path)}: {error.strerror or error}; free space there "
+        "or choose a folder that can be written, and run the same command again"
+    )
+
+
 def not_a_folder(path: pathlib.Path, error: OSError) -> str:
-    """Why a folder cannot be made or read: what of its path is a file, if one is."""
+    """Why a folder cannot be made, read or filled: what is a file, or a folder."""
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder"
     for part in (path, *path.parents):
         if os.path.exists(part) and not os.path.isdir(part):
             return f"{part} is no folder"

@@ -43,10 +43,7 @@ def write(
             for text in _blocks(structures, properties or {}, smiles):
                 file.write(text.encode())
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space there or "
-            "give another file"
-        ) from None
+        raise files.unwritten(path, error) from None
 
 
 def _blocks(

@@ -276,20 +276,10 @@ def write_bytes(path: PathLike, content: bytes) -> None:
         with files.replacing(pathlib.Path(path)) as file:
             file.write(content)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise files.unwritten(path, error) from error
 
 
-def write_error(path: PathLike, error: OSError) -> UserError:
-    """The error of a file that cannot be written, with the way out."""
-    if isinstance(error, IsADirectoryError):
-        return UserError(
-            f"cannot write {os.fspath(path)}: it is a folder; move it elsewhere and "
-            "run the same command again"
-        )
-    return UserError(
-        f"cannot write {os.fspath(path)}: {error.strerror or error}; free space there "
-        "or choose a folder that can be written, and run the same command again"
-    )
+write_error = files.unwritten
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
