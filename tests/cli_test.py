@@ -154,6 +154,8 @@ def test_flags_become_the_dataclass():
         ("--sizes=1,x", "expected positive integers in --sizes, found 'x'"),
         ("--sizes=", "expected at least one item in --sizes, found none; leave the"),
         ("--names=", "expected at least one item in --names, found none; leave the"),
+        ("--names=a,", "expected texts between the commas of --names, found none"),
+        ("--others=,", "expected texts between the commas of --others, found none"),
         ("--kind=c", "<a|b>"),
         ("--seed=x", "flag --seed=x"),
     ],

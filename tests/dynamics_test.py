@@ -205,7 +205,7 @@ def test_linear_molecules_have_the_temperature_of_their_start():
     turned = straight @ np.linalg.qr(bent)[0] + 3.0
     for positions, num_degrees in ((bent, 3), (straight, 4), (turned, 4)):
         found = []
-        for seed in range(500):
+        for seed in range(300):
             velocities = motion.start_velocities(
                 positions, WATER.masses, 600.0, np.random.default_rng(seed)
             )

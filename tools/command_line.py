@@ -76,7 +76,14 @@ class Flag:
                     f"expected at least one item in --{self.name}, found none; leave "
                     f"the flag out for {self.default}"
                 )
-            return positive_integers(self.name, items) if self.item is int else items
+            if self.item is int:
+                return positive_integers(self.name, items)
+            if "" in items and not self.told.repeatable:
+                raise UserError(
+                    f"expected texts between the commas of --{self.name}, found none "
+                    "at one place"
+                )
+            return items
         if self.kind in (int, float):
             self.told.bounds.check(self.name, value)
         return value
