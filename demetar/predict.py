@@ -14,6 +14,7 @@ import functools
 import importlib.resources
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -215,6 +216,7 @@ class Predictor:
         """The values of every head, one system after the other, in double precision."""
         samples = system_graphs.to_samples(self.task, found)
         known = heads.composition(_marked(self.task), found.scalars, found.n_node)
+        _warn_of_unknown(self.task, known)
         values = heads.absolute_all(
             self.task, self._residuals(to_dtype(samples, self.dtype)), known
         )
@@ -277,6 +279,21 @@ def residuals(
     """Predicted residuals of a batch: {head: [N, K, 3] | [N, T] | [G, T]}."""
     outputs = net.apply(params, None, batch.graph, False)
     return losses.predict(task, outputs, batch.graph.nodes)
+
+
+def _warn_of_unknown(task: TaskSpec, counts: np.ndarray) -> None:
+    """Tell of values whose offsets training has not determined, [G, Z]."""
+    for head in task.heads:
+        strange = counts[~heads.are_known(head, counts)]
+        if len(strange):
+            parts = zip(task.species, strange[0].astype(int).tolist(), strict=True)
+            formula = "".join(f"{name}{count or ''}" for name, count in parts if count)
+            warnings.warn(
+                f"{task.name}, trained on, has too few compositions to determine the "
+                f"{head.name} of {formula}: compare its structures with each other, "
+                "not with others",
+                stacklevel=4,
+            )
 
 
 def _marked(task: TaskSpec) -> TaskSpec:

@@ -83,6 +83,7 @@ def blocks(
     what: str = "molecule",
     most: int = MOST_ATOMS,
     place: str = "{name}, line {line}",
+    tolerant: bool = False,
 ) -> Iterator[Block]:
     """The structures of a file, one after the other.
 
@@ -92,6 +93,7 @@ def blocks(
       most: atoms of a structure.
       place: how errors name a structure by the `name` of the file, its `line` and its
         number from 0, `row`.
+      tolerant: of `comment.parse`.
 
     Raises:
       UserError: the file cannot be read, a number of atoms is none, a comment cannot be
@@ -105,7 +107,7 @@ def blocks(
         named = place.format(name=path.name, line=number, row=row)
         with text.naming(named, f"a {what}"):
             size = _size(line, most)
-            told = comment.parse(next(numbered, (0, ""))[1])
+            told = comment.parse(next(numbered, (0, ""))[1], tolerant)
             rows = list(itertools.islice(numbered, size))
             if len(rows) < size:
                 raise ValueError(f"{size} atoms announced, {len(rows)} there")
