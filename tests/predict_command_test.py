@@ -235,7 +235,8 @@ def frame_arrays(kind):
     arrays = dict(zip(names, values, strict=True))
     if kind == "sGDML":
         bohr = units.length("bohr", "a test")
-        arrays |= {"R": arrays["R"] / bohr, "r_unit": "bohr", "e_unit": "Ha"}
+        told = {"r_unit": np.array("bohr"), "e_unit": np.array("Ha")}
+        arrays |= {"R": arrays["R"] / bohr, **told}
     return arrays, inputs
 
 
