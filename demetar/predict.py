@@ -75,7 +75,7 @@ def load(
     Raises:
       UserError: there is no such file, model or seed, or the file is damaged.
     """
-    return Predictor(_read(_path_of(run), dtype), seed, dtype)
+    return Predictor(_read(path_of(run), dtype), seed, dtype)
 
 
 def pretrained() -> list[str]:
@@ -85,7 +85,12 @@ def pretrained() -> list[str]:
     return [PRETRAINED + name.removesuffix(".npz") for name in sorted(names)]
 
 
-def _path_of(run: str | os.PathLike[str]) -> pathlib.Path:
+def path_of(run: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of a trained model, as `load` names it.
+
+    Raises:
+      UserError: there is none.
+    """
     text = os.fspath(run)
     if text.startswith(PRETRAINED):
         if text not in pretrained():

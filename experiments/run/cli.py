@@ -280,6 +280,26 @@ def make_folder(folder: pathlib.Path) -> None:
         raise UserError(f"cannot make {folder}: {error.strerror}") from None
 
 
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[None]:
+    """Make a folder, within which something is computed and then written.
+
+    If that fails, folders that were made for it and are empty are removed.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    missing = [own for own in (folder, *folder.parents) if not own.exists()]
+    try:
+        make_folder(folder)
+        yield
+    except BaseException:
+        for own in missing:
+            with contextlib.suppress(OSError):
+                own.rmdir()
+        raise
+
+
 def save_figure(path: pathlib.Path, figure: Figure) -> None:
     """Write a picture as PNG, atomically."""
     FigureCanvasAgg(figure)
