@@ -14,7 +14,7 @@ from demetar import archives
 from demetar.data import molecule_files, nbody_files, systems
 from demetar.data.molecules import Record
 from demetar.data.potentials import ENERGY, FORCES, LENGTH_UNIT
-from demetar.data.readers import frames, text, xyz
+from demetar.data.readers import frames, xyz
 from demetar.data.species import species_of
 from demetar.data.systems import Systems
 from demetar.errors import UserError
@@ -150,7 +150,9 @@ def _molecules(
         return
     records = molecule_files.stream(kind, paths)
     if kind == "xyz" and _is_potential(task):
-        records = _large(path)
+        # As training reads them: large ones too, and nothing of their comments.
+        found = xyz.stream(path, most=frames.MOST_ATOMS, tolerant=True)
+        records = (record for record, _ in found)
     for start in itertools.count(step=size):
         part = list(itertools.islice(records, size))
         if not part:
@@ -179,16 +181,6 @@ def _is_potential(task: TaskSpec) -> bool:
     """Whether a model was trained on frames."""
     names = {head.name for head in task.heads}
     return {ENERGY, FORCES} <= names and task.length_unit == LENGTH_UNIT
-
-
-def _large(path: pathlib.Path) -> Iterator[Record]:
-    """The molecules of an xyz file, which may be as large as frames are."""
-    for count, block in enumerate(xyz.blocks(path, most=frames.MOST_ATOMS), 1):
-        with text.naming(block.place):
-            atoms = [xyz.atom(*row, block.told.columns) for row in block.rows]
-        numbers = [element for element, _ in atoms]
-        positions = [value for _, position in atoms for value in position]
-        yield Record(block.place, count, numbers, positions, [], block.told.smiles)
 
 
 def _holds_frames(path: pathlib.Path) -> bool:

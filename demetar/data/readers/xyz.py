@@ -49,13 +49,19 @@ def read(path: pathlib.Path) -> tuple[list[Record], list[str], list[str]]:
     return records, names or [], notes
 
 
-def stream(path: pathlib.Path) -> Iterator[tuple[Record, comment.Comment]]:
+def stream(
+    path: pathlib.Path, most: int = MOST_ATOMS, tolerant: bool = False
+) -> Iterator[tuple[Record, comment.Comment]]:
     """Molecules one after the other, without properties, and their comments.
+
+    Args:
+      path: of the file.
+      most, tolerant: of `blocks`.
 
     Raises:
       UserError: the file cannot be read, or a molecule of it; the line is named.
     """
-    for count, block in enumerate(blocks(path), 1):
+    for count, block in enumerate(blocks(path, most=most, tolerant=tolerant), 1):
         with text.naming(block.place):
             atoms = [atom(*row, block.told.columns) for row in block.rows]
         numbers = [element for element, _ in atoms]
