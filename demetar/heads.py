@@ -22,6 +22,7 @@ from demetar.types import Array, Head, TaskSpec
 
 OFFSETS = ("species", "mean")
 
+_DETERMINED = 1e-9  # of the largest eigenvalue: what is above is determined
 _ROUNDING = 1e-15  # relative to the values: what remains of those that are all alike
 
 
@@ -134,17 +135,44 @@ def fit(head: Head, values: np.ndarray, counts: np.ndarray, offsets: str) -> Hea
     values = np.asarray(values, np.float64)
     mean, weights = values.mean(), np.ones(len(values))
     fitted: tuple[float, ...] = ()
+    unknown: tuple[tuple[float, ...], ...] = ()
     if head.extensive and offsets == "species" and counts.shape[1]:
         weights = counts.sum(axis=1)
         found = _joined(counts, values)
         mean = found[-1]
         fitted = tuple(map(float, found[:-1]))
-    known = dataclasses.replace(head, mean=float(mean), offsets=fitted)
+        unknown = _unknown(counts, bool(mean))
+    known = dataclasses.replace(head, mean=float(mean), offsets=fitted, unknown=unknown)
     remains = residual(known, values[:, None], counts)[:, 0]
     scale = float(np.mean(np.abs(remains) / weights))
     if scale <= _ROUNDING * np.abs(values).max():
         scale = 1.0
     return dataclasses.replace(known, scale=scale)
+
+
+def are_known(head: Head, counts: np.ndarray) -> np.ndarray:
+    """Whether training has determined what is known of the values, [G] of [G, Z].
+
+    Training on one molecule does not say what each of its elements accounts for, so
+    that the value of another molecule is anything.
+    """
+    if not head.unknown:
+        return np.ones(len(counts), bool)
+    design = np.concatenate([counts, np.ones((len(counts), 1))], axis=1)
+    parts = np.abs(design @ np.array(head.unknown).T).max(axis=1)
+    found: np.ndarray = parts < 1e-6 * np.linalg.norm(design, axis=1)
+    return found
+
+
+def _unknown(counts: np.ndarray, has_mean: bool) -> tuple[tuple[float, ...], ...]:
+    """`Head.unknown` of the compositions [D, Z] of the training graphs."""
+    ones = np.ones((len(counts), int(has_mean)))
+    design = np.concatenate([counts, ones], axis=1)
+    sizes, vectors = np.linalg.eigh(design.T @ design)
+    null = vectors[:, sizes < _DETERMINED * sizes[-1]].T
+    padded = np.zeros((len(null), counts.shape[1] + 1))
+    padded[:, : null.shape[1]] = null
+    return tuple(tuple(map(float, vector)) for vector in padded)
 
 
 def _joined(counts: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import pathlib
 import socket
 import time
 
-from demetar import files
+from demetar import files, places
 from demetar.errors import UserError
 
 FILE = ".lock"
@@ -139,7 +139,7 @@ def _open(folder: pathlib.Path, path: pathlib.Path) -> int | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = files.not_a_folder(folder, error)
+        reason = places.not_a_folder(folder, error)
         raise UserError(f"cannot make {folder}: {reason}; {_ELSEWHERE}") from None
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -14,6 +14,7 @@ import functools
 import importlib.resources
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +75,7 @@ def load(
     Raises:
       UserError: there is no such file, model or seed, or the file is damaged.
     """
-    return Predictor(_read(_path_of(run), dtype), seed, dtype)
+    return Predictor(_read(path_of(run), dtype), seed, dtype)
 
 
 def pretrained() -> list[str]:
@@ -84,7 +85,12 @@ def pretrained() -> list[str]:
     return [PRETRAINED + name.removesuffix(".npz") for name in sorted(names)]
 
 
-def _path_of(run: str | os.PathLike[str]) -> pathlib.Path:
+def path_of(run: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of a trained model, as `load` names it.
+
+    Raises:
+      UserError: there is none.
+    """
     text = os.fspath(run)
     if text.startswith(PRETRAINED):
         if text not in pretrained():
@@ -210,6 +216,7 @@ class Predictor:
         """The values of every head, one system after the other, in double precision."""
         samples = system_graphs.to_samples(self.task, found)
         known = heads.composition(_marked(self.task), found.scalars, found.n_node)
+        _warn_of_unknown(self.task, known)
         values = heads.absolute_all(
             self.task, self._residuals(to_dtype(samples, self.dtype)), known
         )
@@ -272,6 +279,21 @@ def residuals(
     """Predicted residuals of a batch: {head: [N, K, 3] | [N, T] | [G, T]}."""
     outputs = net.apply(params, None, batch.graph, False)
     return losses.predict(task, outputs, batch.graph.nodes)
+
+
+def _warn_of_unknown(task: TaskSpec, counts: np.ndarray) -> None:
+    """Tell of values whose offsets training has not determined, [G, Z]."""
+    for head in task.heads:
+        strange = counts[~heads.are_known(head, counts)]
+        if len(strange):
+            parts = zip(task.species, strange[0].astype(int).tolist(), strict=True)
+            formula = "".join(f"{name}{count or ''}" for name, count in parts if count)
+            warnings.warn(
+                f"{task.name}, trained on, has too few compositions to determine the "
+                f"{head.name} of {formula}: compare its structures with each other, "
+                "not with others",
+                stacklevel=4,
+            )
 
 
 def _marked(task: TaskSpec) -> TaskSpec:

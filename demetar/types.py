@@ -174,6 +174,8 @@ class Head:
         of a noise that moves no centre. The mean of what a model says is subtracted.
       training_error: 'squared' or 'absolute', what is trained on in multiples of the
         scale; '' for `error`, which is what is reported.
+      unknown: [V][Z + 1] unit vectors in the space of compositions, the last of the
+        mean, along which the training values do not determine the offsets.
     """
 
     name: str
@@ -191,6 +193,7 @@ class Head:
     weight: float = 1.0
     training_error: str = ""
     zero_mean: bool = False
+    unknown: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for what, known in (
@@ -239,6 +242,7 @@ def _read_head(data: Mapping[str, Any]) -> Head:
     if "loss" in fields:
         fields["error"] = fields.pop("loss")
     fields["offsets"] = tuple(fields.get("offsets", ()))
+    fields["unknown"] = tuple(map(tuple, fields.get("unknown", ())))
     return Head(**fields)
 
 

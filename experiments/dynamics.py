@@ -25,9 +25,10 @@ import demetar
 from demetar.errors import UserError
 from demetar.potential import Potential
 from demetar.precision import DTYPES
+from demetar.predict import PRETRAINED
 from demetar.settings import DATA, MODEL, NOT_NEGATIVE, OUTPUT, Bounds, setting
 from demetar.train import checkpoint
-from experiments.run import cli, motion, motion_figures, records
+from experiments.run import cli, finished, motion, motion_figures, records
 from tools import structures, xtb
 from tools.command_line import CommandLine, Given
 from tools.langevin import Engine
@@ -104,7 +105,7 @@ class Subject:
     """A model in one precision, or the engine.
 
     Attributes:
-      label: in tables and pictures.
+      label: in tables and pictures, different for each.
       engine: energies and forces of the molecule.
       about: what the record says of it.
     """
@@ -129,22 +130,46 @@ def main(given: Given, runs: Sequence[str]) -> None:
                 f"expected --dtypes of {', '.join(DTYPES)}, found {dtype!r}"
             )
     molecule = structures.find(options.molecule)
-    dtypes = options.dtypes if options.what == "nve" else ("float64",)
-    subjects = [model(run, dtype, molecule) for run in runs for dtype in dtypes]
+    dtypes = dict.fromkeys(options.dtypes if options.what == "nve" else ("float64",))
+    subjects = [
+        model(run, label, dtype, molecule)
+        for label, run in named(runs).items()
+        for dtype in dtypes
+    ]
     if options.what != "nve" and options.engine != NONE:
         subjects.insert(0, quantum(options.engine, molecule))
     folder = pathlib.Path(options.out)
-    cli.make_folder(folder)
     compute = {"nve": _nve, "relax": _relax, "frequencies": _frequencies}[options.what]
-    rows, figure = compute(subjects, molecule, options)
-    print(cli.markdown_table([_shown(row) for row in rows], "---:"))
-    cli.save_figure(folder / f"{options.what}.png", figure)
-    write(folder / f"{options.what}.json", options, rows)
+    with cli.new_folder(folder):
+        rows, figure = compute(subjects, molecule, options)
+        print(cli.markdown_table([_shown(row) for row in rows], "---:"))
+        cli.save_figure(folder / f"{options.what}.png", figure)
+        write(folder / f"{options.what}.json", options, rows)
     print(f"{folder}: {options.what}.json, {options.what}.png")
 
 
-def model(run: str, dtype: str, molecule: Structure) -> Subject:
+def named(runs: Sequence[str]) -> dict[str, str]:
+    """{label: run} of runs as `demetar.load` takes them, each once and in their order.
+
+    No two labels are alike.
+    """
+    packaged = [run for run in runs if run.startswith(PRETRAINED)]
+    paths = {run: pathlib.Path(run).resolve() for run in runs if run not in packaged}
+    labels = finished.labels(paths.values())
+    found: dict[str, str] = {}
+    for run in runs:
+        found.setdefault(labels[paths[run]] if run in paths else run, run)
+    return found
+
+
+def model(run: str, label: str, dtype: str, molecule: Structure) -> Subject:
     """A trained model of the molecule.
+
+    Args:
+      run: as `demetar.load` takes it.
+      label: of the run.
+      dtype: of what is computed.
+      molecule: whose elements it must know.
 
     Raises:
       UserError: there is none, it is no potential, or does not know an element.
@@ -152,14 +177,13 @@ def model(run: str, dtype: str, molecule: Structure) -> Subject:
     potential = Potential(demetar.load(run, dtype=dtype))
     engine = potential.engine(molecule.numbers)
     engine(molecule.positions)  # so that an unknown element is told at once
-    name = pathlib.Path(run).name or run
     about = {
-        "run": name,
+        "run": label,
         "model": potential.model.model,
         "dtype": dtype,
         "conservative": potential.is_conservative,
     }
-    return Subject(f"{name}, {dtype}", engine, about)
+    return Subject(f"{label}, {dtype}", engine, about)
 
 
 def quantum(method: str, molecule: Structure) -> Subject:
@@ -247,7 +271,7 @@ def _frequencies(
             subject.engine,
             functools.partial(_bar, description=subject.label),
         )
-        errors = np.abs(found - next(iter(waves.values())))
+        errors = _departures(found, waves[subjects[0].label])
         rows.append(
             {
                 **subject.about,
@@ -258,6 +282,17 @@ def _frequencies(
             }
         )
     return rows, motion_figures.draw_frequencies(waves)
+
+
+def _departures(found: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """By how much frequencies [F] differ from the first ones.
+
+    They are NaN if one minimum is linear and the other is not: there is no pairing.
+    """
+    if found.shape != first.shape:
+        return np.full(found.shape, np.nan)
+    departures: np.ndarray = np.abs(found - first)
+    return departures
 
 
 def _minima(

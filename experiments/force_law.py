@@ -34,7 +34,7 @@ from demetar.settings import DATA, OUTPUT, fields_of, setting
 from demetar.train import checkpoint
 from demetar.types import Bucket, Graph, Nodes, TaskSpec
 from experiments.protocols.nbody import Data
-from experiments.run import cli, nbody_data
+from experiments.run import cli, finished, nbody_data
 from tools.command_line import CommandLine, Given
 
 NUM_DISTANCES = 200
@@ -94,13 +94,13 @@ def main(given: Given, folders: Sequence[str]) -> None:
         )
     laws: list[Law] = []
     training: dict[str, np.ndarray] = {}
-    for folder in map(pathlib.Path, folders):
+    for folder, label in finished.labels(map(pathlib.Path, folders)).items():
         trained = checkpoint.load_model(folder / "best.npz")
         settings = _settings(folder, trained)
         dataset, metadata = _training_data(settings, options.data_dir)
         name = settings["dataset"]
         training[name] = pair_distances(dataset)
-        laws += learned_laws(folder.name, trained, metadata, training[name])
+        laws += learned_laws(label, trained, metadata, training[name])
     print(table(laws))
     write(laws, training, pathlib.Path(options.out))
 
@@ -158,7 +158,7 @@ def learned_laws(
     """The laws of one model: for like and unlike charges, or for masses.
 
     Args:
-      label: of the run.
+      label: of the run, as `finished.labels` has it.
       trained: the model.
       simulated: settings of the simulator.
       training: distances of the training samples; the longest ends the axis.

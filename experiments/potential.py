@@ -21,6 +21,7 @@ import pathlib
 from demetar import models
 from demetar.data import potential_heads
 from demetar.data.potentials import SPLITS, Sets
+from demetar.errors import UserError
 from demetar.settings import DATA, defaults_of, setting
 from experiments.protocols import potential as protocols
 from experiments.protocols.settings import Settings
@@ -59,6 +60,7 @@ def main(given: Given, _: list[str]) -> int:
     """Train, or continue, or tell that the run is finished."""
     given = repeat.merged(given, LINE, MODULE)
     job.prepare(given)
+    check_model(given["model"])
     choice = given.read(Choice)
     protocol = protocols.find(given["model"], given.read(options.Choice).protocol)
     settings = options.resolve(given, protocol, choice.dataset)
@@ -74,6 +76,20 @@ def main(given: Given, _: list[str]) -> int:
     settings = settings.with_protocol(fields={**automatic, **settings.fields})
     changed = options.changes(given, protocol, defaults_of(protocols.Data), automatic)
     return job.run(job.Job(MODULE, given, settings, changed, dataset, sets.place))
+
+
+def check_model(name: str) -> None:
+    """Refuse a model that has no forces.
+
+    Raises:
+      UserError: its energy does not depend on the positions, or it has none.
+    """
+    if not models.has_forces(name):
+        able = [known for known in models.REGISTRY if models.has_forces(known)]
+        raise UserError(
+            f"{name} has no energy that depends on the positions, and so no forces; "
+            f"choose one of {', '.join(able)}"
+        )
 
 
 def read(choice: Choice, settings: Settings) -> Sets:

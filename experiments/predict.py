@@ -5,10 +5,12 @@ r"""Predict with a trained model from files.
 The checkpoint is the work directory of a run, its best.npz, or pretrained:NAME. What is
 read depends on the model: states of N bodies as .npz with the arrays that it names
 (positions, velocities, charges: [n, 3] and [n], or with an axis of systems in front, or
-the splits of a generated data set), or molecules as .xyz, extended xyz, .npz or .sdf. A
-folder is read file by file. Output is .npz, or extended xyz for molecules, with the
-unit of every head; it is there only if all went well. --export writes the model itself
-as a file that runs with nothing but jax.
+the splits of a generated data set), or molecules as .xyz, extended xyz, .npz or .sdf; a
+potential also reads the .npz that experiments.potential trains on, as the test.npz of
+tools.generate_md. A folder is read file by file. Output is .npz, or extended xyz for
+molecules, with the unit of every head; it is there only if all went well. --export
+writes the model itself as a file that runs with nothing but jax. Neither is written
+over what is read.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ import numpy as np
 import tqdm
 
 import demetar
-from demetar import export
+from demetar import export, predict
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.predict import MEAN, Predictor
 from demetar.settings import COUNT, DATA, MODEL, OUTPUT, setting
-from experiments.run import cli, prediction_inputs, prediction_outputs, rollout
+from experiments.run import (
+    cli,
+    overwriting,
+    prediction_inputs,
+    prediction_outputs,
+    rollout,
+)
 from experiments.run.prediction_inputs import Chunk
 from tools.command_line import MOST_DIGITS, CommandLine, Given
 
@@ -93,12 +101,40 @@ def main(given: Given, _: list[str]) -> None:
         raise UserError("expected --input=PATH, what to predict from")
     model = demetar.load(options.checkpoint, _seed(options.seed))
     print(f"model     {model!r}")
+    out = pathlib.Path(options.out) if options.out else None
+    paths: list[pathlib.Path] = []
+    if options.input:
+        place = pathlib.Path(options.input)
+        paths = prediction_inputs.find(place, model.task, out)
+    check_outputs(options, paths)
     if options.export:
-        export_model(model, options, pathlib.Path(options.export))
-    if options.input and options.out:
-        predict_files(
-            model, options, pathlib.Path(options.input), pathlib.Path(options.out)
-        )
+        export_model(model, options, paths, pathlib.Path(options.export))
+    if out:
+        predict_files(model, options, paths, out)
+
+
+def check_outputs(options: Options, paths: Sequence[pathlib.Path]) -> None:
+    """Make sure that nothing is written over an input, the model or a run.
+
+    Args:
+      options: which files are written.
+      paths: that are read.
+
+    Raises:
+      UserError: it would be.
+    """
+    kept = {
+        "the model that predicts": [predict.path_of(options.checkpoint or "")],
+        "read as --input": [
+            *paths,
+            *(pathlib.Path(f"{path}.csv") for path in paths if path.suffix == ".sdf"),
+        ],
+    }
+    if options.export:
+        overwriting.check("export", pathlib.Path(options.export), kept)
+        kept["what --export writes"] = [pathlib.Path(options.export)]
+    if options.out:
+        overwriting.check("out", pathlib.Path(options.out), kept)
 
 
 def _seed(text: str | None) -> int | str | None:
@@ -109,13 +145,17 @@ def _seed(text: str | None) -> int | str | None:
     return int(text)
 
 
-def export_model(model: Predictor, options: Options, path: pathlib.Path) -> None:
-    """Write the exported model, and say what it takes."""
+def export_model(
+    model: Predictor,
+    options: Options,
+    paths: Sequence[pathlib.Path],
+    path: pathlib.Path,
+) -> None:
+    """Write the exported model to a path, and say what it takes."""
     num_nodes = options.num_nodes
     if num_nodes is None:
         if not options.input:
             raise UserError("expected --num_nodes with --export, or --input to read it")
-        paths = prediction_inputs.find(pathlib.Path(options.input), model.task)
         first = next(_chunks(model, paths, 1, options.frame), None)
         if first is None:
             raise UserError(
@@ -128,13 +168,15 @@ def export_model(model: Predictor, options: Options, path: pathlib.Path) -> None
 
 
 def predict_files(
-    model: Predictor, options: Options, place: pathlib.Path, out: pathlib.Path
+    model: Predictor,
+    options: Options,
+    paths: Sequence[pathlib.Path],
+    out: pathlib.Path,
 ) -> None:
-    """Predict for every system of a file or folder, and write what comes."""
+    """Predict for every system of some files, and write what comes."""
     steps = options.rollout_steps
     if steps > 1:
         rollout.check(model.task)
-    paths = prediction_inputs.find(place, model.task, out)
     about = {
         "model": model.model,
         "task": model.task.name,
@@ -163,7 +205,9 @@ def predict_files(
             num_systems += len(chunk.systems.n_node)
             bar.update(len(chunk.systems.n_node))
         if not num_systems:
-            raise UserError(f"expected at least one system in {place}, found none")
+            raise UserError(
+                f"expected at least one system in {options.input}, found none"
+            )
     for line in rollout.describe(_joined(drifts), steps):
         print(line)
     written = prediction_outputs.units(out, model.task)

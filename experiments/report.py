@@ -23,12 +23,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from demetar import predict
 from demetar.errors import UserError
 from demetar.settings import DATA, MODEL, OUTPUT, setting
 from demetar.train import checkpoint
 from experiments.page import content, html, scenes
 from experiments.protocols import published
-from experiments.run import cli, finished, run_files
+from experiments.run import cli, finished, overwriting, run_files
 from tools.command_line import MOST_DIGITS, CommandLine, Given
 
 
@@ -291,6 +292,7 @@ def main(given: Given, folders: Sequence[str]) -> None:
         )
     options = given.read(Options)
     wanted = _wanted(options)
+    _check_outputs(options)
     runs = finished.read_runs(folders)
     if options.html:
         write_page(runs, pathlib.Path(options.html), wanted)
@@ -301,6 +303,20 @@ def main(given: Given, folders: Sequence[str]) -> None:
         checkpoint.write_bytes(options.out, text.encode())
     else:
         print(text, end="")
+
+
+def _check_outputs(options: Options) -> None:
+    """Make sure that neither file is written over a run, a model or the other.
+
+    Raises:
+      UserError: one would be.
+    """
+    kept = {"a model that is shown": list(map(predict.path_of, options.checkpoints))}
+    if options.html:
+        overwriting.check("html", pathlib.Path(options.html), kept)
+        kept["what --html writes"] = [pathlib.Path(options.html)]
+    if options.out:
+        overwriting.check("out", pathlib.Path(options.out), kept)
 
 
 def _wanted(options: Options) -> scenes.Wanted:

@@ -99,6 +99,8 @@ class Some:
     kind: str = setting("a", "What kind.", DATA, choices=("a", "b"))
     item: tuple[str, ...] = setting((), "An item.", DATA, repeatable=True)
     sizes: tuple[int, ...] = setting((1, 2), "Some sizes.", DATA)
+    names: tuple[str, ...] = setting(("x",), "Some names.", DATA)
+    others: tuple[str, ...] = setting((), "Others.", DATA)
     quick: bool = setting(False, "Be quick.", OUTPUT)
     seed: int = setting(1, "A seed.", TRAINING, Bounds(least=0))
     rate: float | None = setting(None, "A rate.", TRAINING, Bounds(above=0, below=1))
@@ -107,6 +109,7 @@ class Some:
 
 
 LINE = CommandLine(Some, positional="DIR...")
+NAMES = ("kind", "item", "sizes", "names", "others")
 
 
 def test_text_of_each_kind_of_flag():
@@ -121,7 +124,7 @@ def test_text_of_each_kind_of_flag():
     )
     assert "  --rate=NUMBER\n      A rate. Above 0 and below 1.\n" in text
     assert "\n    python -m x\n" in text
-    assert listed(text) == ["kind", "item", "sizes", "seed", "rate", "quick", "out"]
+    assert listed(text) == [*NAMES, "seed", "rate", "quick", "out"]
     words = help_text.page("x", "", CommandLine((Some, "the moon's")))
     assert "What kind. Default: the moon's." in words
 
@@ -132,7 +135,7 @@ def test_flags_become_the_dataclass():
     )
     assert others == ["a"] and {*given} == {"quick", "item", "rate"}
     assert given.read(Some) == Some(item=("x", "y"), rate=1e-3)
-    given, _ = LINE.parse(["--sizes=3,4", "--quick", "--kind=b"])
+    given, _ = LINE.parse(["--sizes=3,4", "--quick", "--kind=b", "--others="])
     assert given.read(Some) == Some("b", sizes=(3, 4), quick=True)
 
 
@@ -149,7 +152,10 @@ def test_flags_become_the_dataclass():
         ("--rate=nan", "expected a --rate above 0, found nan"),
         ("--rate=1", "expected a --rate below 1, found 1.0"),
         ("--sizes=1,x", "expected positive integers in --sizes, found 'x'"),
-        ("--sizes=", "expected one of --sizes at least, found none; leave the flag"),
+        ("--sizes=", "expected at least one item in --sizes, found none; leave the"),
+        ("--names=", "expected at least one item in --names, found none; leave the"),
+        ("--names=a,", "expected texts between the commas of --names, found none"),
+        ("--others=,", "expected texts between the commas of --others, found none"),
         ("--kind=c", "<a|b>"),
         ("--seed=x", "flag --seed=x"),
     ],

@@ -8,13 +8,14 @@ from typing import Any
 import ase
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import demetar
 from demetar.errors import UserError
 from demetar.potential import Potential
 from demetar.types import Head
 from experiments import dynamics
-from experiments.run import motion
+from experiments.run import motion, motion_figures
 from tests.support import trained
 from tools import langevin
 from tools.structures import Structure
@@ -198,7 +199,118 @@ def test_frequencies_are_those_of_springs():
     assert (upside_down < -500).all() and upside_down.shape == (3,)
 
 
+def test_linear_molecules_have_the_temperature_of_their_start():
+    """The mean over many starts, of 3 n - 5 degrees of freedom and of 3 n - 6."""
+    bent = WATER.positions
+    straight = np.array([[0.0, 0, 0], [1.2, 0, 0], [-1.2, 0, 0]])
+    turned = straight @ np.linalg.qr(bent)[0] + 3.0
+    for positions, num_degrees in ((bent, 3), (straight, 4), (turned, 4)):
+        found = []
+        for seed in range(300):
+            velocities = motion.start_velocities(
+                positions, WATER.masses, 600.0, np.random.default_rng(seed)
+            )
+            start = motion.constant_energy(
+                *(positions, velocities, WATER.masses, springs(), 0.5, [], 1)
+            )
+            found.append(start.temperature)
+        assert start.num_degrees == num_degrees
+        assert np.mean(found) == pytest.approx(600.0, rel=0.12)
+        assert len(start.times) == 1
+
+
 # --- The command --------------------------------------------------------------------
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """`compare(engines, *args)` runs the command on runs U of these engines.
+
+    It returns the record, and what `named` called each.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "water.xyz").write_text("3\n\nO 0 0 0\nH 1 0 0\nH 0 1 0\n")
+
+    def begin(engines, *args):
+        runs = [f"{index * 'd/'}U" for index in range(len(engines))]
+        made = iter(engines)
+        monkeypatch.setattr(
+            *(dynamics, "model"),
+            lambda run, label, dtype, _: dynamics.Subject(
+                f"{label}, {dtype}", next(made), {"run": label}
+            ),
+        )
+        args = ("--engine=none", "--molecule=water.xyz", "--out=new/shown", *args)
+        dynamics.main(*dynamics.LINE.parse([*runs, *args]))
+        (path,) = (tmp_path / "new/shown").glob("*.json")
+        return json.loads(path.read_text())["results"]
+
+    return begin
+
+
+def scaled(factor):
+    """Springs that are stiffer."""
+    return lambda positions: tuple(factor * own for own in springs()(positions))
+
+
+@pytest.mark.parametrize(
+    "what, name", [("frequencies", "mae_per_cm"), ("nve", "spread_meV_per_atom")]
+)
+def test_runs_of_one_name_are_told_apart(what, name, compare, monkeypatch):
+    drawn = []
+
+    def kept(found):
+        drawn.append({*found})
+        return Figure()
+
+    for draw in ("draw_frequencies", "draw_traces"):
+        monkeypatch.setattr(motion_figures, draw, kept)
+    flags = (f"--what={what}", "--duration=0.02", "--dtypes=float64,float64")
+    first, second = compare([springs(), scaled(4.0)], *flags)
+    assert (first["run"], second["run"]) == ("U", "d/U")
+    assert second[name] != pytest.approx(first[name], rel=0.05)
+    assert drawn == [{"U, float64", "d/U, float64"}]
+
+
+def test_labels_are_as_short_as_tells_runs_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = "pretrained:segnn"
+    for runs, labels in (
+        (["a/U"], ["U"]),
+        (["a/U", "b/V"], ["a/U", "b/V"]),
+        (
+            ["A/best.npz", packaged, "B/best.npz"],
+            ["A/best.npz", packaged, "B/best.npz"],
+        ),
+        (["U", "d/../U", "./U"], ["U"]),
+        (["U", "U/best.npz"], ["U", "U/best.npz"]),
+    ):
+        found = dynamics.named(runs)
+        assert [*found] == labels
+
+
+def test_minima_that_are_linear_and_bent_have_no_paired_frequencies():
+    found = dynamics._departures(np.ones(3), np.ones(4))
+    assert np.isnan(found).all() and found.shape == (3,)
+    assert dynamics._departures(np.ones(3), np.zeros(3)).tolist() == [1, 1, 1]
+
+
+def test_a_failure_leaves_no_folder(compare, tmp_path):
+    with pytest.raises(UserError, match="a larger --force, or start nearer"):
+        compare([springs(1.0)], "--what=relax", "--force=1e-6")
+    assert [path.name for path in tmp_path.iterdir()] == ["water.xyz"]
+    (tmp_path / "new/shown").mkdir(parents=True)
+    with pytest.raises(UserError, match="no minimum was found"):
+        compare([springs(1.0)], "--what=relax", "--force=1e-6")
+    assert (tmp_path / "new/shown").is_dir()
+
+
+@pytest.mark.parametrize("what", ["nve", "relax", "frequencies"])
+def test_atoms_at_one_point_are_refused(what, compare, tmp_path):
+    (tmp_path / "two.xyz").write_text("4\n\nO 0 0 0\nH 1 0 0\nH 0 1 0\nH 1 0 0.01\n")
+    with pytest.raises(UserError, match=r"1 \(H\) and 3 \(H\) \(from 0\) at a dist"):
+        compare([springs()], f"--what={what}", "--molecule=two.xyz")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("what", ["nve", "relax", "frequencies"])
@@ -229,6 +341,7 @@ def test_the_command_refuses_in_one_line(run_module, tmp_path):
         ([], "expected the work directory of at least one run"),
         ([str(tmp_path)], "expected a trained model in"),
         ([str(tmp_path), "--dtypes=float16"], "expected --dtypes of float32, float64"),
+        ([str(tmp_path), "--dtypes="], "expected at least one item in --dtypes"),
     ):
         done = run_module("experiments.dynamics", *arguments)
         (line,) = done.stderr.splitlines()

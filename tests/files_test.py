@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from demetar import archives, files
+from demetar import archives, files, places
 from demetar.errors import UserError
 
 
@@ -203,20 +203,20 @@ def test_a_folder_in_place_of_a_file_is_told_and_left(tmp_path):
     (place / "precious").mkdir(parents=True)
     with pytest.raises(IsADirectoryError) as caught, files.replacing(place) as file:
         file.write(b"x")
-    told = str(files.unwritten(place, caught.value))
+    told = str(places.unwritten(place, caught.value))
     assert told == (
         f"cannot write {place}: it is a folder; move it elsewhere and run the same "
         "command again"
     )
     with pytest.raises(UserError, match="cannot replace .*made.npz: it is a folder"):
-        files.remove(place)
+        places.remove(place)
     assert [path.name for path in tmp_path.iterdir()] == ["made.npz"]
     (place / "precious").rmdir()
     place.rmdir()
-    files.remove(place)
+    places.remove(place)
     with files.replacing(place) as file:
         file.write(b"x")
-    files.remove(place)
+    places.remove(place)
     assert not list(tmp_path.iterdir())
 
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from demetar.data import frame_checks, frame_files, potentials
+from demetar.data import frame_checks, frame_files, frame_notes, potentials
 from demetar.errors import UserError
 from tests.support import frame_texts
 from tools import folders, generate_md, langevin, structures, trajectories, xtb
@@ -364,4 +364,4 @@ def test_frames_of_a_real_engine(tmp_path):
     assert first["fingerprint"] == again["fingerprint"]
     assert first["engine"]["tblite"]
     frames = read(tmp_path / "a")["train"]
-    assert frame_checks.notes_on(frames, "these") == ()
+    assert frame_notes.notes_on(frames, "these") == ()

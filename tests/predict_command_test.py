@@ -3,18 +3,36 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 
 import demetar
-from demetar.data import molecule_files, molecules, splits
-from experiments.run import prediction_inputs, prediction_outputs, rollout
+from demetar.data import molecule_files, molecules, splits, units
+from experiments import predict as predict_command
+from experiments.run import (
+    overwriting,
+    prediction_inputs,
+    prediction_outputs,
+    rollout,
+)
 from tests import qm9_test
 from tests.support import trained
 
 FREE = dataclasses.replace(trained.BODIES, edge_features=())
+# As experiments.potential has it, of forces that are predicted.
+POTENTIAL = dataclasses.replace(
+    trained.MOLECULES,
+    heads=(
+        dataclasses.replace(trained.MOLECULES.heads[0], unit="meV"),
+        demetar.Head("forces", "node_vector", unit="meV/Å"),
+    ),
+    connectivity="radius 3",
+    cutoff=3.0,
+    radial_extent=3.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +40,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     trained.save(folder / "bodies", "linear", trained.BODIES)
     trained.save(folder / "atoms", "schnet", trained.MOLECULES)
+    trained.save(folder / "potential", "torchmd_et", POTENTIAL)
     return folder
 
 
@@ -190,6 +209,75 @@ def test_vectors_per_atom_are_columns_of_extended_xyz(tmp_path):
     assert lines[1].startswith("Properties=species:S:1:pos:R:3:force:R:3 ")
     assert 'force_unit="eV/Å"' in lines[1] and " energy=1.5 " in lines[1]
     assert lines[3].split()[4:] == ["3", "4", "5"]
+
+
+# --- Frames of potentials -----------------------------------------------------------
+
+
+def frame_arrays(kind):
+    """The arrays of a file that potentials are trained on, and what they hold in Å."""
+    sizes = (3, 5, 2, 4) if kind == "ragged" else (4, 4, 4)
+    inputs = trained.molecules(sizes)
+    places = inputs["positions"]
+    if kind == "ragged":
+        arrays = {
+            "n_atoms": np.array(sizes),
+            "numbers": np.concatenate(inputs["species"]),
+            "positions": np.concatenate(places),
+            "energy": np.zeros(len(sizes)),
+            "forces": np.zeros((sum(sizes), 3)),
+        }
+        return arrays, inputs
+    inputs["species"] = [inputs["species"][0]] * 3
+    names = ("nuclear_charges", "coords", "energies", "forces")
+    names = ("z", "R", "E", "F") if kind == "sGDML" else names
+    values = (inputs["species"][0], np.stack(places), np.zeros(3), np.zeros((3, 4, 3)))
+    arrays = dict(zip(names, values, strict=True))
+    if kind == "sGDML":
+        bohr = units.length("bohr", "a test")
+        told = {"r_unit": np.array("bohr"), "e_unit": np.array("Ha")}
+        arrays |= {"R": arrays["R"] / bohr, **told}
+    return arrays, inputs
+
+
+@pytest.mark.parametrize("kind", ["rMD17", "sGDML", "ragged"])
+def test_a_potential_reads_what_it_is_trained_on(kind, tmp_path):
+    arrays, inputs = frame_arrays(kind)
+    np.savez(tmp_path / "test.npz", **arrays)
+    found = [*prediction_inputs.read([tmp_path / "test.npz"], POTENTIAL, 2)]
+    expected = prediction_inputs.systems.parse(POTENTIAL, inputs)
+    for name in ("positions", "numbers", "n_node"):
+        parts = [getattr(chunk.systems, name) for chunk in found]
+        whole = getattr(expected, name)
+        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-12)
+    assert prediction_inputs.count([tmp_path / "test.npz"]) == len(expected.n_node)
+    with pytest.raises(demetar.UserError, match="which a model of experiments.pot"):
+        next(prediction_inputs.read([tmp_path / "test.npz"], trained.MOLECULES, 2))
+
+
+def test_a_potential_predicts_on_frames(predict, runs, tmp_path):
+    arrays, inputs = frame_arrays("ragged")
+    np.savez(tmp_path / "test.npz", **arrays)
+    done = predict("potential", "--input=test.npz", "--out=out.npz")
+    assert done.returncode == 0, done.stderr
+    assert "predicted 4 systems in out.npz: energy in meV, forces in" in done.stdout
+    expected = demetar.load(runs / "potential")(**inputs)
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_allclose(found["energy"], expected["energy"], rtol=1e-6)
+        forces = np.concatenate(expected["forces"])
+        np.testing.assert_allclose(found["forces"], forces, atol=1e-5)
+
+
+def test_a_potential_reads_molecules_as_large_as_frames(tmp_path):
+    path = tmp_path / "in.xyz"
+    inputs = trained.molecules((300, 3))
+    path.write_text(xyz_text(inputs))
+    (chunk,) = prediction_inputs.read([path], POTENTIAL, 2)
+    assert chunk.systems.n_node.tolist() == [300, 3]
+    places = np.concatenate(inputs["positions"])
+    np.testing.assert_array_equal(chunk.systems.positions, places)
+    with pytest.raises(demetar.UserError, match="expected 1 to 255 atoms, found 300"):
+        next(prediction_inputs.read([path], trained.MOLECULES, 2))
 
 
 # --- Streams ------------------------------------------------------------------------
@@ -366,6 +454,63 @@ def test_bad_flags_are_one_line(predict, tmp_path, args, message):
         save_bodies(tmp_path / "a.npz", (3,))
     refused(predict("bodies", *args), message)
     assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        (["--out=in.xyz"], "--out than in.xyz, which is read as --input"),
+        (["--out=link.xyz"], "--out than link.xyz, which is read as --input"),
+        (["--out=d/../in.xyz"], "--out than d/../in.xyz, which is read as --input"),
+        (["--out=run/best.npz"], "--out than run/best.npz, which is the model"),
+        (["--out=d/../run/best.npz"], "which is the model that predicts"),
+        (["--out=run/last.npz"], "which is a file of the run in run"),
+        (["--out=other/best.npz"], "which is a file of the run in other"),
+        (["--out=run/drawn/a.npz"], "which is in the folder of what the run in run"),
+        (["--out=data/test.npz"], "which is a file of the data set in data"),
+        (["--out=a.npz", "--export=a.npz"], "which is what --export writes"),
+        (["--export=in.xyz"], "--export than in.xyz, which is read as --input"),
+        (["--export=run/best.npz"], "--export than run/best.npz, which is the model"),
+        (["--export=run/config.json"], "which is a file of the run in run"),
+        (["--export=run/record.json"], "which is a file of the run in run"),
+        (["--export=data/metadata.json"], "which is a file of the data set in data"),
+        (["--input=folder", "--out=folder/b.xyz"], "which is read as --input"),
+        (["--input=folder", "--export=folder/a.xyz"], "which is read as --input"),
+    ],
+)
+def test_nothing_is_written_over_what_is_read(args, expected, crowded, monkeypatch):
+    monkeypatch.chdir(crowded)
+    before = {path: path.read_bytes() for path in crowded.rglob("*") if path.is_file()}
+    line = ["--checkpoint=run", "--input=in.xyz", *args]
+    with pytest.raises(demetar.UserError, match="^expected another --") as caught:
+        predict_command.main(*predict_command.LINE.parse(line))
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    after = {path: path.read_bytes() for path in crowded.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.fixture(scope="module")
+def crowded(runs, tmp_path_factory):
+    """A folder with inputs, runs and a data set."""
+    folder = tmp_path_factory.mktemp("crowded")
+    for name in ("run/drawn", "other", "folder", "d", "data"):
+        (folder / name).mkdir(parents=True)
+    text = xyz_text(trained.molecules((3, 4)))
+    for name in ("in.xyz", "folder/a.xyz", "folder/b.xyz"):
+        (folder / name).write_text(text)
+    (folder / "link.xyz").symlink_to("in.xyz")
+    shutil.copy(runs / "atoms/best.npz", folder / "run/best.npz")
+    for name in ("run/config.json", "run/record.json", "other/record.json"):
+        (folder / name).write_text("{}")
+    (folder / "data/metadata.json").write_text("{}")
+    return folder
+
+
+def test_other_files_of_a_work_directory_are_written(crowded):
+    for name in ("run/mine.npz", "folder/c.xyz", "data/mine.npz", "last.npz"):
+        overwriting.check("out", crowded / name, {"read": [crowded / "in.xyz"]})
+    with pytest.raises(demetar.UserError, match="which is read"):
+        overwriting.check("out", crowded / "in.xyz", {"read": [crowded / "link.xyz"]})
 
 
 def test_no_checkpoint_is_one_line(run_module):

@@ -305,6 +305,22 @@ def test_the_command_writes_a_file_and_fails_in_one_line(tmp_path, run_module):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_a_report_is_not_written_over_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs" / "egnn")
+    (tmp_path / "page.html").symlink_to("runs/egnn/record.json")
+    before = (tmp_path / "runs/egnn/record.json").read_bytes()
+    for args, message in (
+        (["--out=runs/egnn/record.json"], "a file of the run in runs/egnn; give a new"),
+        (["--html=page.html"], "expected another --html than page.html, which is a"),
+        (["--html=a.html", "--out=./a.html"], "which is what --html writes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report.main(*report.LINE.parse(["runs", *args]))
+    assert (tmp_path / "runs/egnn/record.json").read_bytes() == before
+    assert not (tmp_path / "a.html").exists()
+
+
 # --- What is not finite, and files of other runs ------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from demetar.data import frame_checks, potentials, rmd17
+from demetar.data import frame_notes, potentials, rmd17
 from demetar.data.frames import joined
 from demetar.errors import UserError
 from tests.support import frame_texts
@@ -95,7 +95,7 @@ def test_published_frames_in_ev(shared_dir, molecule):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     expected = np.concatenate([part["coords"] for part in parts])
     np.testing.assert_array_equal(everything.positions.reshape(-1, size, 3), expected)
-    assert frame_checks.notes_on(everything, molecule) == ()
+    assert frame_notes.notes_on(everything, molecule) == ()
 
 
 def test_rows_of_the_published_split(tmp_path):

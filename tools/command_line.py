@@ -35,7 +35,7 @@ class Flag:
       item: type of the items of a tuple.
       told: its help, bounds and choices.
       default: words for the help; '' if there is none to tell.
-      is_filled: whether it lists something by default, and so must if it is given.
+      may_be_empty: whether a tuple may be given without items, as its default is.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Flag:
     item: type
     told: settings.Setting
     default: str
-    is_filled: bool = False
+    may_be_empty: bool
 
     def define(self, values: flags.FlagValues) -> None:
         """Let absl parse it. Its value there is None unless it is given."""
@@ -67,16 +67,23 @@ class Flag:
         """A value that was given, as the field of a dataclass takes it.
 
         Raises:
-          UserError: it is out of bounds, or of another type.
+          UserError: it is out of bounds, of another type, or empty if it may not be.
         """
         if self.kind is tuple:
             items = tuple(value)
-            if self.is_filled and not items:
+            if not items and not self.may_be_empty:
                 raise UserError(
-                    f"expected one of --{self.name} at least, found none; leave the "
-                    f"flag out for {self.default}"
+                    f"expected at least one item in --{self.name}, found none; leave "
+                    f"the flag out for {self.default}"
                 )
-            return positive_integers(self.name, items) if self.item is int else items
+            if self.item is int:
+                return positive_integers(self.name, items)
+            if "" in items and not self.told.repeatable:
+                raise UserError(
+                    f"expected texts between the commas of --{self.name}, found none "
+                    "at one place"
+                )
+            return items
         if self.kind in (int, float):
             self.told.bounds.check(self.name, value)
         return value
@@ -95,8 +102,7 @@ def flags_of(owner: type, defaults: str | Mapping[str, str] = "") -> Iterator[Fl
         kind, item = _kind(hints[field.name])
         given = defaults if isinstance(defaults, str) else defaults.get(field.name)
         words = given or told.default or _default(field.default)
-        is_filled = kind is tuple and bool(field.default)
-        yield Flag(field.name, kind, item, told, words, is_filled)
+        yield Flag(field.name, kind, item, told, words, not field.default)
 
 
 def _kind(hint: Any) -> tuple[type, type]:

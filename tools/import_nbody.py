@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from demetar import archives, files
+from demetar import archives, files, places
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, setting
@@ -87,7 +87,7 @@ def run(given: Given, paths: Sequence[str]) -> None:
     options = given.read(Options)
     if not options.out:
         raise UserError("expected --out=DIR, the folder to write")
-    out = files.settled(pathlib.Path(options.out))
+    out = places.settled(pathlib.Path(options.out))
     _check_new(out)
     for flag in _UNITS.values():
         unit = getattr(options, flag)

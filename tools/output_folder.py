@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from demetar import files, locks
+from demetar import files, locks, places
 from demetar.data import nbody_files
 from demetar.data.readers import text
 from demetar.errors import UserError
@@ -43,7 +43,7 @@ class OutputFolder:
     def __init__(
         self, path: pathlib.Path, described: Mapping[str, Any], overwrite: bool
     ):
-        self.path = path = files.settled(path)
+        self.path = path = places.settled(path)
         self._finished = _beside(path, "finished", described)
         prefix = f".{path.name}.partial-"
         for leftover in path.parent.glob(f"{glob.escape(prefix)}*/"):
@@ -211,7 +211,7 @@ def make(
         if folder is not None:
             folder.discard()
         if isinstance(error, OSError):
-            reason = files.not_a_folder(files.settled(path).parent, error)
+            reason = places.not_a_folder(places.settled(path).parent, error)
             raise UserError(f"cannot write {path}: {reason}") from None
         raise
 
@@ -229,7 +229,7 @@ def kept(path: pathlib.Path, described: Mapping[str, Any]) -> Iterator[pathlib.P
     Raises:
       UserError: another process has it.
     """
-    folder = _beside(files.settled(path), "unfinished", described)
+    folder = _beside(places.settled(path), "unfinished", described)
     folder.mkdir(exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -246,5 +246,5 @@ def kept(path: pathlib.Path, described: Mapping[str, Any]) -> Iterator[pathlib.P
 
 def forget(path: pathlib.Path, described: Mapping[str, Any]) -> None:
     """Remove what `kept` left, if it did."""
-    folder = _beside(files.settled(path), "unfinished", described)
+    folder = _beside(places.settled(path), "unfinished", described)
     shutil.rmtree(folder, ignore_errors=True)

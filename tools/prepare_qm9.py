@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import tqdm
 
-from demetar import files
+from demetar import places
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, setting
@@ -67,7 +67,7 @@ def run(given: Given, _: Sequence[str] = ()) -> None:
         raise UserError(f"expected --out=FILE.npz, found {options.out!r}")
     if options.source == "":
         raise UserError("expected --source=FILE or FOLDER, found an empty text")
-    out = files.settled(pathlib.Path(options.out))
+    out = places.settled(pathlib.Path(options.out))
     source = pathlib.Path(options.source) if options.source else None
     if options.download:
         source = download.fetch(ARCHIVE, source or out.parent)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import tqdm
 
-from demetar import archives, files
+from demetar import archives, files, places
 from demetar.data import rmd17
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, Bounds, setting
@@ -92,7 +92,7 @@ def run(given: Given, _: Sequence[str] = ()) -> None:
             )
     if not options.source and not options.download:
         raise UserError("expected --source=ARCHIVE or FOLDER, or --download")
-    out = files.settled(pathlib.Path(options.out))
+    out = places.settled(pathlib.Path(options.out))
     source = pathlib.Path(options.source) if options.source else out
     if options.download:
         source = download.fetch(ARCHIVE, source)

@@ -42,6 +42,7 @@ NAMES = {
     "water": "H2O",
 }
 _XYZ = (".xyz", ".extxyz")
+NEAREST = 0.1  # Å, below which no two nuclei of a molecule are
 
 
 class Structure(NamedTuple):
@@ -72,8 +73,8 @@ def find(name: str) -> Structure:
         molecule; or the number of a molecule of QM9.
 
     Raises:
-      UserError: there is no such molecule, it cannot be read, it is a single atom, or
-        an element has no known mass.
+      UserError: there is no such molecule, it cannot be read, it is a single atom, an
+        element has no known mass, or two atoms are at one point.
     """
     if name.lower().endswith(_XYZ):
         found = _of_file(pathlib.Path(name))
@@ -90,7 +91,30 @@ def find(name: str) -> Structure:
             f"expected elements from H to U in {name}, found "
             f"{elements.name(strange[0])}"
         )
+    _check_apart(found)
     return found
+
+
+def _check_apart(found: Structure) -> None:
+    """Refuse atoms at one point, between which no force has a direction.
+
+    Raises:
+      UserError: there are such; it names the nearest two.
+    """
+    firsts, seconds = np.triu_indices(len(found.numbers), 1)
+    arms = found.positions[firsts] - found.positions[seconds]
+    lengths = np.linalg.norm(arms, axis=1)
+    pair = int(np.argmin(lengths))
+    if lengths[pair] < NEAREST:
+        told = [
+            f"{end} ({elements.SYMBOLS[found.numbers[end] - 1]})"
+            for end in (int(firsts[pair]), int(seconds[pair]))
+        ]
+        raise UserError(
+            f"expected atoms at least {NEAREST:g} Å apart in {found.name}, found atoms "
+            f"{' and '.join(told)} (from 0) at a distance of {lengths[pair]:.2g} Å; "
+            "mend the structure"
+        )
 
 
 def _of_record(name: str, record: Record) -> Structure:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from demetar import connectivity
 
@@ -99,6 +100,13 @@ def chosen(
     chunks = []
     for members in of_equal_size(sizes):
         size = int(sizes[members[0]])
+        if types is None and cutoff is not None and size**2 > CHUNK_PAIRS:
+            start = starts[members[0]]
+            senders, receivers = within(positions[start : start + size], cutoff)
+            n_edge[members] = len(senders)
+            none = np.zeros(len(senders), np.uint8)
+            chunks.append((members, senders, receivers, none))
+            continue
         senders, receivers = connectivity.complete_edges(size)
         codes = np.zeros((len(members), len(senders)), np.uint8)
         if types is not None:
@@ -122,6 +130,24 @@ def chosen(
     if is_complete:
         return Edges(n_edge, None, None, codes)
     return Edges(n_edge, senders, receivers, codes)
+
+
+def within(positions: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Senders and receivers of the pairs closer than a cutoff, without looking at all.
+
+    Args:
+      positions: [n, 3].
+      cutoff: in their unit.
+    """
+    # A little more than the cutoff: the distances below decide, as of small graphs.
+    pairs = KDTree(positions).query_pairs(cutoff * (1 + 1e-9), output_type="ndarray")
+    first, second = pairs[:, 0], pairs[:, 1]
+    kept = np.linalg.norm(positions[first] - positions[second], axis=-1) < cutoff
+    first, second = first[kept], second[kept]
+    senders, receivers = np.append(first, second), np.append(second, first)
+    # The order of `connectivity.complete_edges`.
+    order = np.lexsort(((senders - receivers) % len(positions), receivers))
+    return senders[order], receivers[order]
 
 
 def of_equal_size(n_node: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from demetar.data import frame_checks, frame_files, rmd17
+from demetar.data import frame_checks, frame_files, frame_notes, rmd17
 from demetar.data.frames import Frames
 from demetar.data.readers import frames as reader
 from demetar.data.readers.frames import Reading
@@ -21,6 +21,10 @@ from demetar.errors import UserError
 SPLITS = frame_files.SPLITS
 _SHARES = (0.8, 0.1)  # of training and validation, of one file
 _FEWEST = 10  # frames of one file
+
+OF_RMD17 = ("labels", "fold")  # settings that apply to it alone
+_OF_XYZ = ("energy_key", "forces_key")
+_UNITS = ("energy_unit", "length_unit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +35,31 @@ class Source:
       parts: {'train' | 'valid' | 'test': frames}.
       place: the folder or file that they were read from.
       notes: one line each, of what a person should know of them.
+      rows: of one file that was split, where the frames of each split stand there.
     """
 
     parts: Mapping[str, Frames]
     place: pathlib.Path
     notes: tuple[str, ...] = ()
+    rows: Mapping[str, np.ndarray] | None = None
+
+
+def settings_of(place: pathlib.Path) -> tuple[str, ...]:
+    """The settings that say how a file, or the files of a folder, are read."""
+    if place.is_dir() and frame_files.is_folder(place):
+        return ()
+    paths = [place]
+    if place.is_dir():
+        paths = list(_files_of_splits(place).values())
+    has_xyz = any(path.suffix.lower() != ".npz" for path in paths)
+    return (*_OF_XYZ, *_UNITS) if has_xyz else _UNITS
+
+
+def describe(name: str) -> str:
+    """Of what source a setting says something."""
+    if name in OF_RMD17:
+        return "as it does of rMD17"
+    return "as it does of extended xyz" if name in _OF_XYZ else "which has its units"
 
 
 def is_rmd17(dataset: str) -> bool:
@@ -106,15 +130,24 @@ def read_own(
         }
         notes: tuple[str, ...] = ()
     elif place.is_dir():
-        parts = {
-            split: reader.read(path, reading)
-            for split, path in _files_of_splits(place).items()
-        }
-        notes = frame_checks.notes_on(parts["train"], "the training frames")
+        parts, notes = _read_files(_files_of_splits(place), reading)
     else:
         return _read_file(place, reading, num_train, num_valid)
     frame_checks.refuse_duplicates(parts, str(place))
     return Source(parts, place, notes)
+
+
+def _read_files(
+    paths: Mapping[str, pathlib.Path], reading: Reading
+) -> tuple[dict[str, Frames], tuple[str, ...]]:
+    """The frames of one file per split, with notes."""
+    parts: dict[str, Frames] = {}
+    notes: list[str] = []
+    for split, path in paths.items():
+        parts[split], read_as = reader.read_with_units(path, reading)
+        frame_checks.refuse_impossible(parts[split], path.name)
+        notes += frame_notes.notes_on(parts[split], path.name, read_as)
+    return parts, tuple(notes)
 
 
 def _files_of_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -141,7 +174,8 @@ def _read_file(
         raise UserError(
             f"expected a folder, or a file {', '.join(reader.SUFFIXES)}, found {path}"
         )
-    frames = reader.read(path, reading)
+    frames, read_as = reader.read_with_units(path, reading)
+    frame_checks.refuse_impossible(frames, path.name)
     total = len(frames)
     if total < _FEWEST:
         raise UserError(
@@ -156,12 +190,13 @@ def _read_file(
             f"expected --num_train and --num_valid to leave test frames of the "
             f"{total:,} of {path}, found {train:,} and {valid:,}"
         )
-    rows = np.split(np.random.default_rng(0).permutation(total), [train, train + valid])
-    parts = {split: frames.take(own) for split, own in zip(SPLITS, rows, strict=True)}
-    frame_checks.refuse_duplicates(parts, str(path))
+    cut = np.split(np.random.default_rng(0).permutation(total), [train, train + valid])
+    rows = dict(zip(SPLITS, cut, strict=True))
+    parts = {split: frames.take(own) for split, own in rows.items()}
+    frame_checks.refuse_duplicates(parts, str(path), rows)
     notes = (
         f"{path.name} is split at random: if it is a trajectory, frames of all splits "
         "are neighbours, and errors are lower than on fresh ones",
-        *frame_checks.notes_on(frames, path.name),
+        *frame_notes.notes_on(frames, path.name, read_as),
     )
-    return Source(parts, path, notes)
+    return Source(parts, path, notes, rows)

@@ -26,6 +26,7 @@ UNIT = "meV"  # of energies; forces are in this per Å
 MEV = 1e-3  # in eV
 MODES = ("conservative", "direct")
 SCALES = ("forces", "energy")
+_MOST_LEFT = 30.0  # eV per atom; bonds are some 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Settings(potentials.Settings):
     reference_energies: tuple[str, ...] = setting(
         (),
         "SYMBOL=eV, what is subtracted for each atom of an element in place of what "
-        "the training frames say; for all elements or none.",
+        "the training frames say; for all elements of the frames or none.",
         DATA,
         repeatable=True,
     )
@@ -132,14 +133,21 @@ def fit(task: TaskSpec, train: Frames, settings: Settings) -> TaskSpec:
     """The task whose heads know their offsets and scales by the training frames.
 
     Raises:
-      UserError: all forces are zero, or the references are malformed or incomplete.
+      UserError: all forces are zero, or the references are malformed, incomplete or
+        far from what the energies say.
     """
     energy, forces = task.heads
     counts = composition(task, train)
     fitted = heads.fit(energy, train.energies / MEV, counts, settings.offsets)
     if settings.reference_energies:
+        if settings.offsets != "species":
+            raise UserError(
+                "expected --reference_energies or --offsets=mean, found both; leave "
+                "one out"
+            )
         offsets = references(task, settings.reference_energies)
         fitted = dataclasses.replace(fitted, mean=0.0, offsets=offsets)
+        _check_references(fitted, train, counts)
     size = float(np.sqrt(np.mean(np.square(train.forces)))) / MEV
     if not size:
         raise UserError(
@@ -171,6 +179,11 @@ def references(task: TaskSpec, given: tuple[str, ...]) -> tuple[float, ...]:
     found: dict[str, float] = {}
     for text in given:
         symbol, _, number = text.partition("=")
+        if symbol in found:
+            raise UserError(
+                f"expected one of --reference_energies per element, found {symbol} "
+                "twice; leave one out"
+            )
         try:
             found[symbol] = float(number) / MEV
         except ValueError:
@@ -179,6 +192,13 @@ def references(task: TaskSpec, given: tuple[str, ...]) -> tuple[float, ...]:
             raise UserError(
                 f"expected --reference_energies=SYMBOL=eV, as H=-13.6, found {text!r}"
             )
+    others = [name for name in found if name not in task.species]
+    if others:
+        raise UserError(
+            f"expected --reference_energies of the elements of the training frames, "
+            f"{', '.join(task.species)}, found those of {', '.join(others)} too; leave "
+            "them out"
+        )
     missing = [name for name in task.species if name not in found]
     if missing:
         raise UserError(
@@ -186,6 +206,23 @@ def references(task: TaskSpec, given: tuple[str, ...]) -> tuple[float, ...]:
             f"of {', '.join(missing)}"
         )
     return tuple(found[name] for name in task.species)
+
+
+def _check_references(head: Head, train: Frames, counts: np.ndarray) -> None:
+    """Refuse references that leave more of the energies than bonds account for.
+
+    Raises:
+      UserError: they do.
+    """
+    values = train.energies[:, None] / MEV
+    left = heads.residual(head, values, counts)[:, 0] * MEV / counts.sum(axis=1)
+    typical = float(np.median(left))
+    if abs(typical) > _MOST_LEFT:
+        raise UserError(
+            f"expected --reference_energies in eV that leave at most {_MOST_LEFT:g} eV "
+            f"per atom of the energies, found ones that leave {typical:.4g} eV; they "
+            "may be in another unit, or of another method than the energies"
+        )
 
 
 def _identity(settings: Settings) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from demetar import elements, files, heads
-from demetar.data import edges, frame_sources, rmd17, units
+from demetar.data import contacts, edges, frame_sources, rmd17, units
 from demetar.data.atom_features import node_features
 from demetar.data.dataset import Dataset, identify
 from demetar.data.frames import Frames, joined
@@ -29,6 +29,7 @@ from demetar.types import Head, Nodes, TaskSpec
 SPLITS = frame_sources.SPLITS
 ENERGY, FORCES = "energy", "forces"  # names of the heads
 LENGTH_UNIT = "Å"
+_MOST_EDGES = 100_000_000  # of complete graphs in all
 ALL = "all"
 
 
@@ -99,12 +100,25 @@ class Sets:
       fingerprint: SHA-256 of all of them.
       place: the folder or file that they were read from.
       notes: one line each, of what a person should know of them.
+      rows: of one file that was split, where the frames of each split stand there.
     """
 
     parts: Mapping[str, Frames]
     fingerprint: str
     place: pathlib.Path
     notes: tuple[str, ...] = ()
+    rows: Mapping[str, np.ndarray] | None = None
+
+    def naming(self, split: str) -> Callable[[int], str]:
+        """How errors name a frame of a split by its row there."""
+        rows = None if self.rows is None else self.rows[split]
+
+        def named(row: int) -> str:
+            if rows is None:
+                return f"frame {row} of the {split} frames"
+            return f"frame {rows[row]} of {self.place.name}"
+
+        return named
 
 
 def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
@@ -118,13 +132,16 @@ def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
 
     Raises:
       UserError: there is no such data set, or it is damaged, or has fewer frames than
-        are asked for.
+        are asked for; or a setting does not apply to it.
     """
     if frame_sources.is_rmd17(dataset):
+        _refuse_others(settings, dataset, frame_sources.OF_RMD17)
         source = frame_sources.read_rmd17(dataset, root, settings.labels, settings.fold)
     else:
+        place = _place(dataset, root)
+        _refuse_others(settings, dataset, frame_sources.settings_of(place))
         source = frame_sources.read_own(
-            _place(dataset, root),
+            place,
             Reading(*(getattr(settings, name) for name in Reading._fields)),
             settings.num_train,
             settings.num_valid,
@@ -134,7 +151,33 @@ def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
         for split in SPLITS
     }
     content = {split: part.fingerprint() for split, part in parts.items()}
-    return Sets(parts, files.json_hash(content), source.place, source.notes)
+    hashed = files.json_hash(content)
+    notes = (*source.notes, *_alone(parts["train"], settings.cutoff))
+    return Sets(parts, hashed, source.place, notes, source.rows)
+
+
+def _alone(train: Frames, cutoff: float | None) -> list[str]:
+    """A note if atoms have no other one within the cutoff."""
+    distances = contacts.of(train).distances
+    alone = np.count_nonzero(distances >= (cutoff or np.inf))
+    if not alone:
+        return []
+    return [
+        f"{alone / len(distances):.2%} of the atoms of training frames have no other "
+        f"one within --cutoff={cutoff:g}: to the model they are all alike"
+    ]
+
+
+def _refuse_others(settings: Settings, dataset: str, known: Container[str]) -> None:
+    """Refuse settings of other sources, which would say what is not true."""
+    defaults = type(settings)()
+    for name in (*frame_sources.OF_RMD17, *Reading._fields):
+        found = getattr(settings, name)
+        if name not in known and found != getattr(defaults, name):
+            raise UserError(
+                f"--{name}={found} says nothing of --dataset={dataset}, "
+                f"{frame_sources.describe(name)}; leave it out"
+            )
 
 
 def _place(dataset: str, root: pathlib.Path) -> pathlib.Path:
@@ -179,6 +222,12 @@ def make_task(
     known = species(train)
     samples = graphs(train, known, cutoff)
     num_edges = int(samples.n_edge.sum(dtype=np.int64))
+    if cutoff is not None and not num_edges and (train.n_node > 1).any():
+        raise UserError(
+            "expected a --cutoff within which atoms have neighbours, found "
+            f"{cutoff:g} Å, in which no two atoms of the training frames are; the "
+            f"nearest are {contacts.of(train).distances.min():.3g} Å from each other"
+        )
     return TaskSpec(
         name=name,
         heads=tuple(outputs),
@@ -192,6 +241,32 @@ def make_task(
     )
 
 
+def _check_species(
+    frames: Frames,
+    known: Sequence[str],
+    named: Callable[[int], str] = "frame {}".format,
+) -> None:
+    """Refuse atoms of other species.
+
+    Args:
+      frames: of any sizes.
+      known: symbols of the species.
+      named: how the error names the frame of a row.
+
+    Raises:
+      UserError: there is one; its frame is named.
+    """
+    strange = ~np.isin(frames.numbers, [elements.NUMBERS[symbol] for symbol in known])
+    if strange.any():
+        row = int(np.argmax(strange))
+        frame, _ = edges.located(row, frames.n_node)
+        raise UserError(
+            f"expected the elements {', '.join(known)} of the training frames, found "
+            f"{elements.name(int(frames.numbers[row]))} in {named(frame)} (from 0); "
+            "leave it out, or train on such frames too"
+        )
+
+
 def graphs(frames: Frames, known: Sequence[str], cutoff: float | None) -> Samples:
     """The frames as graphs without targets, centred, in double precision.
 
@@ -201,16 +276,17 @@ def graphs(frames: Frames, known: Sequence[str], cutoff: float | None) -> Sample
       cutoff: in Å; None for complete graphs.
 
     Raises:
-      UserError: an atom is of another species; the first such frame is named.
+      UserError: an atom is of another species; the first such frame is named. Or the
+        edges of complete graphs do not fit the memory.
     """
+    _check_species(frames, known)
     numbers = [elements.NUMBERS[symbol] for symbol in known]
-    strange = ~np.isin(frames.numbers, numbers)
-    if strange.any():
-        row = int(np.argmax(strange))
-        frame, _ = edges.located(row, frames.n_node)
+    sizes = frames.n_node.astype(np.int64)
+    most = int((sizes * (sizes - 1)).sum())
+    if cutoff is None and most > _MOST_EDGES:
         raise UserError(
-            f"expected the elements {', '.join(known)} of the training frames, found "
-            f"{elements.name(int(frames.numbers[row]))} in frame {frame} (from 0)"
+            f"expected at most {_MOST_EDGES:,} edges of complete graphs, found "
+            f"{most:,}, with up to {sizes.max():,} atoms in a frame; give --cutoff"
         )
     features, _ = node_features(frames.numbers, "species", numbers)
     found = (
@@ -276,6 +352,8 @@ def assemble(
     Raises:
       UserError: as `graphs`, or a number is too large for the type.
     """
+    for split in SPLITS:
+        _check_species(sets.parts[split], task.species, sets.naming(split))
     everything = joined([sets.parts[split] for split in SPLITS])
     sizes = [len(sets.parts[split]) for split in SPLITS]
     rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])

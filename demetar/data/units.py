@@ -7,6 +7,7 @@ constants of the SI, and CODATA 2018 for the hartree and the bohr.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from demetar.errors import UserError
 
@@ -25,6 +26,30 @@ ENERGIES: Mapping[str, float] = {
     "Ry": HARTREE / 2,
 }
 LENGTHS: Mapping[str, float] = {"Å": 1.0, "bohr": BOHR, "nm": 10.0, "pm": 0.01}
+
+
+class Units(NamedTuple):
+    """Units of energies and lengths; forces are in their ratio.
+
+    Attributes:
+      energy: of `ENERGIES`, by any name.
+      length: of `LENGTHS`.
+    """
+
+    energy: str = "eV"
+    length: str = "Å"
+
+    @property
+    def to_ev(self) -> float:
+        """The unit of energies in eV."""
+        return energy(self.energy, "--energy_unit")
+
+    @property
+    def to_angstrom(self) -> float:
+        """The unit of lengths in Å."""
+        return length(self.length, "--length_unit")
+
+
 _OTHER_NAMES = {  # in lower case
     **{"hartree": "Ha", "eh": "Ha", "a.u.": "Ha", "rydberg": "Ry"},
     **{"kcal mol^-1": "kcal/mol", "kj mol^-1": "kJ/mol"},

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import archives, files, models
+from demetar import archives, files, models, places
 from demetar.errors import UserError
 from demetar.types import Params, TaskSpec
 
@@ -276,10 +276,10 @@ def write_bytes(path: PathLike, content: bytes) -> None:
         with files.replacing(pathlib.Path(path)) as file:
             file.write(content)
     except OSError as error:
-        raise files.unwritten(path, error) from error
+        raise places.unwritten(path, error) from error
 
 
-write_error = files.unwritten
+write_error = places.unwritten
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

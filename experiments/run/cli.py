@@ -25,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import demetar
-from demetar import files
+from demetar import files, places
 from demetar.distributed import launch
 from demetar.errors import UserError
 from demetar.train import checkpoint
@@ -277,8 +277,28 @@ def make_folder(folder: pathlib.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = files.not_a_folder(folder, error)
+        reason = places.not_a_folder(folder, error)
         raise UserError(f"cannot make {folder}: {reason}; give another") from None
+
+
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[None]:
+    """Make a folder, within which something is computed and then written.
+
+    If that fails, folders that were made for it and are empty are removed.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    missing = [own for own in (folder, *folder.parents) if not own.exists()]
+    try:
+        make_folder(folder)
+        yield
+    except BaseException:
+        for own in missing:
+            with contextlib.suppress(OSError):
+                own.rmdir()
+        raise
 
 
 def save_figure(path: pathlib.Path, figure: Figure) -> None:

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from demetar import files
+from demetar import files, places
 from demetar.errors import UserError
 from demetar.train import checkpoint
 from experiments.run import cli, records, run_files, workdir
@@ -57,7 +57,7 @@ def told(
         if any(found.get(key) != value for key, value in wanted.items()):
             cli.make_folder(path.parent)
             # Whatever is interrupted is not taken for what was there before.
-            files.remove(path)
+            places.remove(path)
             before = _products(path.parent)
             drawn = draw()
             after = _products(path.parent)

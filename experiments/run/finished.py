@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,21 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
             )
         paths.update(found)
     parents = [path.parent for path in sorted(paths)]
-    root = os.path.commonpath([parent.parent for parent in parents])
-    return [_read_run(parent, os.path.relpath(parent, root)) for parent in parents]
+    return [_read_run(parent, label) for parent, label in labels(parents).items()]
+
+
+def labels(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """What to call each of several runs: its path from what all have in common.
+
+    Args:
+      paths: of files or folders; one that comes again counts once.
+
+    Returns:
+      {path: label}, resolved and in their order. No two labels are alike.
+    """
+    found = list(dict.fromkeys(path.resolve() for path in paths))
+    root = os.path.commonpath([path.parent for path in found]) if found else ""
+    return {path: os.path.relpath(path, root) for path in found}
 
 
 def _read_run(folder: pathlib.Path, label: str) -> Run:

@@ -38,6 +38,7 @@ class Trace:
       times: [F] in fs.
       potential, kinetic: [F] in eV.
       num_atoms: of the molecule.
+      num_degrees: of freedom, that have a share in the kinetic energy.
       is_whole: whether it came to its end; it stops where the molecule breaks.
     """
 
@@ -45,6 +46,7 @@ class Trace:
     potential: np.ndarray
     kinetic: np.ndarray
     num_atoms: int
+    num_degrees: int
     is_whole: bool
 
     @property
@@ -71,9 +73,8 @@ class Trace:
 
     @property
     def temperature(self) -> float:
-        """Mean kinetic temperature in K, of 3 n - 6 degrees of freedom."""
-        free = 3 * self.num_atoms - 6
-        return float(2 * self.kinetic.mean() / (max(free, 1) * BOLTZMANN))
+        """Mean kinetic temperature in K."""
+        return float(2 * self.kinetic.mean() / (self.num_degrees * BOLTZMANN))
 
 
 def start_velocities(
@@ -89,6 +90,14 @@ def start_velocities(
     inner = drawn.ravel() - rigid @ (rigid.T @ drawn.ravel())
     found: np.ndarray = inner.reshape(-1, 3) / roots
     return found
+
+
+def degrees_of_freedom(positions: np.ndarray, masses: np.ndarray) -> int:
+    """How many remain of 3 n where nothing drifts and turns: 3 n - 6.
+
+    Of a linear molecule they are 3 n - 5, as it has no turns about its axis.
+    """
+    return positions.size - rigid_motions(positions, masses).shape[1]
 
 
 def constant_energy(
@@ -127,7 +136,8 @@ def constant_energy(
         rows.append(_row(state, masses))
     potential, kinetic = np.array(rows).T
     times = time_step * interval * np.arange(len(rows))
-    return Trace(times, potential, kinetic, len(masses), is_whole)
+    free = degrees_of_freedom(positions, masses)
+    return Trace(times, potential, kinetic, len(masses), free, is_whole)
 
 
 def _row(state: State, masses: np.ndarray) -> tuple[float, float]:
@@ -177,8 +187,8 @@ def relax(positions: np.ndarray, engine: Engine, largest_force: float) -> Minimu
         positions, forces = positions + step, moved
     raise UserError(
         f"no minimum was found in {MOST_STEPS:,} steps, forces are still up to "
-        f"{np.linalg.norm(forces, axis=1).max():.2g} eV/Å; try a larger --force or "
-        "--dtypes=float64"
+        f"{np.linalg.norm(forces, axis=1).max():.2g} eV/Å; try a larger --force, or "
+        "start nearer to it with --molecule=FILE.xyz"
     )
 
 

@@ -13,15 +13,20 @@ import numpy as np
 from demetar import archives
 from demetar.data import molecule_files, nbody_files, systems
 from demetar.data.molecules import Record
+from demetar.data.potentials import ENERGY, FORCES, LENGTH_UNIT
+from demetar.data.readers import frames, xyz
 from demetar.data.species import species_of
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.generation import states
 from demetar.types import TaskSpec
+from experiments.run import overwriting, prediction_outputs
 
 MOLECULES = (".xyz", ".extxyz", ".npz", ".sdf")
 STATES = (".npz",)
 _SIZES = "num_bodies"
+# Arrays of atomic numbers and positions in `.npz` of frames of one molecule.
+_OF_FRAMES = (("nuclear_charges", "coords"), ("z", "R"))
 
 
 class Chunk(NamedTuple):
@@ -50,7 +55,8 @@ def find(
     Args:
       place: file or folder.
       task: what the model reads.
-      out: the file to write, which is not among those to read.
+      out: the file to write; if an earlier prediction is there, it is not among those
+        to read.
 
     Raises:
       UserError: there are none, or the model predicts the noise of molecules.
@@ -69,17 +75,19 @@ def find(
     found = [
         path
         for path in sorted(place.iterdir())
-        if path.suffix.lower() in suffixes and path.is_file() and not _is(path, out)
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not (
+            out is not None
+            and overwriting.is_same(path, out)
+            and prediction_outputs.is_prediction(path)
+        )
     ]
     if not found:
         raise UserError(
             f"expected files {', '.join(suffixes)} in {place}, found none of them"
         )
     return found
-
-
-def _is(path: pathlib.Path, other: pathlib.Path | None) -> bool:
-    return other is not None and other.exists() and path.samefile(other)
 
 
 def read(
@@ -102,7 +110,7 @@ def read(
     """
     for number, path in enumerate(paths):
         chunks = (
-            _molecules(path, size)
+            _molecules(path, task, size)
             if species_of(task)
             else _states(path, task, size, frame)
         )
@@ -123,17 +131,28 @@ def count(paths: Sequence[pathlib.Path]) -> int | None:
         if "n_atoms" in shapes:
             total += math.prod(shapes["n_atoms"])
         else:
-            total += math.prod(shapes.get(systems.POSITIONS, ())[:-2][:1])
+            names = (systems.POSITIONS, *(places for _, places in _OF_FRAMES))
+            known = next((shapes[name] for name in names if name in shapes), ())
+            total += math.prod(known[:-2][:1])
     return total
 
 
 # --- Molecules ----------------------------------------------------------------------
 
 
-def _molecules(path: pathlib.Path, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _molecules(
+    path: pathlib.Path, task: TaskSpec, size: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of the first molecule and the inputs of each chunk."""
     kind, paths = molecule_files.find(path)
+    if kind == "npz" and _holds_frames(path):
+        yield from _frames(path, task, size)
+        return
     records = molecule_files.stream(kind, paths)
+    if kind == "xyz" and _is_potential(task):
+        # As training reads them: large ones too, and nothing of their comments.
+        found = xyz.stream(path, most=frames.MOST_ATOMS, tolerant=True)
+        records = (record for record, _ in found)
     for start in itertools.count(step=size):
         part = list(itertools.islice(records, size))
         if not part:
@@ -153,6 +172,50 @@ def _of_records(records: Sequence[Record]) -> dict[str, Any]:
         systems.SPECIES: [np.array(own.numbers) for own in records],
         systems.SMILES: [own.smiles for own in records],
     }
+
+
+# --- Molecules of a potential -------------------------------------------------------
+
+
+def _is_potential(task: TaskSpec) -> bool:
+    """Whether a model was trained on frames."""
+    names = {head.name for head in task.heads}
+    return {ENERGY, FORCES} <= names and task.length_unit == LENGTH_UNIT
+
+
+def _holds_frames(path: pathlib.Path) -> bool:
+    """Whether an `.npz` has frames of a potential rather than molecules."""
+    shapes = archives.read_shapes(path)
+    of_one = any({*pair} <= shapes.keys() for pair in _OF_FRAMES)
+    return of_one or len(shapes.get("forces", ())) > 1
+
+
+def _frames(
+    path: pathlib.Path, task: TaskSpec, size: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `_molecules`, of a file that potentials are trained on.
+
+    Raises:
+      UserError: the model is no potential, or the file cannot be read.
+    """
+    if not _is_potential(task):
+        raise UserError(
+            f"{path} holds frames with energies and forces, which a model of "
+            f"experiments.potential reads, found one of "
+            f"{', '.join(head.name for head in task.heads)}; give it an .npz of "
+            "n_atoms, numbers and positions alone"
+        )
+    found = frames.read(path, frames.Reading())
+    for start in range(0, len(found), size):
+        part = found.take(slice(start, start + size))
+        ends = part.starts[1:]
+        yield (
+            start,
+            {
+                systems.POSITIONS: np.split(part.positions, ends),
+                systems.SPECIES: np.split(part.numbers, ends),
+            },
+        )
 
 
 # --- States of N bodies -------------------------------------------------------------

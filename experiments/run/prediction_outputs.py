@@ -14,13 +14,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from demetar import archives
 from demetar.data import xyz_text
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.train import checkpoint
 from demetar.types import Head, TaskSpec
 
-NUM_NODES, FILE = "num_nodes", "file"
+NUM_NODES, FILE, ABOUT = "num_nodes", "file", "about"
+_FILE_NAME = f' {FILE}="'  # in a comment of extended xyz
+_LONGEST = 100_000  # characters of such a comment
 _COPIED = 2**20  # bytes at once
 # Of the heads that readers of extended xyz take for energies and forces, the units that
 # they expect, and ours in these.
@@ -79,6 +82,19 @@ def writing(
         raise checkpoint.write_error(path, error) from error
 
 
+def is_prediction(path: pathlib.Path) -> bool:
+    """Whether a file is one of `writing`, by what only these hold.
+
+    Raises:
+      UserError: an `.npz` cannot be read.
+    """
+    if path.suffix.lower() == ".npz":
+        return {NUM_NODES, FILE, ABOUT} <= archives.read_shapes(path).keys()
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        first, comment = (stream.readline(_LONGEST) for _ in range(2))
+    return first.strip().isdigit() and _FILE_NAME in comment
+
+
 class NpzWriter:
     """Arrays by head, with `num_nodes`, `file` and `about` of the systems.
 
@@ -134,7 +150,7 @@ class NpzWriter:
                     "units": {name: own.unit for name, own in heads.items()},
                 }
             )
-            with archive.open("about.npy", "w") as stream:
+            with archive.open(f"{ABOUT}.npy", "w") as stream:
                 np.lib.format.write_array(stream, np.array(text))
 
     def _shape(self, head: Head, tail: tuple[int, ...]) -> tuple[int, ...]:
@@ -228,7 +244,8 @@ class XyzWriter:
                 width = 3 if head.kind == "node_vector" else 1
                 properties.append(f"{head.name}:R:{width}")
         name = self._names[file].replace('"', "'") if self._names else ""
-        return " ".join([f"Properties={':'.join(properties)}", *told, f'file="{name}"'])
+        declared = " ".join([f"Properties={':'.join(properties)}", *told])
+        return f'{declared}{_FILE_NAME}{name}"'
 
     def finish(self) -> None:
         """Nothing is left to do."""

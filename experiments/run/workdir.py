@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from demetar import files, locks, models
+from demetar import files, locks, models, places
 from demetar.data.dataset import Dataset
 from demetar.distributed import processes
 from demetar.errors import UserError
@@ -66,7 +66,7 @@ def place(path: str | pathlib.Path) -> pathlib.Path:
     With them it is missing until all folders before them are made, and then it is not.
     """
     path = pathlib.Path(path)
-    return files.settled(path) if ".." in path.parts else path
+    return places.settled(path) if ".." in path.parts else path
 
 
 def model_folder(model: str) -> str:
@@ -164,7 +164,7 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any] | None:
             return found
         others = list(folder.iterdir()) if folder.exists() else []
     except OSError as error:
-        reason = files.not_a_folder(folder, error)
+        reason = places.not_a_folder(folder, error)
         raise UserError(f"cannot read {path}: {reason}; {ANOTHER}") from None
     names = [other.name for other in others if not files.is_temporary(other)]
     if {*names} - {locks.FILE}:

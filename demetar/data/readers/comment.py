@@ -59,24 +59,29 @@ class Comment(NamedTuple):
       properties: numbers by their names, NaN if unknown.
       smiles: '' if there is none.
       columns: of the atoms' lines.
-      passed: names of what is no single number: texts, lists, truth values.
+      passed: what is no single number: texts, lists, truth values, by their names.
     """
 
     properties: dict[str, float]
     smiles: str
     columns: Columns
-    passed: tuple[str, ...]
+    passed: Mapping[str, str]
 
 
-def parse(line: str) -> Comment:
+def parse(line: str, tolerant: bool = False) -> Comment:
     """What a comment line says.
+
+    Args:
+      line: the text.
+      tolerant: whether what looks like a property that went wrong is passed over, for
+        a reader that asks for few of them.
 
     Raises:
       ValueError: a name has two values or none, a value is neither a number nor a text
         nor a list, the columns make no sense, or the cell is periodic.
     """
     found: dict[str, str] = {}
-    odd = []
+    passed: dict[str, str] = {}
     for match in _PAIR.finditer(line):
         name = match["name"]
         quoted = match["quoted"]
@@ -84,21 +89,22 @@ def parse(line: str) -> Comment:
         if name.lower() == "smiles" and quoted and quoted[0] not in "\"'":
             value = quoted  # an atom in brackets
         if not _NAME.fullmatch(name):
-            odd.append(name)
+            passed[name] = value
             continue
         key = name.lower() if name.lower() in _SPECIAL else name
         if key in found:
             raise ValueError(f"{name[:40]!r} has two values")
-        if not value or (quoted is None and _is_pair(value) and key != "smiles"):
+        takes_next = quoted is None and _is_pair(value) and key != "smiles"
+        if takes_next or (not value and not (tolerant and key not in _SPECIAL)):
             raise ValueError(f"{name[:40]!r} has no value that can be read")
         found[key] = value
     special = {name: found.pop(name, "") for name in _SPECIAL}
-    _check_cell(special["lattice"], special["pbc"])
+    _check_cell(special["lattice"] or _cell(found), special["pbc"])
     properties = {}
     for name, value in found.items():
-        single = _single(name, value)
+        single = _single(name, value, tolerant)
         if single is None:
-            odd.append(name)
+            passed[name] = value
         else:
             properties[name] = single
     columns = special["properties"]
@@ -106,7 +112,7 @@ def parse(line: str) -> Comment:
         properties,
         special["smiles"],
         _columns(columns) if columns else PLAIN,
-        tuple(odd),
+        passed,
     )
 
 
@@ -123,9 +129,11 @@ def _words(value: str) -> list[str]:
     return [word for word in re.split(r"[\s,;]+", value) if word]
 
 
-def _single(name: str, value: str) -> float | None:
+def _single(name: str, value: str, tolerant: bool) -> float | None:
     """The number that a value is; None if it is a text or a list of numbers."""
     words = _words(value)
+    if not words and tolerant:
+        return None
     if not words:
         raise ValueError(f"{name[:40]!r} has no value")
     is_text = value[0].isalpha() or value[0] == "_"
@@ -134,6 +142,8 @@ def _single(name: str, value: str) -> float | None:
     try:
         numbers = [text.number(word, unknown=True) for word in words]
     except ValueError as error:
+        if tolerant:
+            return None
         raise ValueError(f"{name[:40]!r}: {error}") from None
     return numbers[0] if len(numbers) == 1 else None
 
@@ -144,6 +154,15 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _cell(found: Mapping[str, str]) -> str:
+    """The vectors of a cell that is called so, which ASE calls Lattice; '' if none."""
+    vectors = (value for name, value in found.items() if name.lower() == "cell")
+    value = next(vectors, "")
+    numbers = [word for word in _words(value) if _is_number(word)]
+    has_size = any(text.number(word, unknown=True) for word in numbers)
+    return value if len(numbers) in (3, 6, 9) and has_size else ""
 
 
 def _check_cell(lattice: str, pbc: str) -> None:

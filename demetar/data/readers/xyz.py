@@ -49,13 +49,19 @@ def read(path: pathlib.Path) -> tuple[list[Record], list[str], list[str]]:
     return records, names or [], notes
 
 
-def stream(path: pathlib.Path) -> Iterator[tuple[Record, comment.Comment]]:
+def stream(
+    path: pathlib.Path, most: int = MOST_ATOMS, tolerant: bool = False
+) -> Iterator[tuple[Record, comment.Comment]]:
     """Molecules one after the other, without properties, and their comments.
+
+    Args:
+      path: of the file.
+      most, tolerant: of `blocks`.
 
     Raises:
       UserError: the file cannot be read, or a molecule of it; the line is named.
     """
-    for count, block in enumerate(blocks(path), 1):
+    for count, block in enumerate(blocks(path, most=most, tolerant=tolerant), 1):
         with text.naming(block.place):
             atoms = [atom(*row, block.told.columns) for row in block.rows]
         numbers = [element for element, _ in atoms]
@@ -83,6 +89,7 @@ def blocks(
     what: str = "molecule",
     most: int = MOST_ATOMS,
     place: str = "{name}, line {line}",
+    tolerant: bool = False,
 ) -> Iterator[Block]:
     """The structures of a file, one after the other.
 
@@ -92,6 +99,7 @@ def blocks(
       most: atoms of a structure.
       place: how errors name a structure by the `name` of the file, its `line` and its
         number from 0, `row`.
+      tolerant: of `comment.parse`.
 
     Raises:
       UserError: the file cannot be read, a number of atoms is none, a comment cannot be
@@ -105,7 +113,7 @@ def blocks(
         named = place.format(name=path.name, line=number, row=row)
         with text.naming(named, f"a {what}"):
             size = _size(line, most)
-            told = comment.parse(next(numbered, (0, ""))[1])
+            told = comment.parse(next(numbered, (0, ""))[1], tolerant)
             rows = list(itertools.islice(numbered, size))
             if len(rows) < size:
                 raise ValueError(f"{size} atoms announced, {len(rows)} there")
