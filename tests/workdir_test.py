@@ -180,7 +180,7 @@ def test_results_that_are_missing_are_written_anew(run, finished):
     run(*HERE).refused("cannot read run/test_errors.npz", told)
     (finished / "test_errors.npz").unlink()
     done = run(*HERE).succeeded()
-    assert "2 of 2; test_errors.npz and best.npz is missing and written" in done.output
+    assert "2 of 2; writes what is missing: test_errors.npz, best.npz" in done.output
     assert {name: (finished / name).read_bytes() for name in RESULTS} == before
     again = read(path)
     for name in ("history", "test_loss", "seeds", "run_id", "delta_eq"):

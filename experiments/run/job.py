@@ -257,7 +257,7 @@ def beginning(run: Run, folder: pathlib.Path) -> str:
             part += f"; {writers.METRICS_FILE} is missing, its lines begin here"
         missing = workdir.lacking(folder) if run.progress.epoch == epochs else []
         if missing:
-            part += f"; {' and '.join(missing)} is missing and written anew"
+            part += f"; writes what is missing: {', '.join(missing)}"
         return f"continues after epoch {run.progress.epoch} of {epochs}{part}"
     lost = workdir.lost_progress(folder) if processes.is_main() else []
     if not lost:
