@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -350,6 +351,8 @@ def replacing(path: pathlib.Path, is_shared: bool = False) -> Iterator[BinaryIO]
     """
     owner = f".{os.getpid()}" if is_shared else ""
     temporary = path.with_name(f".{path.name}{owner}{_TEMPORARY}")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         with open(temporary, "wb") as file:
             yield file

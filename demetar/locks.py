@@ -16,7 +16,7 @@ import pathlib
 import socket
 import time
 
-from demetar import files
+from demetar import files, places
 from demetar.errors import UserError
 
 FILE = ".lock"
@@ -25,6 +25,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EI
 _TRIES = 50  # while another process is about to write or to leave
 _PAUSE_SECONDS = 0.02
 _MOST_BYTES = 10_000
+_ELSEWHERE = "give another folder, or mend that"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def acquire(folder: pathlib.Path, hint: str) -> FolderLock:
 
     Args:
       folder: to lock.
-      hint: ends the error: what to do.
+      hint: ends the error about another process: what to do.
 
     Raises:
       UserError: another process holds the lock, or the folder cannot be written.
@@ -94,7 +95,7 @@ def acquire(folder: pathlib.Path, hint: str) -> FolderLock:
     path = folder / FILE
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     for _ in range(_TRIES):
-        handle = _open(folder, path, hint)
+        handle = _open(folder, path)
         if handle is None:
             continue  # another process has just removed the folder
         if not _is_free(handle):
@@ -134,21 +135,19 @@ def read_owner(handle: int) -> Owner | None:
         return None
 
 
-def _open(folder: pathlib.Path, path: pathlib.Path, hint: str) -> int | None:
+def _open(folder: pathlib.Path, path: pathlib.Path) -> int | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or files.one_line(error)
-        raise UserError(
-            f"cannot make the work directory {folder}: {reason}; {hint}"
-        ) from None
+        reason = places.not_a_folder(folder, error)
+        raise UserError(f"cannot make {folder}: {reason}; {_ELSEWHERE}") from None
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
         return None
     except OSError as error:
         reason = error.strerror or files.one_line(error)
-        raise UserError(f"cannot write to {folder}: {reason}; {hint}") from None
+        raise UserError(f"cannot write to {folder}: {reason}; {_ELSEWHERE}") from None
 
 
 def _is_free(handle: int) -> bool:

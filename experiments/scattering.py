@@ -163,7 +163,7 @@ def plan(
         config["fingerprint"] = files.json_hash(told)
     several = len(target_names(known, given.read(Options).target)) > 1
     if "workdir" in given:
-        folder = pathlib.Path(given["workdir"])
+        folder = workdir.place(given["workdir"])
         return folder / target if several else folder, config
     folder_name = "-".join([NAME, *changes(given), f"target={target}"])
     return pathlib.Path("runs") / choice.dataset / folder_name, config

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from demetar import archives, files
+from demetar import archives, files, places
 from demetar.errors import UserError
 
 
@@ -196,6 +196,28 @@ def test_encodings(tmp_path, content, expected):
     path.write_bytes(content)
     assert files.text_encoding(path) == expected
     content.decode(expected)
+
+
+def test_a_folder_in_place_of_a_file_is_told_and_left(tmp_path):
+    place = tmp_path / "made.npz"
+    (place / "precious").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as caught, files.replacing(place) as file:
+        file.write(b"x")
+    told = str(places.unwritten(place, caught.value))
+    assert told == (
+        f"cannot write {place}: it is a folder; move it elsewhere and run the same "
+        "command again"
+    )
+    with pytest.raises(UserError, match="cannot replace .*made.npz: it is a folder"):
+        places.remove(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["made.npz"]
+    (place / "precious").rmdir()
+    place.rmdir()
+    places.remove(place)
+    with files.replacing(place) as file:
+        file.write(b"x")
+    places.remove(place)
+    assert not list(tmp_path.iterdir())
 
 
 def test_binary_is_no_text(tmp_path):

@@ -55,6 +55,7 @@ def test_a_run_draws_molecules(train, tmp_path):
     again = train().succeeded().output
     assert "already finished" in again and "drawn     14 molecules:" in again
     assert (drawn / "samples.xyz").read_text() == text
+    assert {*found["files"]} == {"samples.xyz", *pictures}
     table = report.markdown(finished.read_runs([str(tmp_path / "run")]))
     assert "Molecules that were drawn" in table and "| 14 |" in table
 

@@ -21,7 +21,7 @@ import scipy.integrate
 
 from demetar import files, integrators
 from demetar.errors import UserError
-from tools import folders, generate_nbody, simulation, streams, systems
+from tools import folders, generate_nbody, output_folder, simulation, streams, systems
 
 PROJECT_ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = simulation.Settings(
@@ -752,7 +752,7 @@ def test_interrupted_runs_leave_nothing_that_looks_finished(tmp_path):
 
 
 def test_runs_under_way_are_left_alone(tmp_path):
-    other = folders.OutputFolder(tmp_path / "set", overwrite=False)
+    other = output_folder.OutputFolder(tmp_path / "set", {}, overwrite=False)
     generate(TINY, tmp_path / "set")
     assert listing(tmp_path) == [other.partial.name, "set"]
     other.discard()

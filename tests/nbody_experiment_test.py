@@ -714,12 +714,11 @@ def test_a_work_directory_that_is_none(run, tmp_path, dataset):
     run(*SHORT, dataset).refused("cannot read run/config.json")
     assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
     (tmp_path / "file").write_text("precious")
-    run(*SHORT, dataset, "--workdir=file").refused("file", "--workdir")
-    run(*SHORT, dataset, "--workdir=file/run").refused("cannot make the work", "file")
+    run(*SHORT, dataset, "--workdir=file").refused("file is no folder", "--workdir")
+    told = "cannot make file/run: file is no folder; give another folder"
+    run(*SHORT, dataset, "--workdir=file/run").refused(told)
     # Not even root makes a folder there.
-    run(*SHORT, dataset, "--workdir=/proc/run").refused(
-        "cannot make the work directory"
-    )
+    run(*SHORT, dataset, "--workdir=/proc/run").refused("cannot make /proc/run")
     assert (tmp_path / "file").read_text() == "precious"
 
 

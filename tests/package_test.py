@@ -26,10 +26,11 @@ _BASE = {"types", "geometry", "graphs", "pairs", "connectivity", "elements"}
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "archives": {"files"},
+    "places": {"files"},
     "elements": set(),
     "connectivity": set(),
     "integrators": set(),
-    "locks": {"files"},
+    "locks": {"files", "places"},
     "settings": set(),
     "graphs": {"types"},
     "pairs": {"types", "graphs"},
@@ -39,19 +40,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": _BASE | {"integrators", "nn", "models"},
     "precision": set(),
     "net": {"types", "models"},
-    "data": _BASE | {"files", "archives", "heads", "settings", "data", "precision"},
+    "data": _BASE
+    | {"files", "archives", "places", "heads", "settings", "data", "precision"},
     "scattering": {"types", "elements", "settings", "data", "scattering"},
     "distributed": {"types", "data", "distributed"},
     "train": _BASE
-    | {"files", "archives", "heads", "settings", "data", "distributed", "nn"}
-    | {"models", "train"},
+    | {"files", "archives", "places", "heads", "settings", "data", "distributed"}
+    | {"nn", "models", "train"},
     "testing": _BASE | {"data", "precision", "models", "train", "testing"},
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
     "ase": set(),
     "potential": {"types", "ase", "data", "models", "predict"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
-    "generation": _BASE | {"files", "settings", "data", "distributed", "generation"},
+    "generation": _BASE
+    | {"files", "places", "settings", "data", "distributed", "generation"},
     "visual": _BASE | {"data", "generation", "nn", "precision", "symmetry", "visual"},
     "export": _BASE | {"heads", "data", "precision", "train", "predict"},
 }

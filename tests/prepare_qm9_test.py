@@ -140,6 +140,16 @@ def test_download_and_prepare(server, tmp_path, monkeypatch, capsys):
     again = tmp_path / "again.npz"
     prepare_qm9.run(parse(f"--source={out.parent / served.name}", f"--out={again}"))
     assert molecules.read(again).fingerprint == known.fingerprint
+    # Nor is anything else replaced, unless that is asked for.
+    flags = (f"--source={out.parent / served.name}", f"--out={again}")
+    prepare_qm9.run(parse(*flags))
+    assert "again.npz is there already, 2 molecules" in capsys.readouterr().out
+    again.write_text("precious")
+    with pytest.raises(UserError, match="holds something else; pass --overwrite"):
+        prepare_qm9.run(parse(*flags))
+    assert again.read_text() == "precious"
+    prepare_qm9.run(parse(*flags, "--overwrite"))
+    assert molecules.read(again).fingerprint == known.fingerprint
     with pytest.raises(UserError, match="another --out than the source"):
         prepare_qm9.run(parse(f"--source={again}", f"--out={again}"))
     with pytest.raises(UserError, match=r"expected --out=FILE\.npz, found None"):

@@ -217,6 +217,55 @@ def test_a_damaged_archive_leaves_nothing(tmp_path):
     assert len(list(out.iterdir())) == 2
 
 
+def frames_of(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_parts_of_two_sources_are_never_mixed(tmp_path, part):
+    first = unpacked(tmp_path / "first", files_of()) / "rmd17"
+    bad = np.array(ARRAYS["coords"])
+    bad[ROWS[part][0]] = np.nan
+    second = unpacked(tmp_path / "second", files_of(coords=bad)) / "rmd17"
+    out, flags = tmp_path / "out", {"molecules": ("ethanol",), "overwrite": True}
+    with pytest.raises(UserError, match="expected finite numbers"):
+        prepare(source=str(second), out=str(out), **flags)
+    assert not out.exists()
+    prepare(source=str(first), out=str(out), **flags)
+    before = frames_of(out)
+    with pytest.raises(UserError, match="expected finite numbers"):
+        prepare(source=str(second), out=str(out), **flags)
+    assert frames_of(out) == before
+
+
+def test_other_frames_are_replaced_only_on_demand(tmp_path, capsys, monkeypatch):
+    sources = [
+        unpacked(tmp_path / str(scale), files_of(energies=scale * ARRAYS["energies"]))
+        for scale in (1, 2)
+    ]
+    out, flags = tmp_path / "out", {"molecules": ("ethanol",)}
+    first, second = ({"source": str(path / "rmd17"), **flags} for path in sources)
+    prepare(out=str(out), **first)
+    before = frames_of(out)
+    assert "there already" not in capsys.readouterr().out
+    prepare(out=str(out), **first)
+    assert capsys.readouterr().out.endswith(", there already\n")
+    # A path whose first part is not there is of the same folder.
+    monkeypatch.chdir(tmp_path)
+    for path in (str(out), "missing/../out"):
+        with pytest.raises(UserError, match="holds other frames; pass --overwrite"):
+            prepare(out=path, **second)
+    assert frames_of(out) == before and not (tmp_path / "missing").exists()
+    prepare(out=str(out), overwrite=True, **second)
+    after = frames_of(out)
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in after)
+    # A part that is missing or damaged joins the other of the same source.
+    (out / "rmd17_ethanol_test_01.npz").unlink()
+    prepare(out=str(out), **second)
+    assert frames_of(out) == after
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

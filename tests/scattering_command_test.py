@@ -77,6 +77,18 @@ def test_a_part_that_is_damaged_or_foreign_is_computed_anew(kept, capsys):
     assert capsys.readouterr().out.count("is damaged and computed anew") == 3
 
 
+def test_a_folder_in_place_of_a_part_is_told_and_left(kept):
+    known = qm9_test.make_molecules(30)
+    store = descriptors.store(known, SETTINGS)
+    place = store.folder / "part-mine.npz"
+    (place / "precious").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"replace {place}: it is a folder; move"):
+        load(known, np.arange(3))
+    assert (place / "precious").exists()
+    place.rename(store.folder / "mine")
+    assert load(known, np.arange(3))[:, 0].tolist() == [0, 1, 2]
+
+
 def test_a_signal_loses_nothing(kept, monkeypatch):
     known = qm9_test.make_molecules(30)
     own = descriptors.evaluate

@@ -14,7 +14,7 @@ import pytest
 from demetar import locks
 from demetar.errors import UserError
 from demetar.train import checkpoint
-from experiments.run import run_files
+from experiments.run import records, run_files
 from tests.support import nbody_folder
 from tests.support.commands import Command
 
@@ -132,7 +132,9 @@ def test_damaged_files_end_in_one_line(run, finished, name, damage):
         (finished / "record.json").unlink()
     end = b"\n" if name == "metrics.jsonl" and DAMAGES[damage] else b""
     (finished / name).write_bytes(DAMAGES[damage] + end)
-    run(*HERE).refused("run")
+    # Which is so: `test_a_start_says_where_it_begins`.
+    advice = "remove it and run the command" if name == "record.json" else "run"
+    run(*HERE).refused("run", advice)
 
 
 def test_settings_of_another_program_are_told_in_short(run, finished):
@@ -160,6 +162,44 @@ def test_a_record_and_errors_that_do_not_fit_are_refused(run, finished):
     run(*HERE).refused("run/record.json is not of the run in run/config.json", "epochs")
     path.write_text(json.dumps(record | {"model": 3}))
     run(*HERE).refused("run/record.json is no record: 'model' is 3")
+
+
+RESULTS = ("best.npz", "test_errors.npz")
+
+
+def test_results_that_are_missing_are_written_anew(run, finished):
+    before = {name: (finished / name).read_bytes() for name in RESULTS}
+    path = finished / "record.json"
+    records.write(path, read(path) | {"history": [{"epochs": 1}]})
+    record = read(path)
+    (finished / "best.npz").write_bytes(before["best.npz"][:200])
+    run(*HERE).refused("run/best.npz is truncated", "remove it and train again")
+    (finished / "best.npz").unlink()
+    (finished / "test_errors.npz").write_bytes(before["test_errors.npz"][:200])
+    told = "remove it, and the same command writes it anew"
+    run(*HERE).refused("cannot read run/test_errors.npz", told)
+    (finished / "test_errors.npz").unlink()
+    done = run(*HERE).succeeded()
+    assert "2 of 2; writes what is missing: test_errors.npz, best.npz" in done.output
+    assert {name: (finished / name).read_bytes() for name in RESULTS} == before
+    again = read(path)
+    for name in ("history", "test_loss", "seeds", "run_id", "delta_eq"):
+        assert again[name] == record[name], name
+    assert epochs_of(finished) == [1, 2]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_that_nothing_can_write_anew_are_told(run, finished, name):
+    for own in (name, "last.npz"):
+        (finished / own).unlink()
+    told = f"run lacks {name}, and has no last.npz to write it anew from; restore it"
+    run(*HERE).refused(told, "or remove record.json there")
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_path_with_a_part_that_is_missing_is_the_same_run(run, tmp_path):
+    done = run(*SHORT, "--workdir=missing/../run").succeeded()
+    assert "already finished" in done.output and not (tmp_path / "missing").exists()
 
 
 @pytest.mark.slow
@@ -204,7 +244,12 @@ def test_a_record_that_is_not_finite_says_so(run, finished):
     bad = {"test_loss": [None], "test_loss_mean": None}
     bad["test_loss_interval"] = [None, None]
     path.write_text(json.dumps(record | bad | {"not_finite": sorted(bad)}))
-    (finished / "test_errors.npz").unlink()
+    with np.load(finished / "test_errors.npz") as file:
+        errors = {
+            **file,
+            "squared_errors": np.full_like(file["squared_errors"], np.nan),
+        }
+    np.savez(finished / "test_errors.npz", **errors)
     output = run(*HERE).succeeded().output
     assert "test error not finite" in output
     assert "not finite: test_loss, test_loss_interval, test_loss_mean" in output

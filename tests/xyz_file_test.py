@@ -37,6 +37,6 @@ def test_nothing_is_written_of_what_cannot_be(tmp_path):
     lost = known.together(known.METHANE, known.FAR)
     with pytest.raises(UserError, match="nan.* at atom 0 of molecule 1 .from 0."):
         xyz_file.write(path, lost)
-    with pytest.raises(UserError, match="cannot write .*another file"):
+    with pytest.raises(UserError, match="cannot write .*choose a folder that can"):
         xyz_file.write(tmp_path / "no" / "drawn.xyz", FOUND)
     assert not list(tmp_path.iterdir())

@@ -6,9 +6,7 @@ array. `demetar.data.nbody_files` describes the format.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import glob
 import hashlib
 import importlib.metadata
 import io
@@ -16,16 +14,15 @@ import json
 import os
 import pathlib
 import platform
-import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 import demetar
-from demetar import archives, files, locks
+from demetar import archives, files
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.settings import OUTPUT, setting
@@ -95,115 +92,6 @@ class SplitWriter:
                 raw.close()
                 os.unlink(str(raw.name))
         return {name: digest.hexdigest() for name, digest in self._digests.items()}
-
-
-class OutputFolder:
-    """A folder that appears at `path` only when it is complete.
-
-    It is built under a hidden name beside it, `.NAME.partial-*`, and locked while its
-    process lives, so that leftovers of a killed process can be told and removed.
-    """
-
-    def __init__(self, path: pathlib.Path, overwrite: bool):
-        self.path = path
-        self._check(overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name}.partial-"
-        for leftover in path.parent.glob(f"{glob.escape(prefix)}*/"):
-            self._remove_if_dead(leftover)
-        self.partial = path.parent / (prefix + secrets.token_hex(4))
-        self.partial.mkdir()
-        self._lock = os.open(self.partial, os.O_RDONLY)
-        locks.try_lock(self._lock)  # nobody else knows the folder yet
-
-    def _check(self, overwrite: bool) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise UserError(f"--out={self.path} is a file; name a folder")
-        if not any(self.path.iterdir()):
-            return
-        if not (self.path / nbody_files.METADATA).is_file():
-            raise UserError(
-                f"--out={self.path} is not empty and holds no data set; name another"
-            )
-        if not overwrite:
-            raise UserError(
-                f"--out={self.path} holds a data set; pass --overwrite to replace it"
-            )
-
-    @staticmethod
-    def _remove_if_dead(leftover: pathlib.Path) -> None:
-        handle = os.open(leftover, os.O_RDONLY)
-        try:
-            if not locks.try_lock(handle):
-                return
-        finally:
-            os.close(handle)
-        shutil.rmtree(leftover)
-
-    def finish(self) -> None:
-        """Put the folder in its place."""
-        if self.path.is_dir() and any(self.path.iterdir()):
-            old = self.partial / "replaced"
-            self.path.rename(old)
-            self.partial.rename(self.path)
-            shutil.rmtree(self.path / old.name)
-        else:
-            self.partial.rename(self.path)
-        os.close(self._lock)
-
-    def discard(self) -> None:
-        """Remove all that was written."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        os.close(self._lock)
-
-
-@contextlib.contextmanager
-def appearing(path: pathlib.Path, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """A folder to fill, which is at `path` if all went well.
-
-    Raises:
-      UserError: as `OutputFolder`, or it cannot be written. Nothing is left behind.
-    """
-    folder = None
-    try:
-        folder = OutputFolder(path, overwrite)
-        yield folder.partial
-        folder.finish()
-    except BaseException as error:
-        if folder is not None:
-            folder.discard()
-        if isinstance(error, OSError):
-            reason = error.strerror or files.one_line(error)
-            raise UserError(f"cannot write {path}: {reason}") from None
-        raise
-
-
-@contextlib.contextmanager
-def kept(path: pathlib.Path, described: dict[str, Any]) -> Iterator[pathlib.Path]:
-    """The folder of what an interrupted run leaves, for this process alone.
-
-    Args:
-      path: of the data set.
-      described: what decides its content, as JSON can hold it.
-
-    Raises:
-      UserError: another process has it.
-    """
-    prefix = f".{path.name}.unfinished-"
-    folder = path.parent / (prefix + files.json_hash(described)[:12])
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if not locks.try_lock(handle):
-            raise UserError(
-                f"another process is generating {path}; wait for it, or name another "
-                "--out"
-            )
-        yield folder
-    finally:
-        os.close(handle)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -21,7 +21,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +33,7 @@ from demetar.data.readers import text
 from demetar.errors import UserError
 from demetar.generation import bond_graphs
 from demetar.settings import COUNT, DATA, PROCESSES, setting
-from tools import cli, ensembles, folders
+from tools import cli, ensembles, folders, output_folder
 from tools.command_line import CommandLine, Given
 from tools.ensembles import Graphs, Settings, Source
 
@@ -91,7 +90,7 @@ def generate(
       UserError: the folder cannot be written or is being written, RDKit is missing, a
         molecule of one's own cannot be used, or there are too few.
     """
-    path = pathlib.Path(out_dir).absolute()
+    path = pathlib.Path(out_dir)
     described = _described(source, settings)
     graphs = Graphs(source, settings.seed)
     graphs.check(settings.total)
@@ -100,17 +99,20 @@ def generate(
         for name, value in described["settings"].items()
         if name not in ("num_train", "num_valid", "num_test")
     }
-    with (
-        folders.appearing(path, overwrite) as folder,
-        folders.kept(path, {**described, "settings": shapes}) as chunks,
-    ):
-        generator = ensembles.Generator(settings, chunks)
-        found = _run(generator, graphs, settings, progress, num_workers)
-        left_out = dict(graphs.left_out)
-        if generator.failed:
-            left_out[ensembles.NO_CONFORMER] = generator.failed
-        metadata = _write(folder, found, settings, {**described, "left_out": left_out})
-    shutil.rmtree(chunks, ignore_errors=True)
+    same_chunks = {**described, "settings": shapes}
+
+    def fill(folder: pathlib.Path) -> dict[str, Any]:
+        with output_folder.kept(path, same_chunks) as chunks:
+            generator = ensembles.Generator(settings, chunks)
+            found = _run(generator, graphs, settings, progress, num_workers)
+            left_out = dict(graphs.left_out)
+            if generator.failed:
+                left_out[ensembles.NO_CONFORMER] = generator.failed
+            told = {**described, "left_out": left_out}
+            return _write(folder, found, settings, told)
+
+    metadata = output_folder.make(path, described, fill, overwrite)
+    output_folder.forget(path, same_chunks)
     return metadata
 
 

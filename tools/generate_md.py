@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +32,7 @@ from demetar.data import frame_files
 from demetar.data.frames import Frames, joined, uniform
 from demetar.errors import UserError
 from demetar.settings import COUNT, DATA, PROCESSES, setting
-from tools import cli, folders, langevin, structures, trajectories, xtb
+from tools import cli, folders, langevin, output_folder, structures, trajectories, xtb
 from tools.command_line import CommandLine, Given
 from tools.structures import Structure
 from tools.trajectories import Arrays, MakeEngine, Settings
@@ -93,17 +92,18 @@ def generate(
       UserError: the folder cannot be written or is being written, the engine is
         missing or failed, or a trajectory left what a molecule can be.
     """
-    path = pathlib.Path(out_dir).absolute()
+    path = pathlib.Path(out_dir)
     described = _described(molecule, settings, "" if make_engine else xtb.version())
     make_engine = make_engine or functools.partial(xtb.engine, settings.method)
-    with (
-        folders.appearing(path, overwrite) as folder,
-        folders.kept(path, described) as chunks,
-    ):
-        simulator = trajectories.Simulator(molecule, settings, chunks, make_engine)
-        found = _run(simulator, settings, progress, num_workers)
-        metadata = _write(folder, molecule, settings, found, described)
-    shutil.rmtree(chunks, ignore_errors=True)
+
+    def fill(folder: pathlib.Path) -> dict[str, Any]:
+        with output_folder.kept(path, described) as chunks:
+            simulator = trajectories.Simulator(molecule, settings, chunks, make_engine)
+            found = _run(simulator, settings, progress, num_workers)
+            return _write(folder, molecule, settings, found, described)
+
+    metadata = output_folder.make(path, described, fill, overwrite)
+    output_folder.forget(path, described)
     return metadata
 
 

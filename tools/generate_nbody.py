@@ -34,7 +34,7 @@ import tqdm
 
 from demetar.errors import UserError
 from demetar.settings import DATA, setting
-from tools import cli, folders, simulation, streams, systems
+from tools import cli, folders, output_folder, simulation, streams, systems
 from tools.command_line import CommandLine, Given
 
 _OPEN = "the preset's"
@@ -74,12 +74,19 @@ def generate(
 
     Raises:
       UserError: the folder cannot be written, there is no space for it, or a simulation
-        left the finite numbers. Nothing is left behind.
+        left the finite numbers, and nothing is left behind; or what is in the folder
+        was not there at the start.
     """
-    path = pathlib.Path(out_dir).absolute()
-    with folders.appearing(path, overwrite) as folder:
+
+    def fill(folder: pathlib.Path) -> dict[str, Any]:
         _check_space(settings, folder)
         return _fill(folder, settings, progress, num_workers)
+
+    described = {
+        "settings": _describe(settings),
+        "versions": folders.versions(*VERSIONED),
+    }
+    return output_folder.make(pathlib.Path(out_dir), described, fill, overwrite)
 
 
 def _check_space(settings: simulation.Settings, folder: pathlib.Path) -> None:

@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from demetar import archives, files
+from demetar import archives, files, places
 from demetar.data import nbody_files
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, setting
-from tools import cli, folders
+from tools import cli, folders, output_folder
 from tools.command_line import CommandLine, Given
 
 Arrays = dict[str, np.ndarray]
@@ -87,7 +87,7 @@ def run(given: Given, paths: Sequence[str]) -> None:
     options = given.read(Options)
     if not options.out:
         raise UserError("expected --out=DIR, the folder to write")
-    out = pathlib.Path(options.out).absolute()
+    out = places.settled(pathlib.Path(options.out))
     _check_new(out)
     for flag in _UNITS.values():
         unit = getattr(options, flag)
@@ -222,15 +222,18 @@ def _write(
     out: pathlib.Path, parts: Mapping[str, Arrays], content: Mapping[str, Any]
 ) -> str:
     """Write the folder, which appears when it is complete; its fingerprint."""
-    with folders.appearing(out) as folder:
+    digests = {
+        split: {name: files.array_hash(array) for name, array in arrays.items()}
+        for split, arrays in parts.items()
+    }
+    described = {**content, "arrays": digests}
+
+    def fill(folder: pathlib.Path) -> dict[str, Any]:
         for split, arrays in parts.items():
             np.savez(folder / f"{split}.npz", **arrays)  # type: ignore[arg-type]
-        digests = {
-            split: {name: files.array_hash(array) for name, array in arrays.items()}
-            for split, arrays in parts.items()
-        }
-        metadata = folders.write_metadata(folder, {**content, "arrays": digests})
-    return metadata["fingerprint"]
+        return folders.write_metadata(folder, described)
+
+    return str(output_folder.make(out, described, fill)["fingerprint"])
 
 
 if __name__ == "__main__":

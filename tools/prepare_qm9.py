@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import tqdm
 
+from demetar import places
 from demetar.data import molecule_files, molecules
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, setting
@@ -49,6 +50,7 @@ class Options:
     )
     download: bool = setting(False, "Fetch QM9 from figshare.", DATA)
     out: str | None = setting(None, "File to write, .npz. Required.", OUTPUT)
+    overwrite: bool = setting(False, "Replace another file that --out is.", OUTPUT)
 
 
 LINE = CommandLine(Options)
@@ -65,7 +67,7 @@ def run(given: Given, _: Sequence[str] = ()) -> None:
         raise UserError(f"expected --out=FILE.npz, found {options.out!r}")
     if options.source == "":
         raise UserError("expected --source=FILE or FOLDER, found an empty text")
-    out = pathlib.Path(options.out)
+    out = places.settled(pathlib.Path(options.out))
     source = pathlib.Path(options.source) if options.source else None
     if options.download:
         source = download.fetch(ARCHIVE, source or out.parent)
@@ -74,13 +76,28 @@ def run(given: Given, _: Sequence[str] = ()) -> None:
         if _is_same(out, path):
             raise UserError(f"expected another --out than the source {path}")
     known = molecule_files.load(kind, paths, progress)
-    molecules.write(out, known)
+    is_there = out.exists() and _holds(out, known)
+    if not is_there:
+        if out.exists() and not options.overwrite:
+            raise UserError(
+                f"--out={options.out} holds something else; pass --overwrite to "
+                "replace it, or name another"
+            )
+        molecules.write(out, known)
     print(
-        f"{out} is written, {len(known.index):,} molecules, "
-        f"fingerprint {known.fingerprint[:12]}"
+        f"{options.out} is {'there already' if is_there else 'written'}, "
+        f"{len(known.index):,} molecules, fingerprint {known.fingerprint[:12]}"
     )
     for note in known.notes:
         print(note)
+
+
+def _holds(path: pathlib.Path, known: molecules.Molecules) -> bool:
+    """Whether a file holds these molecules."""
+    try:
+        return molecules.read(path).fingerprint == known.fingerprint
+    except UserError:
+        return False
 
 
 def _is_same(first: pathlib.Path, second: pathlib.Path) -> bool:

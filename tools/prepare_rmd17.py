@@ -19,12 +19,12 @@ import secrets
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tqdm
 
-from demetar import files
+from demetar import archives, files, places
 from demetar.data import rmd17
 from demetar.errors import UserError
 from demetar.settings import DATA, OUTPUT, Bounds, setting
@@ -67,6 +67,9 @@ class Options:
         Bounds(least=rmd17.FOLDS[0], most=rmd17.FOLDS[-1]),
     )
     out: str | None = setting(None, "Folder to write into. Required.", OUTPUT)
+    overwrite: bool = setting(
+        False, "Replace files of other frames that --out holds.", OUTPUT
+    )
 
 
 LINE = CommandLine(Options)
@@ -89,20 +92,23 @@ def run(given: Given, _: Sequence[str] = ()) -> None:
             )
     if not options.source and not options.download:
         raise UserError("expected --source=ARCHIVE or FOLDER, or --download")
-    out = pathlib.Path(options.out)
+    out = places.settled(pathlib.Path(options.out))
     source = pathlib.Path(options.source) if options.source else out
     if options.download:
         source = download.fetch(ARCHIVE, source)
     try:
         with _unpacked(source, out, options) as folder:
             for molecule in options.molecules:
-                _write(folder, out, molecule, options.fold)
+                _write(folder, out, molecule, options)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
 
 
-def _write(folder: pathlib.Path, out: pathlib.Path, molecule: str, fold: int) -> None:
-    """The files of one molecule, each of which appears when it is whole."""
+def _write(
+    folder: pathlib.Path, out: pathlib.Path, molecule: str, options: Options
+) -> None:
+    """The files of one molecule: all parts are checked before the first is written."""
+    fold = options.fold
     place = rmd17.find(folder, molecule, fold)
     if place.resolve() == out.resolve() and _are_split(place, molecule, fold):
         raise UserError(f"expected another --out than the source {place}")
@@ -111,21 +117,56 @@ def _write(folder: pathlib.Path, out: pathlib.Path, molecule: str, fold: int) ->
     for part, arrays in parts.items():
         frames = rmd17.to_frames(arrays, "rmd17", f"the {part} frames of {molecule}")
         prints.append(frames.fingerprint())
-        _save(out / rmd17.split_file(molecule, part, fold), arrays)
+    paths = {
+        out / rmd17.split_file(molecule, part, fold): parts[part] for part in parts
+    }
+    new = {path: own for path, own in paths.items() if not _holds(path, own)}
+    _refuse_others(new, options.overwrite)
+    _save(new)
     sizes = " and ".join(f"{len(parts[part]['energies']):,} {part}" for part in parts)
     old = "" if "old_energies" in parts["train"] else ", without MD17's old labels"
     fingerprint = files.json_hash({"parts": prints})[:12]
-    print(f"{molecule}: {sizes} frames{old}, fingerprint {fingerprint}", flush=True)
+    there = "" if new else ", there already"
+    told = f"{molecule}: {sizes} frames{old}, fingerprint {fingerprint}{there}"
+    print(told, flush=True)
 
 
 def _are_split(place: pathlib.Path, molecule: str, fold: int) -> bool:
     return (place / rmd17.split_file(molecule, "train", fold)).exists()
 
 
-def _save(path: pathlib.Path, arrays: rmd17.Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path, is_shared=True) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+def _holds(path: pathlib.Path, arrays: rmd17.Arrays) -> bool:
+    """Whether a file holds these arrays."""
+    try:
+        found = archives.read_npz(path)
+    except UserError:
+        return False
+    return found.keys() == arrays.keys() and all(
+        files.array_hash(found[name]) == files.array_hash(own)
+        for name, own in arrays.items()
+    )
+
+
+def _refuse_others(paths: Iterable[pathlib.Path], overwrite: bool) -> None:
+    others = [path for path in paths if path.exists()]
+    if others and not overwrite:
+        raise UserError(
+            f"{others[0]} holds other frames; pass --overwrite to replace it, or name "
+            "another --out"
+        )
+
+
+def _save(content: Mapping[pathlib.Path, rmd17.Arrays]) -> None:
+    """Write all files, or none: a reader takes none of them without the others."""
+    with contextlib.ExitStack() as stack:
+        for path, arrays in content.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(files.replacing(path, is_shared=True))
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        # All are whole, and now take their places one by one. A kill in between leaves
+        # one that nothing is read from, never parts of two sources.
+        for path in content:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

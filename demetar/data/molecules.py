@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demetar import archives, elements, files
+from demetar import archives, elements, files, places
 from demetar.data import bonds
 from demetar.data.bonds import Progress, silent
 from demetar.data.edges import ranges
@@ -292,10 +292,7 @@ def write(path: pathlib.Path, molecules: Molecules, origin: str = "") -> None:
         with files.replacing(path, is_shared=True) as file:
             np.savez(file, header=encoded, **arrays)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space there or "
-            "choose another folder"
-        ) from None
+        raise places.unwritten(path, error) from None
 
 
 _ANEW = "remove it and make it anew"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from demetar import files
+from demetar import files, places
 from demetar.data import xyz_text
 from demetar.data.edges import located
 from demetar.errors import UserError
@@ -43,10 +43,7 @@ def write(
             for text in _blocks(structures, properties or {}, smiles):
                 file.write(text.encode())
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space there or "
-            "give another file"
-        ) from None
+        raise places.unwritten(path, error) from None
 
 
 def _blocks(

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demetar import archives, files, models
+from demetar import archives, files, models, places
 from demetar.errors import UserError
 from demetar.types import Params, TaskSpec
 
@@ -276,15 +276,10 @@ def write_bytes(path: PathLike, content: bytes) -> None:
         with files.replacing(pathlib.Path(path)) as file:
             file.write(content)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise places.unwritten(path, error) from error
 
 
-def write_error(path: PathLike, error: OSError) -> UserError:
-    """The error of a file that cannot be written, with the way out."""
-    return UserError(
-        f"cannot write {os.fspath(path)}: {error.strerror or error}; free space there "
-        "or choose a folder that can be written, and run the same command again"
-    )
+write_error = places.unwritten
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import demetar
-from demetar import files
+from demetar import files, places
 from demetar.distributed import launch
 from demetar.errors import UserError
 from demetar.train import checkpoint
@@ -42,8 +42,8 @@ USER_ERROR = cli.USER_ERROR  # exit code
 SIGNALLED = 128  # exit code less the number of the signal
 # What is wrong with a path or with the place that it names.
 _OF_PATHS = (
-    *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
-    *(errno.ENOSPC, errno.EPERM, errno.EROFS),
+    *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.EISDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 )
 VERSIONED = ("jax", "jaxlib", "dm-haiku", "e3nn-jax", "jraph", "optax", "numpy")
 
@@ -277,7 +277,8 @@ def make_folder(folder: pathlib.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from None
+        reason = places.not_a_folder(folder, error)
+        raise UserError(f"cannot make {folder}: {reason}; give another") from None
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import tqdm
 
-from demetar import archives, files, geometry, locks
+from demetar import archives, files, geometry, locks, places
 from demetar.data.molecules import Molecules
 from demetar.errors import UserError
 from demetar.scattering import coefficients, placement
@@ -128,8 +128,8 @@ def load(kept: Store, placed: Placed, rows: np.ndarray) -> np.ndarray:
     if len(missing):
         with _locked(kept.folder):
             for path in damaged:
+                places.remove(path)
                 print(f"note      {path} is damaged and computed anew")
-                path.unlink(missing_ok=True)
             _compute(placed, missing, kept)
         values, is_known, _ = kept.read()
         if not is_known[rows].all():

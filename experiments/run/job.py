@@ -79,7 +79,7 @@ class Job:
         """The work directory."""
         output = self.given.read(options.Output)
         chosen = output.workdir or options.default_workdir(self.settings, self.changed)
-        return pathlib.Path(chosen)
+        return workdir.place(chosen)
 
     @property
     def command(self) -> str:
@@ -198,6 +198,8 @@ def train(
         told_of = figures.telling(writer, model, run, every)
         finished = run.fit(told_of, save_best, signals)
         if finished:
+            if not (folder / workdir.BEST).exists():
+                save_best()  # of a run that came to its end before
             plan = trainer.dataset.plan("test")
             testing = cli.progress_of_calls("testing")
             tested = trainer.evaluator.evaluate(run.best, plan, testing)
@@ -253,6 +255,9 @@ def beginning(run: Run, folder: pathlib.Path) -> str:
         part = ", within an interval" if run.progress.rows else ""
         if run.progress.epoch and not (folder / writers.METRICS_FILE).exists():
             part += f"; {writers.METRICS_FILE} is missing, its lines begin here"
+        missing = workdir.lacking(folder) if run.progress.epoch == epochs else []
+        if missing:
+            part += f"; writes what is missing: {', '.join(missing)}"
         return f"continues after epoch {run.progress.epoch} of {epochs}{part}"
     lost = workdir.lost_progress(folder) if processes.is_main() else []
     if not lost:
@@ -339,10 +344,9 @@ def finish(
         batch, first = trainer.evaluator.first_batch(plan, predictions)
         job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
     writer.finish({name: record[name] for name in ("test_loss", "valid_loss")})
+    standing = workdir.check(folder, config, dataset.task)
+    record |= records.inherited(standing.earlier or standing.record, record["epochs"])
     evaluation.add(record, model, best, dataset.task, job.others)
-    earlier = workdir.check(folder, config, dataset.task).earlier
-    if earlier is not None:
-        record["history"] = records.history(earlier)
     errors_path = folder / run_files.ERRORS_FILE
     judging = records.judging(dataset.task)
     records.save_errors(errors_path, judging, errors, run.run_id)

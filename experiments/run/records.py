@@ -215,10 +215,22 @@ _KEPT = (
 )
 
 
-def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the record of a longer run says of the shorter ones before it."""
+def inherited(record: Mapping[str, Any] | None, epochs: int) -> dict[str, Any]:
+    """What a record takes from the one that it replaces.
+
+    A longer run tells of the shorter ones before it; the same one, whose files were
+    written anew, keeps that and its evaluations on other data sets.
+
+    Args:
+      record: that is replaced; None if there is none.
+      epochs: of the run.
+    """
+    if record is None:
+        return {}
+    if record["epochs"] == epochs:
+        return {name: record[name] for name in ("history", "eval") if name in record}
     own = {name: record[name] for name in _KEPT if name in record}
-    return [*record.get("history", []), own]
+    return {"history": [*record.get("history", []), own]}
 
 
 def typed_command(module: str) -> str:

@@ -28,7 +28,9 @@ RUN_ID = "run_id"
 CHECKSUM = "checksum"  # of all else that a record says; earlier releases had none
 FORMAT = 1  # of a work directory; part of every id
 
-_AGAIN = "run the command of that work directory again"
+_COMMAND = "run the command of that work directory again"
+_AGAIN = f"remove it and {_COMMAND}, which writes it anew"
+_LEFT_OUT = "remove it to leave this run out of the comparison"
 _TOLERANCE = 1e-6  # relative, of means that were computed in another order
 
 
@@ -149,13 +151,11 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
     if CHECKSUM in record and record[CHECKSUM] != files.json_hash(rest):
         raise UserError(
             f"{path} was altered: its checksum is not that of its entries; restore it, "
-            f"or remove it and {_AGAIN}"
+            f"or {_AGAIN}"
         )
     missing = [name for name in ENTRIES if name not in record]
     if missing:
-        raise UserError(
-            f"{path} lacks {', '.join(missing)}; {_AGAIN} with this release"
-        )
+        raise UserError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
     for name, is_right in {**ENTRIES, **_OPTIONAL}.items():
         if name in record and not is_right(record[name]):
             shown = repr(record[name])[:60]
@@ -184,12 +184,15 @@ def check_id(
         )
 
 
-def read_errors(folder: pathlib.Path, record: Mapping[str, Any]) -> np.ndarray | None:
+def read_errors(
+    folder: pathlib.Path, record: Mapping[str, Any], hint: str = _LEFT_OUT
+) -> np.ndarray | None:
     """The errors [R, D] of the test samples; None if the folder has none.
 
     Args:
       folder: that holds them.
       record: of the same run.
+      hint: ends the error of a damaged file: what to do.
 
     Raises:
       UserError: the file cannot be read, carries the id of another run, or its means
@@ -198,9 +201,7 @@ def read_errors(folder: pathlib.Path, record: Mapping[str, Any]) -> np.ndarray |
     path = folder / ERRORS_FILE
     if not path.exists():
         return None
-    arrays = archives.read_npz(
-        path, "remove it to leave this run out of the comparison"
-    )
+    arrays = archives.read_npz(path, hint)
     found = str(arrays[RUN_ID]) if RUN_ID in arrays else None
     if found != record.get(RUN_ID):
         raise checkpoint.foreign(path, found, str(record.get(RUN_ID) or "without id"))
@@ -210,14 +211,14 @@ def read_errors(folder: pathlib.Path, record: Mapping[str, Any]) -> np.ndarray |
         raise UserError(
             f"expected errors per sample in {path}, found "
             f"{', '.join(f'{n} {files.describe(a)}' for n, a in arrays.items())}; "
-            "remove the file to leave this run out of the comparison"
+            f"{hint}"
         )
-    _check_means(path, errors, record)
+    _check_means(path, errors, record, hint)
     return errors
 
 
 def _check_means(
-    path: pathlib.Path, errors: np.ndarray, record: Mapping[str, Any]
+    path: pathlib.Path, errors: np.ndarray, record: Mapping[str, Any], hint: str
 ) -> None:
     losses = record.get("test_loss", [record["test_loss_mean"]])
     expected = np.array(losses, np.float64)  # None becomes NaN
@@ -235,5 +236,5 @@ def _check_means(
         raise UserError(
             f"{path} is not of {path.with_name(RECORD_FILE)}: its errors average to "
             f"{means.tolist()}, expected {expected.tolist()}; put back the file of "
-            "that run, or remove it to leave the run out of the comparison"
+            f"that run, or {hint}"
         )

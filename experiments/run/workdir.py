@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from demetar import files, locks, models
+from demetar import files, locks, models, places
 from demetar.data.dataset import Dataset
 from demetar.distributed import processes
 from demetar.errors import UserError
@@ -27,6 +27,7 @@ LAST, BEST = "last.npz", "best.npz"
 IDENTITY = "identity"  # of the data: splits, frames, units and all
 SOURCE = "model_source"  # SHA-256 of the source of a model of one's own
 ANOTHER = "choose another --workdir"
+_MADE_ANEW = "remove it, and the same command writes it anew"
 _MOST_LISTED = 10  # of settings that differ
 _MOST_SHOWN = 100  # characters of one
 
@@ -59,6 +60,15 @@ def make_config(settings: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]
     return config
 
 
+def place(path: str | pathlib.Path) -> pathlib.Path:
+    """The path of a work directory as it was given, but without '..'.
+
+    With them it is missing until all folders before them are made, and then it is not.
+    """
+    path = pathlib.Path(path)
+    return places.settled(path) if ".." in path.parts else path
+
+
 def model_folder(model: str) -> str:
     """The name of a model as that of a folder: 'module:Class' as 'module.Class'."""
     return model.replace(":", ".")
@@ -70,7 +80,8 @@ class Standing:
 
     Attributes:
       record: of the finished run; None if it is to be begun or continued.
-      earlier: record of the same run with fewer epochs, which is continued; or None.
+      earlier: record of the same run with fewer epochs, which is continued, or of one
+        that lacks files, which are written anew; or None.
     """
 
     record: dict[str, Any] | None = None
@@ -112,9 +123,35 @@ def check(folder: pathlib.Path, config: Mapping[str, Any], task: TaskSpec) -> St
     if record["epochs"] < config["epochs"]:
         _check_extensible(folder, run_id)
         return Standing(earlier=record)
-    run_files.read_errors(folder, record)
+    run_files.read_errors(folder, record, _MADE_ANEW)
     _check_mean(path, record)
-    return Standing(record)
+    missing = lacking(folder) if run_id else []
+    if missing and config["epochs"]:
+        _check_restorable(folder, missing)
+    return Standing(earlier=record) if missing else Standing(record)
+
+
+def lacking(folder: pathlib.Path) -> list[str]:
+    """The results that a finished run should have and has not; [] of an unfinished one.
+
+    A run without epochs has no checkpoints.
+    """
+    path = folder / run_files.RECORD_FILE
+    if not path.exists():
+        return []
+    names = [run_files.ERRORS_FILE]
+    if files.read_json(path, non_finite="null").get("epochs"):
+        names.append(BEST)
+    return [name for name in names if not (folder / name).exists()]
+
+
+def _check_restorable(folder: pathlib.Path, missing: list[str]) -> None:
+    if not (folder / LAST).exists():
+        raise UserError(
+            f"{folder} lacks {' and '.join(missing)}, and has no {LAST} to write it "
+            f"anew from; restore it from a copy, or remove {run_files.RECORD_FILE} "
+            "there, and the same command trains anew"
+        )
 
 
 def _read_config(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -127,8 +164,8 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any] | None:
             return found
         others = list(folder.iterdir()) if folder.exists() else []
     except OSError as error:
-        reason = error.strerror or files.one_line(error)
-        raise UserError(f"cannot read {path} ({reason}); {ANOTHER}") from None
+        reason = places.not_a_folder(folder, error)
+        raise UserError(f"cannot read {path}: {reason}; {ANOTHER}") from None
     names = [other.name for other in others if not files.is_temporary(other)]
     if {*names} - {locks.FILE}:
         raise UserError(
