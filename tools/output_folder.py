@@ -117,10 +117,8 @@ class OutputFolder:
             if found != self._before:
                 replaced.rename(self.path)
                 raise self._occupied(found)
-        try:
-            self.partial.rename(
-                self.path
-            )  # only if nothing is there, as the system says
+        try:  # only if nothing is there, as the system says
+            self.partial.rename(self.path)
         except OSError as error:
             if error.errno not in _OCCUPIED:
                 raise

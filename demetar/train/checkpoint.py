@@ -279,9 +279,6 @@ def write_bytes(path: PathLike, content: bytes) -> None:
         raise places.unwritten(path, error) from error
 
 
-write_error = places.unwritten
-
-
 def _named_leaves(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(keys): leaf for keys, leaf in leaves}

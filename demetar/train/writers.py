@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from demetar import files
+from demetar import files, places
 from demetar.errors import UserError
 from demetar.train import checkpoint
 from demetar.train.events import Events
@@ -190,7 +190,7 @@ def _reporting(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise checkpoint.write_error(error.filename or path, error) from error
+        raise places.unwritten(error.filename or path, error) from error
 
 
 def _truncate(path: pathlib.Path, start_epoch: int, run_id: str) -> None:

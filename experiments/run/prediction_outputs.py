@@ -14,11 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from demetar import archives
+from demetar import archives, places
 from demetar.data import xyz_text
 from demetar.data.systems import Systems
 from demetar.errors import UserError
-from demetar.train import checkpoint
 from demetar.types import Head, TaskSpec
 
 NUM_NODES, FILE, ABOUT = "num_nodes", "file", "about"
@@ -79,7 +78,7 @@ def writing(
                 os.fsync(file.fileno())
             os.replace(place, path)
     except OSError as error:
-        raise checkpoint.write_error(path, error) from error
+        raise places.unwritten(path, error) from error
 
 
 def is_prediction(path: pathlib.Path) -> bool:
