@@ -128,6 +128,8 @@ def test_protocols_are_those_of_the_paper_and_of_an_evening():
     assert paper.optimizer.adaptive_clip and paper.training.average_decay == 0.9999
     fast = protocols.find("egnn", "fast")
     assert fast.fields["hidden_size"] == 64 and fast.origin != "paper"
+    tuned = protocols.find("egnn", "tuned")
+    assert tuned.fields == fast.fields and tuned.optimizer.optimizer == "muon"
     assert protocols.find("gnn", "default").origin != "paper"
 
 

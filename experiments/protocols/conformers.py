@@ -1,4 +1,4 @@
-"""Training protocols by model on drawing conformers: 'fast' of drawing molecules.
+"""Training protocols by model on drawing conformers: those of drawing molecules.
 
 GeoDiff's own settings (Xu et al. 2022, arXiv 2203.02923) are of its encoders, which are
 none of the models here.
@@ -23,4 +23,11 @@ def find(model: str, name: str) -> Protocol:
     default = dataclasses.replace(
         small, source="small models, one schedule", data=Data(), name="default"
     )
-    return named({"default": default}, model, name)
+    known = {"default": default}
+    if model == "egnn":
+        known["tuned"] = dataclasses.replace(
+            default,
+            source="small models; the optimiser chosen by the validation error",
+            optimizer=generate.MUON,
+        )
+    return named(known, model, name)

@@ -2,7 +2,8 @@
 
 'paper' is that of the one model that its authors trained so; a model without it trains
 likewise in its own size. 'fast' is what an evening on two cores can do: small models
-of about one size under one schedule, so that they can be compared.
+of about one size under one schedule, so that they can be compared. 'tuned' is what the
+small model that was searched for does best.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ _FAST = _protocol(
         optimizer="amsgrad", learning_rate=1e-3, schedule="cosine", adaptive_clip=True
     ),
 )
+# After one epoch of EGNN its validation error of the noise is 0.151, that of AMSGrad
+# at 1e-3 0.204.
+MUON = optim.Settings(
+    optimizer="muon", learning_rate=1e-2, schedule="cosine", adaptive_clip=True
+)
+_TUNED = dataclasses.replace(
+    _FAST,
+    source="the optimiser chosen by the validation error",
+    training=loop.Settings(18, eval_every=3, average_decay=0.999),
+    optimizer=MUON,
+)
 
 
 def find(model: str, name: str) -> Protocol:
@@ -66,5 +78,6 @@ def find(model: str, name: str) -> Protocol:
                 DEFAULT, source=_EDM, origin=PAPER, fields=fields
             ),
             "fast": fast,
+            "tuned": dataclasses.replace(_TUNED, fields=fast.fields),
         }
     return named(known, model, name)
