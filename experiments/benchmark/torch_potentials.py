@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -235,7 +236,9 @@ def _e3nn_code(mode: str) -> Iterator[None]:
     before = e3nn.get_optimization_defaults()["jit_mode"]
     e3nn.set_optimization_defaults(jit_mode=mode)
     try:
-        yield
+        with warnings.catch_warnings():  # one for each of hundreds of modules
+            warnings.filterwarnings("ignore", "The TorchScript type system")
+            yield
     finally:
         e3nn.set_optimization_defaults(jit_mode=before)
 
