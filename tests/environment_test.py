@@ -145,7 +145,7 @@ def test_without_docstrings_and_with_strict_warnings(run_python, tmp_path):
 
 def test_a_work_directory_that_is_a_device(run):
     run(*TINY, "--workdir=/dev/full").refused("/dev/full", "--workdir")
-    run(*TINY, "--workdir=/dev/full/run").refused("/dev/full/run", "--workdir")
+    run(*TINY, "--workdir=/dev/full/run").refused("/dev/full is no folder")
 
 
 # --- tensorboardX -------------------------------------------------------------------

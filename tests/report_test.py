@@ -283,7 +283,7 @@ def test_missing_keys_are_named(tmp_path):
     record = make_record()
     del record["unit"], record["device"]
     (folder / finished.RECORD_FILE).write_text(json.dumps(record))
-    assert "record.json lacks unit, device; run" in one_line_error(tmp_path)
+    assert "record.json lacks unit, device; remove it" in one_line_error(tmp_path)
 
 
 def test_damaged_errors_are_named(tmp_path):
