@@ -26,16 +26,6 @@ def saved(folder: pathlib.Path, **arrays: np.ndarray) -> pathlib.Path:
     return folder / "mine.npz"
 
 
-def ragged_arrays(frames):
-    return {
-        "n_atoms": frames.n_node,
-        "numbers": frames.numbers,
-        "positions": frames.positions,
-        "energies": frames.energies,
-        "forces": frames.forces,
-    }
-
-
 def load(place, **settings):
     return potentials.load(str(place), place.parent, potentials.Settings(**settings))
 
@@ -75,7 +65,7 @@ def test_energies_beside_forces_of_another_unit_are_named_as_in_the_file():
 def test_units_of_molecules_of_any_sizes(tmp_path):
     frames = frame_texts.mixed(3)
     hartree, bohr = all_units.HARTREE, all_units.BOHR
-    arrays = ragged_arrays(frames.scaled(1 / hartree, 1 / bohr))
+    arrays = frame_texts.flat(frames.scaled(1 / hartree, 1 / bohr))
     told = saved(tmp_path, **arrays, e_unit=np.array("Ha"), r_unit=np.array("bohr"))
     found, read_as = read_with_units(told, Reading())
     np.testing.assert_allclose(found.energies, frames.energies)
@@ -121,7 +111,9 @@ def test_units_in_comments(tmp_path):
 @pytest.mark.parametrize("kind", ["one", "many"])
 def test_a_cell_by_any_name_is_refused(tmp_path, name, kind):
     frames = frame_texts.trajectory(3)
-    arrays = ragged_arrays(frames) if kind == "many" else frame_texts.of_sgdml(frames)
+    arrays = (
+        frame_texts.flat(frames) if kind == "many" else frame_texts.of_sgdml(frames)
+    )
     cell = np.ones((3, 3), bool) if name == "pbc" else np.tile(9 * np.eye(3), (3, 1, 1))
     with pytest.raises(UserError, match=f"a periodic cell .{name}.*leave it out"):
         read(saved(tmp_path, **arrays, **{name: cell}), Reading())
@@ -187,7 +179,7 @@ def test_settings_of_other_sources_are_refused(tmp_path, suffix, setting):
     path = tmp_path / "mine.xyz"
     path.write_text(frame_texts.extended_xyz(WALK))
     if suffix == "npz":
-        path = saved(tmp_path, **ragged_arrays(WALK))
+        path = saved(tmp_path, **frame_texts.flat(WALK))
     (name,) = setting
     load(path)
     with pytest.raises(UserError, match=f"--{name}=.*says nothing of .*leave it out"):
@@ -233,7 +225,7 @@ def test_an_impossible_frame_is_refused(tmp_path, place, message):
     places = WALK.positions.reshape(60, 3, 3).copy()
     places[5, 2] = places[5, 1] if place is None else place
     odd = dataclasses.replace(WALK, positions=places.reshape(-1, 3))
-    path = saved(tmp_path, **ragged_arrays(odd))
+    path = saved(tmp_path, **frame_texts.flat(odd))
     with pytest.raises(UserError, match=f"of frame 5 .from 0. .*{message}.*1 such"):
         load(path)
     frame_checks.refuse_impossible(WALK, "here")
@@ -244,7 +236,7 @@ def test_an_element_is_named_by_the_frame_of_its_file(tmp_path):
     alone = [row for row in range(60) if row not in _training_rows(60)][0]
     numbers[alone, 1] = 7
     odd = dataclasses.replace(WALK, numbers=numbers.ravel())
-    sets = load(saved(tmp_path, **ragged_arrays(odd)))
+    sets = load(saved(tmp_path, **frame_texts.flat(odd)))
     with pytest.raises(UserError, match=rf"7 .N. in frame {alone} of mine.npz"):
         potential_heads.load("mine", sets, potential_heads.Settings())
 
@@ -257,7 +249,7 @@ def _training_rows(count: int) -> list[int]:
 
 
 def test_a_cutoff_without_neighbours_is_refused_and_one_with_few_told(tmp_path):
-    path = saved(tmp_path, **ragged_arrays(WALK))
+    path = saved(tmp_path, **frame_texts.flat(WALK))
     sets = load(path, cutoff=0.1)
     with pytest.raises(UserError, match="no two atoms .*the nearest are 0.9"):
         settings = potential_heads.Settings(cutoff=0.1)

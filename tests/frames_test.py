@@ -48,16 +48,6 @@ def assert_equal(found: Frames, expected: Frames, rtol: float = 1e-12) -> None:
         )
 
 
-def flat(frames: Frames) -> dict[str, np.ndarray]:
-    return {
-        "n_atoms": frames.n_node,
-        "numbers": frames.numbers,
-        "positions": frames.positions,
-        "energies": frames.energies,
-        "forces": frames.forces,
-    }
-
-
 # --- Frames -------------------------------------------------------------------------
 
 
@@ -182,7 +172,7 @@ def test_any_frames_survive_a_file(sizes, seed, scale, first):
     with tempfile.TemporaryDirectory() as folder:
         content = frame_texts.extended_xyz(frames, forces_first=first)
         found = read(text(pathlib.Path(folder), content), Reading())
-        again = read(saved(pathlib.Path(folder), flat(frames)), Reading())
+        again = read(saved(pathlib.Path(folder), frame_texts.flat(frames)), Reading())
     assert found.fingerprint() == again.fingerprint() == frames.fingerprint()
 
 
@@ -230,8 +220,8 @@ def test_published_frames_of_ethanol(shared_dir):
 
 def test_molecules_of_several_sizes_in_one_npz(tmp_path):
     frames = frame_texts.mixed(3)
-    assert_equal(read(saved(tmp_path, flat(frames)), Reading()), frames)
-    renamed = flat(frames)
+    assert_equal(read(saved(tmp_path, frame_texts.flat(frames)), Reading()), frames)
+    renamed = frame_texts.flat(frames)
     renamed["energy"] = renamed.pop("energies")
     assert_equal(read(saved(tmp_path, renamed), Reading()), frames)
 
@@ -243,7 +233,7 @@ def with_one(array: np.ndarray, row: tuple[int, ...], value: float) -> np.ndarra
 
 
 SGDML = frame_texts.of_sgdml(frame_texts.trajectory(4))
-FLAT = flat(frame_texts.mixed(2))
+FLAT = frame_texts.flat(frame_texts.mixed(2))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +301,7 @@ def test_damage_is_read_or_refused_in_one_line(data, text_file):
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("error")
         folder = pathlib.Path(name)
-        path = saved(folder, flat(frames))
+        path = saved(folder, frame_texts.flat(frames))
         if text_file:
             path = text(folder, frame_texts.extended_xyz(frames))
         content = bytearray(path.read_bytes())
@@ -351,7 +341,7 @@ def load(place, **settings):
 
 def test_one_file_is_split_at_random_the_same_way(tmp_path):
     frames = frame_texts.trajectory(50)
-    path = saved(tmp_path, flat(frames))
+    path = saved(tmp_path, frame_texts.flat(frames))
     sets, again = load(path), load(path)
     assert [len(sets.parts[s]) for s in potentials.SPLITS] == [40, 5, 5]
     assert sets.fingerprint == again.fingerprint and sets.place == path
@@ -372,7 +362,7 @@ def test_a_folder_of_three_files(tmp_path):
     folder.mkdir()
     frames = frame_texts.mixed(6)
     text(folder, frame_texts.extended_xyz(frames.take(slice(0, 6))), "train.xyz")
-    saved(folder, flat(frames.take(slice(6, 9))), "valid.npz")
+    saved(folder, frame_texts.flat(frames.take(slice(6, 9))), "valid.npz")
     with pytest.raises(UserError, match="expected one of test.xyz.*found none"):
         load(folder)
     text(folder, frame_texts.extended_xyz(frames.take(slice(9, 12))), "test.extxyz")
@@ -402,7 +392,7 @@ def test_frames_in_two_splits_are_counted(tmp_path):
         frame_checks.refuse_duplicates({**parts, "test": frames.take(rows)}, "here")
     twice = joined([frames, frames])
     with pytest.raises(UserError, match="in train too, as frame .* of the file"):
-        load(saved(tmp_path, flat(twice)))
+        load(saved(tmp_path, frame_texts.flat(twice)))
     # Another element at the same places, or other places, make another frame.
     other = dataclasses.replace(frames, numbers=frames.numbers + 1)
     moved = dataclasses.replace(frames, positions=frames.positions + 1e-3)
@@ -546,7 +536,7 @@ def test_an_element_that_training_did_not_have_is_refused():
 
 
 def test_a_data_set_and_its_identity(tmp_path):
-    path = saved(tmp_path, flat(frame_texts.trajectory(20)))
+    path = saved(tmp_path, frame_texts.flat(frame_texts.trajectory(20)))
     settings = potentials.Settings(batch_size=2)
     sets = potentials.load(str(path), tmp_path, settings)
     identities = set()

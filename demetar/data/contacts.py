@@ -37,16 +37,17 @@ def of(frames: Frames) -> Contacts:
     own = radii[frames.numbers]
     distances = np.full(len(own), math.inf)
     sums = np.ones(len(own))
+    starts = frames.starts
     for members in of_equal_size(frames.n_node):
         size = int(frames.n_node[members[0]])
         if size < 2:
             continue
-        rows = frames.starts[members][:, None] + np.arange(size)  # [D, n]
+        rows = starts[members][:, None] + np.arange(size)  # [D, n]
         near, twins = _nearest(frames.positions[rows])
         distances[rows] = near
         sums[rows] = own[rows] + own[np.take_along_axis(rows, twins, axis=1)]
     numbers = np.repeat(np.arange(len(frames)), frames.n_node)
-    atoms = np.arange(len(own)) - np.repeat(frames.starts, frames.n_node)
+    atoms = np.arange(len(own)) - np.repeat(starts, frames.n_node)
     kept = np.isfinite(distances)
     columns = numbers, atoms, distances, distances / sums
     return Contacts(*(column[kept] for column in columns))

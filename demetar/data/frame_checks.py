@@ -31,8 +31,9 @@ def refuse_duplicates(
     Raises:
       UserError: there are such frames; they are counted.
     """
+    groups = {split: _of_equal_atoms(frames) for split, frames in parts.items()}
     for first, second in itertools.combinations(parts, 2):
-        found = sorted(_matches(parts[first], parts[second]))
+        found = sorted(_matches(groups[first], groups[second]))
         if found:
             row, twin = found[0]
             named = f"the first of them {row} (from 0)"
@@ -46,29 +47,31 @@ def refuse_duplicates(
             )
 
 
-def _matches(known: Frames, others: Frames) -> Iterator[tuple[int, int]]:
+# The rows of frames [F] and their positions [F, n, 3], by the atoms that they have.
+_Groups = dict[bytes, tuple[np.ndarray, np.ndarray]]
+
+
+def _matches(known: _Groups, others: _Groups) -> Iterator[tuple[int, int]]:
     """Rows of the others that are frames of the known ones, and of the latter."""
-    groups = _of_equal_atoms(known)
-    for atoms, rows in _of_equal_atoms(others).items():
-        if atoms in groups:
-            size = len(atoms)
-            own = [
-                frames.positions[frames.starts[chosen][:, None] + np.arange(size)]
-                for frames, chosen in ((known, groups[atoms]), (others, rows))
-            ]
-            for row, twin in _near(own[0], own[1]):
-                yield int(rows[row]), int(groups[atoms][twin])
+    for atoms in others.keys() & known.keys():
+        (rows, places), (twins, of_twins) = others[atoms], known[atoms]
+        for row, twin in _near(of_twins, places):
+            yield int(rows[row]), int(twins[twin])
 
 
-def _of_equal_atoms(frames: Frames) -> dict[bytes, np.ndarray]:
-    """Rows of the frames by the atoms that they have, in their order."""
+def _of_equal_atoms(frames: Frames) -> _Groups:
+    """The frames by the atoms that they have, in their order."""
     found: dict[bytes, list[int]] = {}
-    starts = frames.starts.tolist()
-    for row, (start, size) in enumerate(
-        zip(starts, frames.n_node.tolist(), strict=True)
-    ):
+    starts = frames.starts
+    bounds = zip(starts.tolist(), frames.n_node.tolist(), strict=True)
+    for row, (start, size) in enumerate(bounds):
         found.setdefault(frames.numbers[start : start + size].tobytes(), []).append(row)
-    return {atoms: np.array(rows) for atoms, rows in found.items()}
+    groups: _Groups = {}
+    for atoms, own in found.items():
+        rows = np.array(own)
+        places = frames.positions[starts[rows][:, None] + np.arange(len(atoms))]
+        groups[atoms] = rows, places
+    return groups
 
 
 def _near(known: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -82,10 +85,11 @@ def _near(known: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int]]:
     weights /= np.abs(weights).sum()
     means = known @ weights
     order = np.argsort(means)
+    means = means[order]
     within = _EQUAL + 1e-12 * np.abs(means).max()  # rounding of the means
     of_others = others @ weights
-    firsts = np.searchsorted(means[order], of_others - within)
-    stops = np.searchsorted(means[order], of_others + within, side="right")
+    firsts = np.searchsorted(means, of_others - within)
+    stops = np.searchsorted(means, of_others + within, side="right")
     for row in np.flatnonzero(stops > firsts):
         rows = order[firsts[row] : stops[row]]
         equal = np.abs(known[rows] - others[row]).max(axis=1) < _EQUAL

@@ -158,8 +158,10 @@ def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
 
 def _alone(train: Frames, cutoff: float | None) -> list[str]:
     """A note if atoms have no other one within the cutoff."""
+    if cutoff is None:
+        return []
     distances = contacts.of(train).distances
-    alone = np.count_nonzero(distances >= (cutoff or np.inf))
+    alone = np.count_nonzero(distances >= cutoff)
     if not alone:
         return []
     return [

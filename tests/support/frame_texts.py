@@ -61,6 +61,17 @@ def mixed(count: int) -> Frames:
     return joined(parts).take(rows)
 
 
+def flat(frames: Frames) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` of molecules of any sizes."""
+    return {
+        "n_atoms": frames.n_node,
+        "numbers": frames.numbers,
+        "positions": frames.positions,
+        "energies": frames.energies,
+        "forces": frames.forces,
+    }
+
+
 def extended_xyz(
     frames: Frames,
     energy_key: str = "energy",
