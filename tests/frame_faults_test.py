@@ -301,7 +301,9 @@ def test_contradicting_references_are_refused(given, offsets, message):
     with pytest.raises(UserError, match=message):
         potential_heads.fit(task, WALK, settings)
     right = potential_heads.Settings(reference_energies=("H=-10", "O=-80"))
-    potential_heads.fit(task, WALK, right)
+    assert not potential_heads.fit(task, WALK, right).heads[0].unknown
+    by_frames = potential_heads.fit(task, WALK, potential_heads.Settings())
+    assert by_frames.heads[0].unknown  # the negative control
 
 
 def test_compositions_beyond_those_of_training_are_not_known():

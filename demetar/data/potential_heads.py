@@ -146,7 +146,7 @@ def fit(task: TaskSpec, train: Frames, settings: Settings) -> TaskSpec:
                 "one out"
             )
         offsets = references(task, settings.reference_energies)
-        fitted = dataclasses.replace(fitted, mean=0.0, offsets=offsets)
+        fitted = dataclasses.replace(fitted, mean=0.0, offsets=offsets, unknown=())
         _check_references(fitted, train, counts)
     size = float(np.sqrt(np.mean(np.square(train.forces)))) / MEV
     if not size:
