@@ -2,8 +2,9 @@
 
     python -m experiments.learning_curve DIR... --out=FILE.png
 
-Every record.json in the folders is one point, and every model one line; bars are the
-95 % intervals of the records. The runs must share one test set.
+Every record.json in the folders is one point, and every model one line; a model whose
+runs differ in its fields has a line for each set of them. Bars are the 95 % intervals
+of the records. The runs must share one test set.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main(given: Given, folders: Sequence[str]) -> None:
 
 
 def points(runs: Sequence[finished.Run]) -> dict[str, np.ndarray]:
-    """{model: rows of training samples, test error, ends of its interval}, sorted.
+    """{line: rows of training samples, test error, ends of its interval}, sorted.
 
     Raises:
       UserError: the runs were tested on different samples.
@@ -57,15 +58,33 @@ def points(runs: Sequence[finished.Run]) -> dict[str, np.ndarray]:
             "expected runs on one test set, found several; name the folders of one"
         )
     found: dict[str, list[tuple[float, ...]]] = {}
-    for run in runs:
+    for run, line in zip(runs, lines(runs), strict=True):
         record = run.record
         row = (
             _num_train(run),
             finished.number(record["test_loss_mean"]),
             *map(finished.number, record["test_loss_interval"]),
         )
-        found.setdefault(record["model"], []).append(row)
-    return {model: np.array(sorted(rows)) for model, rows in found.items()}
+        found.setdefault(line, []).append(row)
+    return {line: np.array(sorted(rows)) for line, rows in found.items()}
+
+
+def lines(runs: Sequence[finished.Run]) -> list[str]:
+    """The line of each run: its model, with the fields in which its runs differ."""
+    models = [str(run.record["model"]) for run in runs]
+    fields = [run.record.get("fields") or {} for run in runs]
+    labels = []
+    for model, own in zip(models, fields, strict=True):
+        others = [
+            other for name, other in zip(models, fields, strict=True) if name == model
+        ]
+        differing = [
+            f"{name}={own[name]}"
+            for name in sorted(own)
+            if any(other.get(name) != own[name] for other in others)
+        ]
+        labels.append(", ".join([model, *differing]))
+    return labels
 
 
 def _num_train(run: finished.Run) -> float:
@@ -82,10 +101,10 @@ def draw(runs: Sequence[finished.Run]) -> Figure:
     """Lines with bars on logarithmic axes."""
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for model, rows in points(runs).items():
+    for line, rows in points(runs).items():
         samples, loss, low, high = rows.T
         axes.errorbar(
-            samples, loss, [loss - low, high - loss], marker="o", capsize=3, label=model
+            samples, loss, [loss - low, high - loss], marker="o", capsize=3, label=line
         )
     record = runs[0].record
     axes.set(xscale="log", yscale="log", xlabel="training samples")

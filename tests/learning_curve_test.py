@@ -35,6 +35,23 @@ def test_points_are_sorted_by_the_number_of_samples(tmp_path):
         np.testing.assert_allclose(found[model], expected)
 
 
+def test_a_model_has_a_line_for_each_set_of_its_fields(tmp_path):
+    for lmax in (0, 2):
+        for num_train in (30, 300):
+            settings = report_test.make_record()["settings"]
+            report_test.write_run(
+                tmp_path / f"{lmax}_{num_train}",
+                model="nequip",
+                fields={"hidden_size": 16, "lmax": lmax},
+                settings={**settings, "num_train": num_train},
+            )
+    write_runs(tmp_path)
+    found = learning_curve.points(finished.read_runs([str(tmp_path)]))
+    names = ["egnn", "nequip, lmax=0", "nequip, lmax=2", "newton"]
+    assert sorted(found) == names
+    assert all(len(rows) == 2 for rows in found.values())
+
+
 def test_runs_of_other_test_sets_are_refused(tmp_path):
     runs = write_runs(tmp_path / "one")
     others = write_runs(tmp_path / "two", fingerprint="another")

@@ -25,6 +25,18 @@ _protocol = functools.partial(
 DEFAULT = _protocol("the same settings for every model")
 
 PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
+    # Under the others' settings it ends with forces of zero.
+    "egnn": {
+        "default": _protocol(
+            "settings under which EGNN neither saturates nor diverges",
+            optimizer=optim.Settings(
+                optimizer="muon",
+                learning_rate=5e-3,
+                schedule="cosine",
+                adaptive_clip=True,
+            ),
+        )
+    },
     "nequip": {
         "default": _protocol(
             "Batzner et al. 2022, arXiv 2101.03164; its frames and batches with other "
