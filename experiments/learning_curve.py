@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -71,20 +72,24 @@ def points(runs: Sequence[finished.Run]) -> dict[str, np.ndarray]:
 
 def lines(runs: Sequence[finished.Run]) -> list[str]:
     """The line of each run: its model, with the fields in which its runs differ."""
-    models = [str(run.record["model"]) for run in runs]
-    fields = [run.record.get("fields") or {} for run in runs]
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        variants.setdefault(run.record["model"], []).append(_fields(run))
     labels = []
-    for model, own in zip(models, fields, strict=True):
-        others = [
-            other for name, other in zip(models, fields, strict=True) if name == model
-        ]
+    for run in runs:
+        model, own = run.record["model"], _fields(run)
         differing = [
             f"{name}={own[name]}"
             for name in sorted(own)
-            if any(other.get(name) != own[name] for other in others)
+            if any(other.get(name) != own[name] for other in variants[model])
         ]
         labels.append(", ".join([model, *differing]))
     return labels
+
+
+def _fields(run: finished.Run) -> dict[str, Any]:
+    found: dict[str, Any] = run.record.get("fields") or {}
+    return found
 
 
 def _num_train(run: finished.Run) -> float:

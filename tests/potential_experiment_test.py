@@ -166,6 +166,16 @@ def test_forces_of_both_kinds_are_learnt(train, tmp_path, forces, optimizer):
     assert record["test_errors"]["forces"]["rmse"][0] < 0.5 * size
 
 
+@pytest.mark.slow
+def test_egnn_learns_real_forces_under_its_protocol(run, tmp_path, shared_dir):
+    """Under the protocol of all models it was at 520 meV/Å after twice the epochs."""
+    args = ("--dataset=rmd17_ethanol", f"--data_dir={shared_dir / 'data' / 'rmd17'}")
+    sizes = ("--epochs=5", "--num_test=20", "--cpu_devices=1", "--workdir=run")
+    run(*args, *sizes, "--model=egnn", module="potential").succeeded()
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["valid_loss"][0] < 300
+
+
 # --- Heads ----------------------------------------------------------------------------
 
 
