@@ -28,7 +28,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
     # Under the others' settings it ends with forces of zero.
     "egnn": {
         "default": _protocol(
-            "settings under which EGNN neither saturates nor diverges",
+            "settings under which EGNN learns and does not diverge",
             optimizer=optim.Settings(
                 optimizer="muon",
                 learning_rate=5e-3,
