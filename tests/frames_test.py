@@ -371,6 +371,7 @@ def test_a_folder_of_three_files(tmp_path):
     assert_equal(joined([sets.parts[s] for s in potentials.SPLITS]), frames)
     named = potentials.load("own", tmp_path, potentials.Settings())
     assert named.fingerprint == sets.fingerprint
+    assert load(folder, num_train=2).fingerprint == sets.fingerprint
     text(folder, "", "valid.xyz")
     with pytest.raises(UserError, match="found valid.xyz, valid.npz"):
         load(folder)

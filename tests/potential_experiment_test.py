@@ -12,7 +12,9 @@ from demetar import models
 from demetar.data import potential_heads, potentials, units
 from demetar.data.frames import Frames
 from demetar.errors import UserError
+from experiments import learning_curve
 from experiments.protocols import potential as protocols
+from experiments.run import finished
 
 NUMBERS = np.array([8, 1, 1])
 LENGTHS = {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.6}  # Å
@@ -103,6 +105,18 @@ def test_a_run_leaves_its_record(train, run, tmp_path, place):
     assert "already finished" in train(*args).succeeded().output
     repeat = ("--config=run", "--workdir=run", f"--data_dir={place}")
     assert "already finished" in run(*repeat, module="potential").succeeded().output
+
+
+def test_runs_on_fewer_frames_share_a_test_set(train, tmp_path, place):
+    """`experiments.learning_curve` draws them as one line."""
+    for count in (12, 24):
+        args = (f"--num_train={count}", "--epochs=1", f"--workdir=runs/{count}")
+        train(*args).succeeded()
+    runs = finished.read_runs([str(tmp_path / "runs")])
+    assert list(learning_curve.points(runs)["schnet"][:, 0]) == [12, 24]
+    identities = {run.record["settings"]["identity"] for run in runs}
+    assert len(identities) == 2  # neither continues the other
+    train("--num_train=12", "--epochs=1", "--workdir=runs/24").refused("num_train")
 
 
 def assert_written_in_ev(run, folder, test, values):

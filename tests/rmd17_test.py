@@ -113,6 +113,7 @@ def test_rows_of_the_published_split(tmp_path):
     np.testing.assert_array_equal(
         fewer.parts["valid"].energies, sets.parts["valid"].energies
     )
+    assert fewer.fingerprint == sets.fingerprint  # of one source
 
 
 def test_labels_of_md17(tmp_path, shared_dir):

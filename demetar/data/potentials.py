@@ -97,7 +97,8 @@ class Sets:
 
     Attributes:
       parts: {'train' | 'valid' | 'test': frames}.
-      fingerprint: SHA-256 of all of them.
+      fingerprint: SHA-256 of the frames of the source, also of those that are left
+        out, so that runs on fewer training frames name the same test frames.
       place: the folder or file that they were read from.
       notes: one line each, of what a person should know of them.
       rows: of one file that was split, where the frames of each split stand there.
@@ -150,7 +151,7 @@ def load(dataset: str, root: pathlib.Path, settings: Settings) -> Sets:
         split: _first(source.parts[split], split, getattr(settings, f"num_{split}"))
         for split in SPLITS
     }
-    content = {split: part.fingerprint() for split, part in parts.items()}
+    content = {split: part.fingerprint() for split, part in source.parts.items()}
     hashed = files.json_hash(content)
     notes = (*source.notes, *_alone(parts["train"], settings.cutoff))
     return Sets(parts, hashed, source.place, notes, source.rows)
