@@ -137,6 +137,26 @@ def assert_written_in_ev(run, folder, test, values):
     np.testing.assert_allclose(forces, values["forces"][0] / 1e3, atol=1e-4)
 
 
+def test_the_record_has_the_errors_of_the_mean_of_the_seeds(train, tmp_path):
+    """They are those of `seed="mean"`, and not the means of the seeds' errors."""
+    args = ("--epochs=20", "--eval_every=20", "--learning_rate=0.02", "--num_seeds=2")
+    told = "mean of the predictions of the seeds (--seed=mean): test error"
+    assert told in train(*args).succeeded().output
+    assert told in train(*args).succeeded().output  # already finished
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    found = record["mean_of_seeds"]
+    test = frames(6, seed=len("test"))
+    model = demetar.load(tmp_path / "run", seed="mean")
+    values = model(positions=test["coords"], species=NUMBERS)
+    error = np.abs(values["forces"] - MEV * test["forces"]).mean()
+    assert found["test_loss"] == pytest.approx(error, rel=1e-3)
+    assert found["test_loss"] < 0.999 * record["test_loss_mean"]
+    low, high = found["test_loss_interval"]
+    assert low < error < high
+    error = np.abs(values["energy"] - MEV * test["energies"]).mean()
+    assert found["test_errors"]["energy"]["mae"] == [pytest.approx(error, rel=1e-3)]
+
+
 def test_what_cannot_be_trained_on(train):
     train("--energy_weight=0", "--force_weight=0").refused("--force_weight above 0")
     train("--reference_energies=H=-13").refused("found none of O")

@@ -47,7 +47,7 @@ def test_a_run_leaves_its_record(train, tmp_path, place):
         num_params epochs seeds best_epoch valid_loss test_loss test_loss_mean
         test_loss_std test_loss_interval delta_eq compile_seconds num_compiles
         padding data_share python_share wall_seconds steps_per_second versions device
-        settings heads run_id checksum"""
+        settings heads mean_of_seeds run_id checksum"""
     assert set(expected.split()) == set(record) - {"test_loss_by_head"}
     assert (record["target"], record["unit"], record["dataset"]) == (
         *("gap", "eV", "molecules"),

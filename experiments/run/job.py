@@ -335,9 +335,12 @@ def finish(
         run_files.RUN_ID: run.run_id,
     }
     delta = equivariance.rotation_errors(model, dataset, best)
+    n_node = dataset.packing.samples.n_node[dataset.splits["test"]]
     if dataset.task.judged_by:
-        sizes_of = dataset.packing.samples.n_node[dataset.splits["test"]]
-        record["test_errors"] = records.errors_record(dataset.task, measures, sizes_of)
+        record["test_errors"] = records.errors_record(dataset.task, measures, n_node)
+    if len(trainer.settings.seeds) > 1:
+        mean = evaluation.of_mean(model, best, dataset)
+        record[records.MEAN] = records.mean_record(dataset.task, mean, n_node)
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
     if job.draw is not None:
         plan = trainer.dataset.plan("test")

@@ -14,19 +14,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from demetar import files
+from demetar import files, predict
 from demetar.distributed import launch
 from demetar.train import checkpoint
+from demetar.train.evaluation import Evaluation
 from demetar.train.run import Run
 from demetar.types import Head, TaskSpec
 from experiments.protocols.settings import Settings
 from experiments.run import cli, evaluation, run_files, statistics
 from tools.command_line import Given
 
-# Flags that change nothing but where files lie and what computes.
 _ONE_UNIT = re.compile(r"\w+$")  # that needs no brackets when it is squared
 _BRACKETED = re.compile(r"\((\w+)\)\^2")
 
+MEAN = "mean_of_seeds"  # the entry of `mean_record`
+
+# Flags that change nothing but where files lie and what computes.
 PLACES = ("workdir", "data_dir", "config", "out", "cpu_devices", *launch.FLAGS)
 
 
@@ -71,6 +74,30 @@ def test_record(
         "test_loss_std": spread,
         "unit": " and ".join(filter(None, map(error_unit, judging(task)))),
     }
+
+
+def mean_record(
+    task: TaskSpec, tested: Evaluation, n_node: np.ndarray
+) -> dict[str, Any]:
+    """What the record says of the mean of the seeds' predictions.
+
+    Args:
+      task: heads.
+      tested: of `evaluation.of_mean`.
+      n_node: [D] nodes of each test sample.
+
+    Returns:
+      'test_loss' and its 'test_loss_interval' as of the seeds; of heads that are not
+      averaged 'test_errors' too.
+    """
+    errors = tested.overall(task)
+    found: dict[str, Any] = {
+        "test_loss": float(errors.mean()),
+        "test_loss_interval": list(statistics.bootstrap_mean(errors)),
+    }
+    if task.judged_by:
+        found["test_errors"] = errors_record(task, tested.measures, n_node)
+    return found
 
 
 def judging(task: TaskSpec) -> list[Head]:
@@ -121,7 +148,7 @@ def _means(
 
 
 def describe_errors(record: Mapping[str, Any]) -> str:
-    """One line on the errors of each head, means over the seeds."""
+    """One line on the errors of each head, means over the seeds; '' without any."""
     told = []
     for name, own in record.get("test_errors", {}).items():
         values = {key: evaluation.number(np.mean(own[key])) for key in ("mae", "rmse")}
@@ -294,7 +321,19 @@ def describe(record: Mapping[str, Any]) -> str:
     bad = run_files.not_finite(record) or record.get("not_finite", [])
     warning = [f"not finite: {', '.join(map(str, bad))}"] if bad else []
     each = [f"errors    {describe_errors(record)}"] if "test_errors" in record else []
-    return "\n".join([line, *each, *elsewhere, *warning])
+    mean = [_describe_mean(record[MEAN], unit)] if MEAN in record else []
+    return "\n".join([line, *each, *mean, *elsewhere, *warning])
+
+
+def _describe_mean(entry: Mapping[str, Any], unit: str) -> str:
+    """One line on the mean of the seeds' predictions."""
+    low, high = map(evaluation.number, entry["test_loss_interval"])
+    errors = describe_errors(entry)
+    return (
+        f"mean of the predictions of the seeds (--seed={predict.MEAN}): test error "
+        f"{evaluation.number(entry['test_loss'])}{unit and f' {unit}'}, 95 % interval "
+        f"{low} to {high}{errors and f'; {errors}'}"
+    )
 
 
 def num_params(run: Run) -> int:

@@ -125,6 +125,12 @@ ENTRIES = {
 }
 _OPTIONAL = {
     "test_loss": _are_numbers,
+    "mean_of_seeds": lambda value: (
+        isinstance(value, dict)
+        and _is_number(value.get("test_loss"))
+        and _is_interval(value.get("test_loss_interval"))
+        and _is_object(value.get("test_errors", {}))
+    ),
     "eval": lambda value: (
         isinstance(value, list)
         and all(
