@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -103,11 +103,13 @@ def _test(
 
 def describe(entry: Mapping[str, Any]) -> str:
     """One line with the result of an evaluation."""
-    low, high = map(number, entry["interval"])
-    return (
-        f"on {entry['dataset']}: test error {number(entry['loss_mean'])}, "
-        f"95 % interval {low} to {high}"
-    )
+    return f"on {entry['dataset']}: {told(entry['loss_mean'], entry['interval'])}"
+
+
+def told(error: float | None, interval: Sequence[float | None], more: str = "") -> str:
+    """How a test error is told: with what belongs behind it, and its interval."""
+    low, high = map(number, interval)
+    return f"test error {number(error)}{more}, 95 % interval {low} to {high}"
 
 
 def number(value: float | None) -> str:

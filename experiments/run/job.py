@@ -340,7 +340,8 @@ def finish(
         record["test_errors"] = records.errors_record(dataset.task, measures, n_node)
     if len(trainer.settings.seeds) > 1:
         mean = evaluation.of_mean(model, best, dataset)
-        record[records.MEAN] = records.mean_record(dataset.task, mean, n_node)
+        told = records.mean_record(dataset.task, mean, n_node)
+        record[run_files.MEAN_OF_SEEDS] = told
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
     if job.draw is not None:
         plan = trainer.dataset.plan("test")

@@ -27,8 +27,6 @@ from tools.command_line import Given
 _ONE_UNIT = re.compile(r"\w+$")  # that needs no brackets when it is squared
 _BRACKETED = re.compile(r"\((\w+)\)\^2")
 
-MEAN = "mean_of_seeds"  # the entry of `mean_record`
-
 # Flags that change nothing but where files lie and what computes.
 PLACES = ("workdir", "data_dir", "config", "out", "cpu_devices", *launch.FLAGS)
 
@@ -309,30 +307,27 @@ def command(
 
 def describe(record: Mapping[str, Any]) -> str:
     """One line with the result, and one for each other data set."""
-    low, high = map(evaluation.number, record["test_loss_interval"])
-    spread = record["test_loss_std"]
+    spread, unit = record["test_loss_std"], same_unit(record["unit"])
     over_seeds = "" if spread is None else f" ± {evaluation.number(spread)} over seeds"
-    unit = same_unit(record["unit"])
-    line = (
-        f"{record['model']}: test error {evaluation.number(record['test_loss_mean'])}"
-        f"{over_seeds}{unit and f' {unit}'}, 95 % interval {low} to {high}"
-    )
+    behind = unit and f" {unit}"
+    error, interval = record["test_loss_mean"], record["test_loss_interval"]
+    line = f"{record['model']}: {evaluation.told(error, interval, over_seeds + behind)}"
     elsewhere = [evaluation.describe(entry) for entry in record.get("eval", [])]
     bad = run_files.not_finite(record) or record.get("not_finite", [])
     warning = [f"not finite: {', '.join(map(str, bad))}"] if bad else []
     each = [f"errors    {describe_errors(record)}"] if "test_errors" in record else []
-    mean = [_describe_mean(record[MEAN], unit)] if MEAN in record else []
+    own = record.get(run_files.MEAN_OF_SEEDS)
+    mean = [_describe_mean(own, behind)] if own else []
     return "\n".join([line, *each, *mean, *elsewhere, *warning])
 
 
-def _describe_mean(entry: Mapping[str, Any], unit: str) -> str:
+def _describe_mean(entry: Mapping[str, Any], behind: str) -> str:
     """One line on the mean of the seeds' predictions."""
-    low, high = map(evaluation.number, entry["test_loss_interval"])
     errors = describe_errors(entry)
     return (
-        f"mean of the predictions of the seeds (--seed={predict.MEAN}): test error "
-        f"{evaluation.number(entry['test_loss'])}{unit and f' {unit}'}, 95 % interval "
-        f"{low} to {high}{errors and f'; {errors}'}"
+        f"mean of the predictions of the seeds (--seed={predict.MEAN}): "
+        f"{evaluation.told(entry['test_loss'], entry['test_loss_interval'], behind)}"
+        f"{errors and f'; {errors}'}"
     )
 
 

@@ -25,6 +25,7 @@ ERRORS_FILE = "test_errors.npz"
 # Its array, by the kind of the heads' losses; the last one if they have both.
 ERRORS_NAMES = frozenset({"squared_errors", "absolute_errors", "errors"})
 RUN_ID = "run_id"
+MEAN_OF_SEEDS = "mean_of_seeds"  # errors of the mean of the seeds' predictions
 CHECKSUM = "checksum"  # of all else that a record says; earlier releases had none
 FORMAT = 1  # of a work directory; part of every id
 
@@ -125,7 +126,7 @@ ENTRIES = {
 }
 _OPTIONAL = {
     "test_loss": _are_numbers,
-    "mean_of_seeds": lambda value: (
+    MEAN_OF_SEEDS: lambda value: (
         isinstance(value, dict)
         and _is_number(value.get("test_loss"))
         and _is_interval(value.get("test_loss_interval"))
