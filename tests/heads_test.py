@@ -203,7 +203,8 @@ def evaluate_zero(dataset):
     settings = loop.Settings(epochs=1, seeds=(1,))
     trainer = Trainer(model, dataset, settings, optim.Settings())
     plan = trainer.dataset.plan("test")
-    errors, predictions, _ = trainer.evaluator.evaluate(trainer.init().params, plan)
+    found = trainer.evaluator.evaluate(trainer.init().params, plan)
+    errors, predictions = found.errors, found.predictions
     batch, first = trainer.evaluator.first_batch(plan, predictions)
     real = np.asarray(batch.weights) > 0
     told = first["energy"][real, 0] - batch.targets["energy"][real, 0]

@@ -116,17 +116,15 @@ def assert_reproduces(
         optim.Settings(),
         devices=jax.devices()[:1],
     )
-    found, predictions, _ = trainer.evaluator.evaluate(
-        best.params, dataset.plan("test")
-    )
-    np.testing.assert_allclose(found["gap"], errors, rtol=1e-4)
+    found = trainer.evaluator.evaluate(best.params, dataset.plan("test"))
+    np.testing.assert_allclose(found.errors["gap"], errors, rtol=1e-4)
     # By hand, from the predictions and the molecules' own values.
     plan = dataset.plan("test")
     rows = qm9.split_rows("random", 60)
     everything = np.concatenate([rows[part] for part in qm9.PARTS])
     real = plan["weight"] > 0
     values = known.column("gap")[everything[plan["sample"][real]]]
-    by_hand = np.abs(predictions["gap"][:, real, 0] - values)
+    by_hand = np.abs(found.predictions["gap"][:, real, 0] - values)
     ordered = np.empty_like(by_hand)
     ordered[:, plan["position"][real]] = by_hand
     np.testing.assert_allclose(ordered, errors, rtol=1e-3, atol=1e-5)

@@ -29,11 +29,14 @@ class Evaluation(NamedTuple):
         as the batches hold them; the shares of several devices one after the other.
       measures: {kind: {head: [R, D']}}, squared errors in unit^2 and absolute ones in
         the unit, also in the order of the plan.
+      mean: of the mean of the predictions of all replicas, as one replica of its own;
+        None if there is one replica alone.
     """
 
     errors: dict[str, np.ndarray]
     predictions: dict[str, np.ndarray]
     measures: dict[str, dict[str, np.ndarray]]
+    mean: Evaluation | None = None
 
     def overall(self, task: TaskSpec) -> np.ndarray:
         """What `losses.overall` makes of the errors in float64: [R, D']."""
@@ -93,15 +96,23 @@ class Evaluator:
             )
             for start in progress(range(0, length, steps))
         ]
-        found, predictions = jax.tree.map(
-            lambda *own: np.concatenate(own, axis=1), *parts
-        )
-        measures = jax.tree.map(lambda value: in_sample_order(value, padded), found)
+        found = jax.tree.map(lambda *own: np.concatenate(own, axis=1), *parts)
+        measures, predictions, of_mean = found
         counts = self._composition[padded["sample"]]  # [B, G, Z]
         task = self._dataset.task
-        errors = {head.name: measures[head.error][head.name] for head in task.heads}
-        values = heads.absolute_all(task, predictions, counts)
-        return Evaluation(errors, values, measures)
+
+        def evaluation(measures: Any, predictions: Any, *mean: Any) -> Evaluation:
+            measures = jax.tree.map(
+                lambda value: in_sample_order(value, padded), measures
+            )
+            errors = {head.name: measures[head.error][head.name] for head in task.heads}
+            values = heads.absolute_all(task, predictions, counts)
+            return Evaluation(errors, values, measures, *mean)
+
+        if not of_mean:
+            return evaluation(measures, predictions)
+        mean = jax.tree.map(lambda value: value.mean(0, keepdims=True), predictions)
+        return evaluation(measures, predictions, evaluation(of_mean, mean))
 
     def validate(self, params: Params) -> dict[str, np.ndarray]:
         """Mean error of each head and replica on the validation samples, {head: [R]}.
@@ -147,23 +158,37 @@ class Evaluator:
 
     def _program(
         self, params: Params, arrays: Any, rows: Mapping[str, Array]
-    ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
+    ) -> tuple[dict[str, Any], ...]:
+        """Measures and predictions of all replicas, and the measures of their mean."""
         task = self._dataset.task
+
+        def measures(predictions: Mapping[str, Array], batch: Batch) -> Any:
+            return {
+                kind: losses.sample_errors(task, predictions, batch, kind)
+                for kind in ERRORS
+            }
 
         def one(params: Params) -> Any:
             def step(_: None, row: Mapping[str, Array]) -> Any:
                 batch = self._dataset.batch(arrays, row)
                 outputs = self._model.apply(params, None, batch.graph, False)
                 predictions = losses.predict(task, outputs, batch.graph.nodes)
-                measures = {
-                    kind: losses.sample_errors(task, predictions, batch, kind)
-                    for kind in ERRORS
-                }
-                return None, (measures, predictions)
+                return None, (measures(predictions, batch), predictions)
 
             return jax.lax.scan(step, None, rows)[1]
 
+        def of_mean(predictions: Mapping[str, jax.Array]) -> Any:
+            def step(_: None, known: Any) -> Any:
+                row, mean = known
+                return None, measures(mean, self._dataset.batch(arrays, row))
+
+            mean = jax.tree.map(lambda value: value.mean(axis=0), predictions)
+            found = jax.lax.scan(step, None, (rows, mean))[1]
+            return jax.tree.map(lambda value: value[None], found)
+
         on_cpu = self._placement.on_cpu
-        found: tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]
-        found = over_replicas(one, (0,), self._num_replicas, on_cpu)(params)
-        return found
+        found, predictions = over_replicas(one, (0,), self._num_replicas, on_cpu)(
+            params
+        )
+        several = self._num_replicas > 1
+        return found, predictions, of_mean(predictions) if several else {}

@@ -1,4 +1,4 @@
-"""A trained model on other data sets than its own, and the mean of its seeds."""
+"""A trained model on other data sets than its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import jax
 
 from demetar.data.dataset import Dataset
 from demetar.train import equivariance, loop, optim
-from demetar.train.evaluation import Evaluation
 from demetar.train.trainer import Trainer
 from demetar.types import Params, TaskSpec
 from experiments.run import cli, statistics
@@ -46,29 +45,6 @@ def add(
             entries.append({"dataset": name, **found})
 
 
-def of_mean(model: hk.Transformed, params: Params, dataset: Dataset) -> Evaluation:
-    """The test set under the mean of the predictions of all seeds, as a committee.
-
-    `demetar.load(run, seed="mean")` predicts so. Forces are then the gradient of the
-    mean energy.
-
-    Args:
-      model, dataset: as trained.
-      params: [R, ...] of every seed.
-
-    Returns:
-      Of one replica.
-    """
-
-    def apply(params: Params, *args: Any) -> Any:
-        found = jax.lax.map(lambda own: model.apply(own, *args), params)
-        return jax.tree.map(lambda value: value.mean(axis=0), found)
-
-    committee = hk.Transformed(model.init, apply)
-    one = jax.tree.map(lambda value: value[None], params)
-    return _test(committee, one, dataset, "testing the mean of the seeds")
-
-
 def _evaluate(
     model: hk.Transformed,
     params: Params,
@@ -79,7 +55,12 @@ def _evaluate(
     # What the model knows of its task, as the extent of its radial basis and what was
     # subtracted from its targets, stays.
     dataset = dataset.under(task)
-    errors = _test(model, params, dataset, purpose).overall(task)
+    seeds = tuple(range(len(jax.tree.leaves(params)[0])))
+    settings = loop.Settings(epochs=1, seeds=seeds)
+    devices = jax.local_devices()  # the main process alone evaluates
+    trainer = Trainer(model, dataset, settings, optim.Settings(), devices=devices)
+    plan, testing = trainer.dataset.plan("test"), cli.progress_of_calls(purpose)
+    errors = trainer.evaluator.evaluate(params, plan, testing).overall(task)
     delta = equivariance.rotation_errors(model, dataset, params)
     return {
         "fingerprint": dataset.fingerprint,
@@ -88,17 +69,6 @@ def _evaluate(
         "interval": list(statistics.bootstrap_mean(errors)),
         "delta_eq": {name: float(value.mean()) for name, value in delta.items()},
     }
-
-
-def _test(
-    model: hk.Transformed, params: Params, dataset: Dataset, purpose: str
-) -> Evaluation:
-    seeds = tuple(range(len(jax.tree.leaves(params)[0])))
-    settings = loop.Settings(epochs=1, seeds=seeds)
-    devices = jax.local_devices()  # the main process alone evaluates
-    trainer = Trainer(model, dataset, settings, optim.Settings(), devices=devices)
-    plan, testing = trainer.dataset.plan("test"), cli.progress_of_calls(purpose)
-    return trainer.evaluator.evaluate(params, plan, testing)
 
 
 def describe(entry: Mapping[str, Any]) -> str:

@@ -324,28 +324,27 @@ def finish(
       writer: of metrics and pictures.
     """
     dataset, trainer = job.dataset, run.trainer
-    by_head, predictions, measures = tested
     errors = tested.overall(dataset.task)
     best = trainer.placement.here(run.best)
     record = {
         **job_record(job, config),
         **records.run_record(run),
-        **records.test_record(dataset.task, by_head, errors),
+        **records.test_record(dataset.task, tested.errors, errors),
         "num_params": records.num_params(run),
         run_files.RUN_ID: run.run_id,
     }
     delta = equivariance.rotation_errors(model, dataset, best)
     n_node = dataset.packing.samples.n_node[dataset.splits["test"]]
     if dataset.task.judged_by:
-        record["test_errors"] = records.errors_record(dataset.task, measures, n_node)
-    if len(trainer.settings.seeds) > 1:
-        mean = evaluation.of_mean(model, best, dataset)
-        told = records.mean_record(dataset.task, mean, n_node)
+        found = records.errors_record(dataset.task, tested.measures, n_node)
+        record["test_errors"] = found
+    if tested.mean is not None:
+        told = records.mean_record(dataset.task, tested.mean, n_node)
         record[run_files.MEAN_OF_SEEDS] = told
     record["delta_eq"] = {name: float(value.mean()) for name, value in delta.items()}
     if job.draw is not None:
         plan = trainer.dataset.plan("test")
-        batch, first = trainer.evaluator.first_batch(plan, predictions)
+        batch, first = trainer.evaluator.first_batch(plan, tested.predictions)
         job.draw(dataset.task, batch, first, writer, trainer.settings.epochs)
     writer.finish({name: record[name] for name in ("test_loss", "valid_loss")})
     standing = workdir.check(folder, config, dataset.task)

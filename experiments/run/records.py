@@ -81,7 +81,7 @@ def mean_record(
 
     Args:
       task: heads.
-      tested: of `evaluation.of_mean`.
+      tested: `Evaluation.mean` of the test set.
       n_node: [D] nodes of each test sample.
 
     Returns:
