@@ -37,6 +37,20 @@ PROTOCOLS: Mapping[str, Mapping[str, Protocol]] = {
             ),
         )
     },
+    # Under the others' settings, and with more weight on the energies, all hidden units
+    # of its readout fall silent: its forces become zero and stay so.
+    "nmp": {
+        "default": _protocol(
+            "settings under which NMP learns; the rate is its authors'",
+            data=Data(energy_weight=1e-3, training_error="absolute"),
+            optimizer=optim.Settings(
+                learning_rate=5e-4,
+                schedule="cosine",
+                warmup_epochs=2,
+                adaptive_clip=True,
+            ),
+        )
+    },
     "nequip": {
         "default": _protocol(
             "Batzner et al. 2022, arXiv 2101.03164; its frames and batches with other "

@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from experiments.run.motion import Trace
 
-FLAT = 10.0  # meV per atom, below which the axis of energies is linear
+APART = 10.0  # times a typical change of the energy, beyond which the axis is bent
+MOST_INSIDE = 4  # traces whose names stand inside of the axes
 
 
 def draw_traces(traces: Mapping[str, Trace]) -> Figure:
-    """Total energies over the time, {label: trace}."""
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    """Total energies over the time, {label: trace}.
+
+    The axis is linear up to a typical change and logarithmic beyond, if some of them
+    change far more than that.
+    """
+    several = len(traces) > MOST_INSIDE
+    figure = Figure(figsize=(10 if several else 7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for label, trace in traces.items():
+    for row, (label, trace) in enumerate(traces.items()):
         told = f"{label}: {trace.drift:.2g} meV per atom and ps"
-        axes.plot(1e-3 * trace.times, trace.total, lw=1, label=told)
+        color = colormaps["tab20"](row % 20) if several else f"C{row}"
+        axes.plot(1e-3 * trace.times, trace.total, lw=1, color=color, label=told)
     axes.set(xlabel="time / ps", ylabel="change of the total energy / (meV per atom)")
-    if max(np.abs(trace.total).max() for trace in traces.values()) > FLAT:
-        axes.set_yscale("symlog", linthresh=FLAT)
+    changes = sorted(float(np.abs(trace.total).max()) for trace in traces.values())
+    typical = changes[(len(changes) - 1) // 2]
+    if changes[-1] > APART * typical > 0:
+        axes.set_yscale("symlog", linthresh=typical)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if several:
+        figure.legend(fontsize=8, loc="outside right upper")
+    else:
+        axes.legend(fontsize=8)
     return figure
 
 
