@@ -21,6 +21,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from demetar.committees import Committee, committee
     from demetar.data.batch import make_batch
     from demetar.errors import UserError
     from demetar.models import REGISTRY
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REGISTRY",
     "Batch",
+    "Committee",
     "Graph",
     "Head",
     "Net",
@@ -43,6 +45,7 @@ __all__ = [
     "build",
     "calculator",
     "check_symmetry",
+    "committee",
     "load",
     "make_batch",
 ]
@@ -51,6 +54,7 @@ __version__ = "0.2.0"
 
 # Where each name of the public face is.
 _HOMES = {
+    "demetar.committees": ("Committee", "committee"),
     "demetar.data.batch": ("make_batch",),
     "demetar.errors": ("UserError",),
     "demetar.models": ("REGISTRY",),

@@ -14,15 +14,15 @@ Molecular dynamics, relaxation and vibrations call it once per step. It compiles
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from demetar import models, predict
+from demetar import committees, models
 from demetar.data.potentials import ENERGY, FORCES, LENGTH_UNIT, unit_of
 from demetar.errors import UserError
-from demetar.predict import Predictor
+from demetar.predict import Function, Predictor
 from demetar.types import Head, TaskSpec
 
 # `engine(positions)` of [n, 3] in Å gives an energy in eV and forces [n, 3] in eV/Å.
@@ -30,7 +30,7 @@ Engine = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 def calculator(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     seed: int | str | None = None,
     dtype: str | None = None,
 ) -> Any:
@@ -40,7 +40,8 @@ def calculator(
     than the largest shape so far has room for.
 
     Args:
-      run, seed, dtype: of `demetar.load`. For relaxation and vibrations take 'float64'.
+      run, seed, dtype: of `demetar.load`, or runs as of `demetar.committee`. For
+        relaxation and vibrations take 'float64'.
 
     Returns:
       An `ase.calculators.calculator.Calculator`.
@@ -52,14 +53,16 @@ def calculator(
     """
     from demetar import ase  # an optional dependency
 
-    return ase.Calculator(Potential(predict.load(run, seed, dtype)))
+    runs = [run] if isinstance(run, str | os.PathLike) else run
+    return ase.Calculator(Potential(committees.load(runs, seed, dtype)))
 
 
 class Potential:
     """Energies and forces of molecules by a trained model.
 
     Args:
-      model: with a head 'energy' and forces, as `experiments.potential` trains it.
+      model: with a head 'energy' and forces, as `experiments.potential` trains it, or a
+        committee of such.
 
     Attributes:
       model: the same.
@@ -70,22 +73,25 @@ class Potential:
         are not in Å, or its energy jumps as atoms come and go.
     """
 
-    def __init__(self, model: Predictor):
+    def __init__(self, model: Function):
         self.model = model
         self._energy, self._forces = heads_of(model.task)
-        self.is_conservative = bool(self._forces.gradient_of)
+        own = [heads_of(member.task)[1] for member in model.members]
+        self.is_conservative = all(forces.gradient_of for forces in own)
         self._units = [unit_of(head) for head in (self._energy, self._forces)]
-        if not models.has_forces(model.model):
-            raise UserError(
-                f"{model.model} reads no positions, so it has no forces; train another "
-                "model with: python -m experiments.potential"
-            )
+        for member in model.members:
+            if not models.has_forces(member.model):
+                raise UserError(
+                    f"{member.model} reads no positions, so it has no forces; train "
+                    "another model with: python -m experiments.potential"
+                )
         if model.task.length_unit != LENGTH_UNIT:
             raise UserError(
                 f"expected a model of lengths in {LENGTH_UNIT}, found "
                 f"{model.task.length_unit or 'no unit'}"
             )
-        check_smooth(model)
+        for member in model.members:
+            check_smooth(member)
 
     def __call__(self, numbers: Any, positions: Any) -> tuple[float, np.ndarray]:
         """The energy in eV, and forces [n, 3] in eV/Å.

@@ -9,6 +9,7 @@ a call whose systems fit a program that was compiled before compiles nothing.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import importlib.resources
@@ -116,7 +117,71 @@ def _read(path: pathlib.Path, dtype: str | None) -> ModelCheckpoint:
         return checkpoint.load_model(path)
 
 
-class Predictor:
+class Function(abc.ABC):
+    """What predicts, as a function of arrays.
+
+    Attributes:
+      model: name of the model.
+      task: inputs and heads.
+      seed: that is used, or 'mean'.
+      metadata: what else the checkpoint tells.
+    """
+
+    model: str
+    task: TaskSpec
+    seed: int | str
+    metadata: dict[str, Any]
+
+    @property
+    @abc.abstractmethod
+    def members(self) -> tuple[Predictor, ...]:
+        """The trained models that it is made of."""
+
+    @abc.abstractmethod
+    def values(self, found: Systems) -> Values:
+        """The values of every head, one system after the other, in double precision."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, as a call takes them."""
+        return tuple(item.keyword for item in named.inputs_of(self.task))
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of each head."""
+        return {head.name: head.unit for head in self.task.heads}
+
+    def __call__(self, positions: Any = None, **inputs: Any) -> dict[str, Any]:
+        """The values of every head.
+
+        Args:
+          positions: [n, 3] of one system, [systems, n, 3] of several, or a list of
+            arrays [n_i, 3]; in the length unit of the task.
+          inputs: the others by name, likewise: [n] scalars, [n, 3] vectors. One [n]
+            does for all systems of n nodes.
+
+        Returns:
+          {head: values}: of one system [n, 3] for a vector per node, [n] for a scalar
+          per node and a number for a scalar per graph; with an axis of systems in front
+          if several were given, and in a list if they were. A head of more than one
+          vector or scalar has an axis more.
+
+        Raises:
+          UserError: an input is missing, unknown, of another shape or not finite, or of
+            a species that the model does not know.
+        """
+        found = named.parse(self.task, {named.POSITIONS: positions, **inputs})
+        values = self.values(found)
+        return self._as_given(values, found)
+
+    def _as_given(self, values: Values, found: Systems) -> dict[str, Any]:
+        return {
+            head.name: _laid_out(head, values[head.name], found)
+            for head in self.task.heads
+        }
+
+
+class Predictor(Function):
     """A trained model as a function of arrays.
 
     Its inputs are those of its task, by name: `inputs` lists them. Outputs are a
@@ -129,12 +194,8 @@ class Predictor:
       seed, dtype: of `load`.
 
     Attributes:
-      model: name of the model.
-      task: inputs and heads.
       seeds: of the replicas in the checkpoint.
-      seed: that is used, or 'mean'.
       dtype: of what is computed.
-      metadata: what else the checkpoint tells.
       fields: of the model, other than their defaults.
       net: the model as pure functions.
       replicas: parameters of the seeds that are used.
@@ -167,14 +228,8 @@ class Predictor:
         )
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, as a call takes them."""
-        return tuple(item.keyword for item in named.inputs_of(self.task))
-
-    @property
-    def units(self) -> dict[str, str]:
-        """The unit of each head."""
-        return {head.name: head.unit for head in self.task.heads}
+    def members(self) -> tuple[Predictor, ...]:
+        return (self,)
 
     @property
     def params(self) -> Params:
@@ -186,34 +241,7 @@ class Predictor:
         """How many fixed shapes were asked for, and so how many compilations."""
         return len(self._shapes)
 
-    def __call__(self, positions: Any = None, **inputs: Any) -> dict[str, Any]:
-        """The values of every head.
-
-        Args:
-          positions: [n, 3] of one system, [systems, n, 3] of several, or a list of
-            arrays [n_i, 3]; in the length unit of the task.
-          inputs: the others by name, likewise: [n] scalars, [n, 3] vectors. One [n]
-            does for all systems of n nodes.
-
-        Returns:
-          {head: values}: of one system [n, 3] for a vector per node, [n] for a scalar
-          per node and a number for a scalar per graph; with an axis of systems in front
-          if several were given, and in a list if they were. A head of more than one
-          vector or scalar has an axis more.
-
-        Raises:
-          UserError: an input is missing, unknown, of another shape or not finite, or of
-            a species that the model does not know.
-        """
-        found = named.parse(self.task, {named.POSITIONS: positions, **inputs})
-        values = self.values(found)
-        return {
-            head.name: _laid_out(head, values[head.name], found)
-            for head in self.task.heads
-        }
-
     def values(self, found: Systems) -> Values:
-        """The values of every head, one system after the other, in double precision."""
         samples = system_graphs.to_samples(self.task, found)
         known = heads.composition(_marked(self.task), found.scalars, found.n_node)
         _warn_of_unknown(self.task, known)

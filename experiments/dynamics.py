@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-import demetar
+from demetar import committees
 from demetar.errors import UserError
 from demetar.potential import Potential
 from demetar.precision import DTYPES
@@ -77,6 +77,9 @@ class Options:
         Bounds(above=0),
     )
     seed: int = setting(0, "Of the velocities.", DATA, NOT_NEGATIVE)
+    committee: bool = setting(
+        False, "Take all RUNs as one model, the mean of their forces.", MODEL
+    )
     dtypes: tuple[str, ...] = setting(
         DTYPES,
         "What dynamics compute in, one after the other; all else is in float64.",
@@ -131,9 +134,12 @@ def main(given: Given, runs: Sequence[str]) -> None:
             )
     molecule = structures.find(options.molecule)
     dtypes = dict.fromkeys(options.dtypes if options.what == "nve" else ("float64",))
+    found = named(runs)
+    together = {", ".join(found): [*found.values()]}
+    alone = {label: [run] for label, run in found.items()}
     subjects = [
-        model(run, label, dtype, molecule)
-        for label, run in named(runs).items()
+        model(own, label, dtype, molecule)
+        for label, own in (together if options.committee else alone).items()
         for dtype in dtypes
     ]
     if options.what != "nve" and options.engine != NONE:
@@ -162,19 +168,19 @@ def named(runs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def model(run: str, label: str, dtype: str, molecule: Structure) -> Subject:
-    """A trained model of the molecule.
+def model(runs: Sequence[str], label: str, dtype: str, molecule: Structure) -> Subject:
+    """A trained model of the molecule, or several as one.
 
     Args:
-      run: as `demetar.load` takes it.
-      label: of the run.
+      runs: each as `demetar.load` takes it.
+      label: of the model.
       dtype: of what is computed.
       molecule: whose elements it must know.
 
     Raises:
       UserError: there is none, it is no potential, or does not know an element.
     """
-    potential = Potential(demetar.load(run, dtype=dtype))
+    potential = Potential(committees.load(runs, dtype=dtype))
     engine = potential.engine(molecule.numbers)
     engine(molecule.positions)  # so that an unknown element is told at once
     about = {

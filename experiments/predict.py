@@ -2,7 +2,9 @@ r"""Predict with a trained model from files.
 
     python -m experiments.predict --checkpoint=RUN --input=PATH --out=FILE
 
-The checkpoint is the work directory of a run, its best.npz, or pretrained:NAME. What is
+The checkpoint is the work directory of a run, its best.npz, or pretrained:NAME. If
+--checkpoint is given several times, the mean of these models predicts, and an .npz also
+gets NAME_spread of each head, their standard deviation. What is
 read depends on the model: states of N bodies as .npz with the arrays that it names
 (positions, velocities, charges: [n, 3] and [n], or with an axis of systems in front, or
 the splits of a generated data set), or molecules as .xyz, extended xyz, .npz or .sdf; a
@@ -24,11 +26,11 @@ from typing import Any
 import numpy as np
 import tqdm
 
-import demetar
-from demetar import export, predict
+from demetar import committees, export, predict
+from demetar.committees import Committee
 from demetar.data import nbody_files
 from demetar.errors import UserError
-from demetar.predict import MEAN, Predictor
+from demetar.predict import MEAN, Function, Predictor
 from demetar.settings import COUNT, DATA, MODEL, OUTPUT, setting
 from experiments.run import (
     cli,
@@ -45,10 +47,12 @@ from tools.command_line import MOST_DIGITS, CommandLine, Given
 class Options:
     """The model, what it predicts from, and what is written."""
 
-    checkpoint: str | None = setting(
-        None,
-        "Work directory of a run, a checkpoint, or pretrained:NAME. Required.",
+    checkpoint: tuple[str, ...] = setting(
+        (),
+        "Work directory of a run, a checkpoint, or pretrained:NAME; several for the "
+        "mean of their predictions. Required.",
         MODEL,
+        repeatable=True,
     )
     seed: str | None = setting(
         None,
@@ -99,7 +103,7 @@ def main(given: Given, _: list[str]) -> None:
         raise UserError("expected --input=PATH and --out=FILE, or --export=FILE")
     if options.out and not options.input:
         raise UserError("expected --input=PATH, what to predict from")
-    model = demetar.load(options.checkpoint, _seed(options.seed))
+    model = committees.load(options.checkpoint, _seed(options.seed))
     print(f"model     {model!r}")
     out = pathlib.Path(options.out) if options.out else None
     paths: list[pathlib.Path] = []
@@ -108,6 +112,11 @@ def main(given: Given, _: list[str]) -> None:
         paths = prediction_inputs.find(place, model.task, out)
     check_outputs(options, paths)
     if options.export:
+        if not isinstance(model, Predictor):
+            raise UserError(
+                "expected one --checkpoint with --export, found "
+                f"{len(options.checkpoint)}; export each of them"
+            )
         export_model(model, options, paths, pathlib.Path(options.export))
     if out:
         predict_files(model, options, paths, out)
@@ -124,7 +133,7 @@ def check_outputs(options: Options, paths: Sequence[pathlib.Path]) -> None:
       UserError: it would be.
     """
     kept = {
-        "the model that predicts": [predict.path_of(options.checkpoint or "")],
+        "the model that predicts": [predict.path_of(own) for own in options.checkpoint],
         "read as --input": [
             *paths,
             *(pathlib.Path(f"{path}.csv") for path in paths if path.suffix == ".sdf"),
@@ -168,7 +177,7 @@ def export_model(
 
 
 def predict_files(
-    model: Predictor,
+    model: Function,
     options: Options,
     paths: Sequence[pathlib.Path],
     out: pathlib.Path,
@@ -199,7 +208,7 @@ def predict_files(
     ):
         for chunk in _chunks(model, paths, options.batch_size, options.frame):
             values = _values(model, chunk, paths[chunk.file], steps)
-            for name in values.keys() - model.units.keys():
+            for name in values.keys() - model.units.keys() if steps > 1 else ():
                 drifts.setdefault(name, []).append(values[name])
             writer.add(chunk.systems, values, chunk.file)
             num_systems += len(chunk.systems.n_node)
@@ -220,7 +229,7 @@ def _joined(parts: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _chunks(
-    model: Predictor, paths: Sequence[pathlib.Path], size: int, frame: int | None
+    model: Function, paths: Sequence[pathlib.Path], size: int, frame: int | None
 ) -> Iterator[Chunk]:
     settings = model.metadata.get("settings")
     if frame is None and isinstance(settings, dict):
@@ -229,10 +238,18 @@ def _chunks(
 
 
 def _values(
-    model: Predictor, chunk: Chunk, path: pathlib.Path, steps: int
+    model: Function, chunk: Chunk, path: pathlib.Path, steps: int
 ) -> dict[str, np.ndarray]:
-    """The values of a chunk; of a rollout, those of every step, and drifts."""
+    """The values of a chunk and, of a committee, their spreads; of a rollout, those of
+    every step, and drifts.
+    """
     try:
+        if steps == 1 and isinstance(model, Committee):
+            mean, spread = model.mean_and_spread(chunk.systems)
+            return mean | {
+                f"{name}{prediction_outputs.SPREAD}": own
+                for name, own in spread.items()
+            }
         if steps == 1:
             return model.values(chunk.systems)
         return rollout.roll(model, chunk.systems, steps, _softening(path))

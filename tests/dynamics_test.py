@@ -68,16 +68,17 @@ def test_a_calculator_has_energies_in_ev_and_their_slopes(run):
 
 def test_neighbours_that_come_and_go_compile_nothing(run):
     """A shape has room for more than it was made for; one that grows is kept."""
-    potential = Potential(demetar.load(run))
+    model = demetar.load(run)
+    potential = Potential(model)
     counts = set()
     for step in range(40):
         positions = places() * (1 + 0.4 * math.sin(step))
         potential(NUMBERS, positions)
         lengths = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
         counts.add(int((lengths < NEAR.cutoff).sum()))
-    shapes = potential.model.num_shapes
+    shapes = model.num_shapes
     assert len(counts) >= 4 and shapes <= 2
-    program: Any = potential.model._program
+    program: Any = model._program
     assert program._cache_size() == shapes
 
 

@@ -21,6 +21,7 @@ from demetar.errors import UserError
 from demetar.types import Head, TaskSpec
 
 NUM_NODES, FILE, ABOUT = "num_nodes", "file", "about"
+SPREAD = "_spread"  # ends the name of a head's spread over the models of a committee
 _FILE_NAME = f' {FILE}="'  # in a comment of extended xyz
 _LONGEST = 100_000  # characters of such a comment
 _COPIED = 2**20  # bytes at once
@@ -139,9 +140,8 @@ class NpzWriter:
         with zipfile.ZipFile(self._path, "w", allowZip64=True) as archive:
             for name, part in self._parts.items():
                 dtype, tail = self._kinds[name]
-                shape = (-1, *tail)
-                if name in heads:
-                    shape = self._shape(heads[name], tail)
+                head = heads.get(name.removesuffix(SPREAD))
+                shape = (-1, *tail) if head is None else self._shape(head, tail)
                 _copy(archive, name, part, dtype, shape)
             text = json.dumps(
                 {

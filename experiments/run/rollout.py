@@ -15,7 +15,7 @@ from demetar.data import edges
 from demetar.data.systems import Systems
 from demetar.errors import UserError
 from demetar.precision import precision
-from demetar.predict import Predictor
+from demetar.predict import Function
 from demetar.types import TaskSpec
 from tools import systems as physics
 
@@ -51,7 +51,7 @@ def check(task: TaskSpec) -> None:
 
 
 def roll(
-    model: Predictor, start: Systems, steps: int, softening: float | None
+    model: Function, start: Systems, steps: int, softening: float | None
 ) -> dict[str, np.ndarray]:
     """The values of every head at each step, and the drifts over all steps.
 

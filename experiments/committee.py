@@ -1,0 +1,311 @@
+"""Several trained potentials as one, and how wrong it is.
+
+    python -m experiments.committee RUN... --out=DIR
+
+Each RUN is the work directory of a finished run of experiments.potential, all of them
+on the same data. The mean of their energies has forces that are the mean of theirs, and
+mostly smaller errors than each of them; `demetar.committee` computes it. The spread of
+the members on a frame tells, without labels, how wrong the mean may be there. --out
+gets a record committee.json, with errors and their 95 % intervals, and a picture
+committee.png of the error of each frame over the spread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+import demetar
+from demetar.committees import Committee
+from demetar.data import potentials, systems
+from demetar.data.frames import Frames
+from demetar.data.potentials import unit_of
+from demetar.errors import UserError
+from demetar.potential import Potential, heads_of
+from demetar.predict import MEAN, Function, Values
+from demetar.settings import DATA, MODEL, OUTPUT, fields_of, setting
+from demetar.train import checkpoint
+from demetar.types import TaskSpec
+from experiments.run import cli, finished, potential_data, records, statistics
+from tools.command_line import CommandLine, Given
+
+MODULE = "experiments.committee"
+FRAMES = 256  # predicted at once
+TOGETHER = "mean of all"
+KINDS = {"absolute": np.abs, "squared": np.square}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """On which frames, and what is written."""
+
+    split: str = setting(
+        "test",
+        "The frames; on those of validation one chooses the members.",
+        DATA,
+        choices=("test", "valid"),
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where data sets lie, and generated ones are kept.",
+        DATA,
+        default_words="~/.cache/demetar/data",
+    )
+    seed: str | None = setting(
+        None,
+        f"Of runs of several seeds: {MEAN} for the mean of their seeds.",
+        MODEL,
+        default_words="the first",
+    )
+    out: str = setting(
+        "committee",
+        "Folder for committee.json and committee.png; created if missing.",
+        OUTPUT,
+    )
+
+
+LINE = CommandLine(Options, positional="RUN...")
+
+
+def main(given: Given, folders: Sequence[str]) -> None:
+    """Predict, print a table, and write the record and the picture."""
+    options = given.read(Options)
+    if options.seed not in (None, MEAN):
+        raise UserError(f"expected --seed={MEAN} or none, found {options.seed!r}")
+    runs = finished.read_runs(folders)
+    committee = read(runs, options.seed)
+    frames, fingerprint = read_frames(runs[0], options)
+    name = runs[0].record["dataset"]
+    print(f"committee {committee.model}")
+    print(f"data      {name}, {len(frames)} {options.split} frames")
+    folder = pathlib.Path(options.out)
+    with cli.new_folder(folder):
+        labels = [*(run.label for run in runs), TOGETHER]
+        found = predictions(committee, frames, labels)
+        measures = errors(committee.task, found, frames)
+        rows = results(committee, measures, frames, labels)
+        spread, error = spreads(committee.task, found, frames)
+        print(cli.markdown_table([shown(row) for row in rows], "---:"))
+        correlation = float(stats.spearmanr(spread, error).statistic)
+        print(
+            f"spread    rank correlation with the error of a frame: {correlation:.2f}"
+        )
+        cli.save_figure(folder / "committee.png", draw(spread, error, committee.task))
+        content = {
+            "command": records.typed_command(MODULE),
+            "settings": {"split": options.split, "seed": options.seed},
+            "dataset": name,
+            "fingerprint": fingerprint,
+            "runs": [
+                {"run": run.label, "run_id": run.record["run_id"]} for run in runs
+            ],
+            "results": rows,
+            "spread_correlation": correlation,
+            "versions": cli.versions(),
+            "device": cli.device(),
+        }
+        checkpoint.write_json(folder / "committee.json", checkpoint.to_json(content))
+    print(f"{folder}: committee.json, committee.png")
+
+
+def read(runs: Sequence[finished.Run], seed: str | None) -> Committee:
+    """The committee of finished runs.
+
+    Raises:
+      UserError: there are fewer than two, they are no potentials, or were not tested on
+        the same frames.
+    """
+    if len(runs) < 2:
+        raise UserError(
+            f"expected at least two finished runs for a committee, found {len(runs)}"
+        )
+    for run in runs:
+        if run.test_set != runs[0].test_set:
+            raise UserError(
+                f"expected runs on the same data, found {runs[0].label} on "
+                f"{runs[0].record['dataset']} and {run.label} on "
+                f"{run.record['dataset']} with other test frames"
+            )
+    committee = demetar.committee([run.folder for run in runs], seed)
+    Potential(committee)  # refuses what is none
+    return committee
+
+
+def read_frames(run: finished.Run, options: Options) -> tuple[Frames, str]:
+    """The frames of a split of a run's data, and the fingerprint of all of them.
+
+    Raises:
+      UserError: they are not there, or not those of the run.
+    """
+    known: Mapping[str, Any] = run.record["settings"]
+    names = [field.name for field, _ in fields_of(potentials.Settings)]
+    settings = potentials.Settings(
+        **{name: known[name] for name in names if name in known}
+    )
+    root = pathlib.Path(options.data_dir or cli.cache_dir() / "data")
+    sets = potential_data.load(known["dataset"], root, settings)
+    if sets.fingerprint != run.record["fingerprint"]:
+        raise UserError(
+            f"expected the frames that {run.label} was trained on, with fingerprint "
+            f"{run.record['fingerprint'][:12]}, found {sets.fingerprint[:12]} in "
+            f"{sets.place}; give their folder with --data_dir"
+        )
+    return sets.parts[options.split], sets.fingerprint
+
+
+def predictions(
+    committee: Committee, frames: Frames, labels: Sequence[str]
+) -> list[Values]:
+    """The values of all frames by every member, and then by their mean.
+
+    Args:
+      committee, frames: to predict with, and for.
+      labels: of the members and their mean, to tell how far they are.
+    """
+    members = [
+        _predicted(member, frames, label)
+        for member, label in zip(committee.members, labels[:-1], strict=True)
+    ]
+    mean = {
+        name: np.mean([own[name] for own in members], axis=0) for name in members[0]
+    }
+    return [*members, {name: np.asarray(own) for name, own in mean.items()}]
+
+
+def _predicted(model: Function, frames: Frames, label: str) -> Values:
+    parts: list[Values] = []
+    starts = range(0, len(frames), FRAMES)
+    for start in cli.progress(starts, label, len(starts), " calls"):
+        some = frames.take(slice(start, start + FRAMES))
+        cuts = some.starts[1:]
+        given = {
+            systems.POSITIONS: np.split(some.positions, cuts),
+            systems.SPECIES: np.split(some.numbers, cuts),
+        }
+        parts.append(model.values(systems.parse(model.task, given)))
+    return {name: np.concatenate([own[name] for own in parts]) for name in parts[0]}
+
+
+def departures(task: TaskSpec, values: Values, frames: Frames) -> Values:
+    """Predicted values less those of the frames: {energy: [F], forces: [N, 3]}."""
+    energy, forces = heads_of(task)
+    return {
+        energy.name: values[energy.name][:, 0] - frames.energies / unit_of(energy),
+        forces.name: values[forces.name][:, 0] - frames.forces / unit_of(forces),
+    }
+
+
+def errors(
+    task: TaskSpec, found: Sequence[Values], frames: Frames
+) -> dict[str, dict[str, np.ndarray]]:
+    """{'absolute' | 'squared': {head: [M, F]}} of M predictions, mean over a frame."""
+    measured: dict[str, dict[str, list[np.ndarray]]] = {
+        kind: {head.name: [] for head in task.heads} for kind in KINDS
+    }
+    for values in found:
+        for name, own in departures(task, values, frames).items():
+            for kind, measure in KINDS.items():
+                size = measure(own)
+                whole = size if own.ndim == 1 else per_frame(size, frames)
+                measured[kind][name].append(whole)
+    return {
+        kind: {name: np.stack(own) for name, own in of_heads.items()}
+        for kind, of_heads in measured.items()
+    }
+
+
+def per_frame(values: np.ndarray, frames: Frames) -> np.ndarray:
+    """Means over the atoms and components of each frame: [N, 3] -> [F]."""
+    sums = np.add.reduceat(values.mean(axis=1), frames.starts)
+    found: np.ndarray = sums / frames.n_node
+    return found
+
+
+def results(
+    committee: Committee,
+    measures: Mapping[str, Mapping[str, np.ndarray]],
+    frames: Frames,
+    labels: Sequence[str],
+) -> list[dict[str, Any]]:
+    """A row of the record for every member, and one for their mean."""
+    energy, forces = heads_of(committee.task)
+    told = records.errors_record(committee.task, measures, frames.n_node)
+    names = [*(member.model for member in committee.members), committee.model]
+    rows = []
+    for index, (label, name) in enumerate(zip(labels, names, strict=True)):
+        absolute = measures["absolute"][forces.name][index]
+        low, high = statistics.bootstrap_mean(absolute)
+        rows.append(
+            {
+                "run": label,
+                "model": name,
+                "forces_mae": float(absolute.mean()),
+                "forces_low": low,
+                "forces_high": high,
+                "forces_rmse": told[forces.name]["rmse"][index],
+                "forces_unit": forces.unit,
+                "energy_mae": told[energy.name]["mae"][index],
+                "energy_rmse": told[energy.name]["rmse"][index],
+                "energy_unit": energy.unit,
+            }
+        )
+    return rows
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row of the table."""
+    interval = f"{row['forces_low']:.2f} to {row['forces_high']:.2f}"
+    return {
+        "run": row["run"],
+        f"forces, {row['forces_unit']}": f"{row['forces_mae']:.2f} ({interval})",
+        "RMSE": f"{row['forces_rmse']:.2f}",
+        f"energy, {row['energy_unit']}": f"{row['energy_mae']:.3f}",
+    }
+
+
+def spreads(
+    task: TaskSpec, found: Sequence[Values], frames: Frames
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each frame, root mean squares over its components of the forces: [F] each.
+
+    Args:
+      task, found, frames: of `errors`; the last prediction is the mean of the others.
+
+    Returns:
+      The spread of the members, and the error of their mean.
+    """
+    _, forces = heads_of(task)
+    *members, mean = found
+    variance = np.var([own[forces.name][:, 0] for own in members], axis=0, ddof=1)
+    error = departures(task, mean, frames)[forces.name]
+    return (
+        np.sqrt(per_frame(variance, frames)),
+        np.sqrt(per_frame(np.square(error), frames)),
+    )
+
+
+def draw(spread: np.ndarray, error: np.ndarray, task: TaskSpec) -> Figure:
+    """The error of each frame over its spread."""
+    unit = heads_of(task)[1].unit
+    figure = Figure(figsize=(5, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.loglog(spread, error, ".", ms=4, alpha=0.5)
+    ends = [min(spread.min(), error.min()), max(spread.max(), error.max())]
+    axes.plot(ends, ends, "k--", lw=1, label="equal")
+    axes.set(
+        xlabel=f"spread of the members' forces / ({unit})",
+        ylabel=f"error of their mean / ({unit})",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    cli.run(main, LINE)
