@@ -21,7 +21,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from demetar.committees import Committee, committee
+    from demetar.committees import committee
     from demetar.data.batch import make_batch
     from demetar.errors import UserError
     from demetar.models import REGISTRY
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "REGISTRY",
     "Batch",
-    "Committee",
     "Graph",
     "Head",
     "Net",
@@ -54,7 +53,7 @@ __version__ = "0.2.0"
 
 # Where each name of the public face is.
 _HOMES = {
-    "demetar.committees": ("Committee", "committee"),
+    "demetar.committees": ("committee",),
     "demetar.data.batch": ("make_batch",),
     "demetar.errors": ("UserError",),
     "demetar.models": ("REGISTRY",),

@@ -2,12 +2,12 @@
 are.
 
     model = demetar.committee(["runs/rmd17_ethanol/egnn", "runs/rmd17_ethanol/segnn"])
-    model(positions=x, species="CCOHHHHHH")["forces"]
-    model.spread(positions=x, species="CCOHHHHHH")["forces"]
+    model(positions=x, species=[6, 6, 8, 1, 1, 1, 1, 1, 1])["forces"]
+    model.spread(positions=x, species=[6, 6, 8, 1, 1, 1, 1, 1, 1])["forces"]
 
-The mean has smaller errors than its members as far as these err independently, which
-models of different kinds do more than seeds of one. Forces of the mean are the gradient
-of the mean energy, so that dynamics conserve it.
+The mean has smaller errors than its members as far as these err independently. If
+forces are the gradient of the energy in each of them, they are so in the mean, and
+dynamics conserve it.
 
 Source: Seung, Opper, Sompolinsky 1992, doi 10.1145/130385.130417, "Query by committee";
 Lakshminarayanan, Pritzel, Blundell 2017, arXiv 1612.01474, whose spread of an ensemble
@@ -17,6 +17,7 @@ stands for the uncertainty.
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,16 +46,21 @@ def committee(
       UserError: one cannot be loaded or is there twice, or they do not predict the same
         from the same.
     """
-    if isinstance(runs, str | os.PathLike):
-        runs = [runs]
+    runs = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     places = [predict.path_of(run).resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
         if places.count(place) > 1:
-            raise UserError(
-                f"expected each trained model of a committee once, found {run} "
-                f"{places.count(place)} times"
-            )
-    return Committee([predict.load(run, seed, dtype) for run in runs])
+            raise _repeated(f"{os.fspath(run)} more than once")
+    return Committee([_member(run, seed, dtype) for run in runs])
+
+
+def _member(
+    run: str | os.PathLike[str], seed: int | str | None, dtype: str | None
+) -> Predictor:
+    try:
+        return predict.load(run, seed, dtype)
+    except UserError as error:
+        raise UserError(f"{os.fspath(run)}: {error}") from None
 
 
 def load(
@@ -70,6 +76,7 @@ def load(
     Raises:
       UserError: as `committee` does.
     """
+    runs = list(runs)
     if len(runs) == 1:
         return predict.load(runs[0], seed, dtype)
     return committee(runs, seed, dtype)
@@ -97,9 +104,12 @@ class Committee(Function):
                 "expected at least two trained models for a committee, found "
                 f"{len(members)}; demetar.load takes one"
             )
+        for index, member in enumerate(members):
+            _check_same(members[0], member)
+            run = _run(member)
+            if run is not None and run in map(_run, members[:index]):
+                raise _repeated("copies of one run")
         first = members[0]
-        for other in members[1:]:
-            _check_same(first, other)
         self._members = tuple(members)
         self.task, self.metadata = first.task, first.metadata
         self.model = "+".join(member.model for member in members)
@@ -137,12 +147,26 @@ class Committee(Function):
 
     def mean_and_spread(self, found: Systems) -> tuple[Values, Values]:
         """Of every value the mean over the members, and their standard deviation."""
-        values = [member.values(found) for member in self.members]
-        stacked = {name: np.stack([own[name] for own in values]) for name in values[0]}
-        return (
-            {name: own.mean(axis=0) for name, own in stacked.items()},
-            {name: own.std(axis=0, ddof=1) for name, own in stacked.items()},
-        )
+        return summary([member.values(found) for member in self.members])
+
+
+def summary(values: Sequence[Values]) -> tuple[Values, Values]:
+    """Of what two models or more predict, the mean and the standard deviation."""
+    stacked = {name: np.stack([own[name] for own in values]) for name in values[0]}
+    return (
+        {name: own.mean(axis=0) for name, own in stacked.items()},
+        {name: own.std(axis=0, ddof=1) for name, own in stacked.items()},
+    )
+
+
+def _run(member: Predictor) -> tuple[str, int | str] | None:
+    """The training and the seed of a member; None if its file does not tell."""
+    found = member.metadata.get("run_id")
+    return (found, member.seed) if isinstance(found, str) and found else None
+
+
+def _repeated(what: str) -> UserError:
+    return UserError(f"expected different trained models for a committee, found {what}")
 
 
 def _check_same(first: Predictor, other: Predictor) -> None:
@@ -150,11 +174,13 @@ def _check_same(first: Predictor, other: Predictor) -> None:
     for what, one, two in (
         ("inputs", _inputs(first.task), _inputs(other.task)),
         ("outputs", _outputs(first.task), _outputs(other.task)),
+        ("task", _name(first.task), _name(other.task)),
     ):
         if one != two:
             raise UserError(
-                f"expected models of the same {what} for a committee, found {one} of "
-                f"{first.model} and {two} of {other.model}; train them on the same data"
+                f"expected models of the same {what} for a committee, found {one!r} of "
+                f"{first.model} and {two!r} of {other.model}; train them on the same "
+                "data"
             )
 
 
@@ -167,8 +193,12 @@ def _inputs(task: TaskSpec) -> str:
 
 def _outputs(task: TaskSpec) -> str:
     return ", ".join(
-        f"{head.size} {head.kind} {head.name}"
+        f"{head.name}, {head.size} {head.kind.replace('_', ' ')}"
         + (f" in {head.unit}" if head.unit else "")
-        + (f" of {head.quantity}" if head.quantity else "")
         for head in task.heads
     )
+
+
+def _name(task: TaskSpec) -> str:
+    """What the task is called, wherever the file of its data lies."""
+    return pathlib.PurePath(task.name).name

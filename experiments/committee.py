@@ -3,8 +3,8 @@
     python -m experiments.committee RUN... --out=DIR
 
 Each RUN is the work directory of a finished run of experiments.potential, all of them
-on the same data. The mean of their energies has forces that are the mean of theirs, and
-mostly smaller errors than each of them; `demetar.committee` computes it. The spread of
+on the same data. The mean of what they predict has mostly smaller errors than each of
+them; `demetar.committee` computes it. The spread of
 the members on a frame tells, without labels, how wrong the mean may be there. --out
 gets a record committee.json, with errors and their 95 % intervals, and a picture
 committee.png of the error of each frame over the spread.
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import demetar
+from demetar import committees
 from demetar.committees import Committee
 from demetar.data import potentials, systems
 from demetar.data.frames import Frames
@@ -32,7 +33,15 @@ from demetar.predict import MEAN, Function, Values
 from demetar.settings import DATA, MODEL, OUTPUT, fields_of, setting
 from demetar.train import checkpoint
 from demetar.types import TaskSpec
-from experiments.run import cli, finished, potential_data, records, statistics
+from experiments.run import (
+    cli,
+    finished,
+    potential_data,
+    records,
+    run_files,
+    statistics,
+    workdir,
+)
 from tools.command_line import CommandLine, Given
 
 MODULE = "experiments.committee"
@@ -80,36 +89,47 @@ def main(given: Given, folders: Sequence[str]) -> None:
         raise UserError(f"expected --seed={MEAN} or none, found {options.seed!r}")
     runs = finished.read_runs(folders)
     committee = read(runs, options.seed)
-    frames, fingerprint = read_frames(runs[0], options)
+    frames, fingerprint = read_frames(runs, options)
     name = runs[0].record["dataset"]
     print(f"committee {committee.model}")
-    print(f"data      {name}, {len(frames)} {options.split} frames")
+    print(f"data      {name}, {len(frames):,} {options.split} frames")
     folder = pathlib.Path(options.out)
-    with cli.new_folder(folder):
-        labels = [*(run.label for run in runs), TOGETHER]
-        found = predictions(committee, frames, labels)
-        measures = errors(committee.task, found, frames)
-        rows = results(committee, measures, frames, labels)
-        spread, error = spreads(committee.task, found, frames)
-        print(cli.markdown_table([shown(row) for row in rows], "---:"))
-        correlation = float(stats.spearmanr(spread, error).statistic)
+    if not Potential(committee).is_conservative:
         print(
-            f"spread    rank correlation with the error of a frame: {correlation:.2f}"
+            "note      a member predicts its forces directly: those of the mean are "
+            "not the gradient of its energy"
         )
-        cli.save_figure(folder / "committee.png", draw(spread, error, committee.task))
+    labels = [*(run.label for run in runs), TOGETHER]
+    with cli.new_folder(folder):
+        members = [
+            predicted(member, frames, label)
+            for member, label in zip(committee.members, labels[:-1], strict=True)
+        ]
+        mean, spread = committees.summary(members)
+        measures = errors(committee.task, [*members, mean], frames)
+        rows = results(committee, measures, frames, labels)
+        sizes = spread_and_error(committee.task, mean, spread, frames)
+        correlation = rank_correlation(*sizes)
         content = {
             "command": records.typed_command(MODULE),
             "settings": {"split": options.split, "seed": options.seed},
             "dataset": name,
             "fingerprint": fingerprint,
+            "num_frames": len(frames),
+            "conservative": Potential(committee).is_conservative,
             "runs": [
-                {"run": run.label, "run_id": run.record["run_id"]} for run in runs
+                {"run": run.label, "run_id": run.record.get(run_files.RUN_ID)}
+                for run in runs
             ],
             "results": rows,
             "spread_correlation": correlation,
             "versions": cli.versions(),
             "device": cli.device(),
         }
+        print(cli.markdown_table([shown(row) for row in rows], "---:"))
+        told = "not defined" if correlation is None else f"{correlation:.2f}"
+        print(f"spread    rank correlation with the error of a frame: {told}")
+        cli.save_figure(folder / "committee.png", draw(*sizes, committee.task))
         checkpoint.write_json(folder / "committee.json", checkpoint.to_json(content))
     print(f"{folder}: committee.json, committee.png")
 
@@ -119,7 +139,7 @@ def read(runs: Sequence[finished.Run], seed: str | None) -> Committee:
 
     Raises:
       UserError: there are fewer than two, they are no potentials, or were not tested on
-        the same frames.
+        the same frames, or a model is not that of its record.
     """
     if len(runs) < 2:
         raise UserError(
@@ -130,55 +150,53 @@ def read(runs: Sequence[finished.Run], seed: str | None) -> Committee:
             raise UserError(
                 f"expected runs on the same data, found {runs[0].label} on "
                 f"{runs[0].record['dataset']} and {run.label} on "
-                f"{run.record['dataset']} with other test frames"
+                f"{run.record['dataset']} with other test frames (own files are split "
+                "by --num_train, --num_valid and --num_test)"
             )
+        checkpoint.check_run(
+            run.folder / workdir.BEST, run.record.get(run_files.RUN_ID) or ""
+        )
     committee = demetar.committee([run.folder for run in runs], seed)
     Potential(committee)  # refuses what is none
     return committee
 
 
-def read_frames(run: finished.Run, options: Options) -> tuple[Frames, str]:
-    """The frames of a split of a run's data, and the fingerprint of all of them.
+def read_frames(runs: Sequence[finished.Run], options: Options) -> tuple[Frames, str]:
+    """The frames of a split of the runs' data, and the fingerprint of all of them.
 
     Raises:
-      UserError: they are not there, or not those of the run.
+      UserError: they are not there, or not those of the runs, or the runs had different
+        ones for validation.
     """
-    known: Mapping[str, Any] = run.record["settings"]
+    first, known = runs[0], runs[0].record["settings"]
+    counts = {run.record["settings"].get("num_valid"): run.label for run in runs}
+    if options.split == "valid" and len(counts) > 1:
+        told = ", ".join(f"{count} of {label}" for count, label in counts.items())
+        raise UserError(
+            f"expected the same validation frames of all runs, found {told}"
+        )
     names = [field.name for field, _ in fields_of(potentials.Settings)]
     settings = potentials.Settings(
         **{name: known[name] for name in names if name in known}
     )
     root = pathlib.Path(options.data_dir or cli.cache_dir() / "data")
-    sets = potential_data.load(known["dataset"], root, settings)
-    if sets.fingerprint != run.record["fingerprint"]:
+    sets = potential_data.load_known(known["dataset"], root, settings)
+    if sets.fingerprint != first.record["fingerprint"]:
         raise UserError(
-            f"expected the frames that {run.label} was trained on, with fingerprint "
-            f"{run.record['fingerprint'][:12]}, found {sets.fingerprint[:12]} in "
+            f"expected the frames that {first.label} was trained on, with fingerprint "
+            f"{first.record['fingerprint'][:12]}, found {sets.fingerprint[:12]} in "
             f"{sets.place}; give their folder with --data_dir"
         )
     return sets.parts[options.split], sets.fingerprint
 
 
-def predictions(
-    committee: Committee, frames: Frames, labels: Sequence[str]
-) -> list[Values]:
-    """The values of all frames by every member, and then by their mean.
+def predicted(model: Function, frames: Frames, label: str) -> Values:
+    """The values of all frames.
 
     Args:
-      committee, frames: to predict with, and for.
-      labels: of the members and their mean, to tell how far they are.
+      model, frames: to predict with, and for.
+      label: of the model, to tell how far it is.
     """
-    members = [
-        _predicted(member, frames, label)
-        for member, label in zip(committee.members, labels[:-1], strict=True)
-    ]
-    mean = {
-        name: np.mean([own[name] for own in members], axis=0) for name in members[0]
-    }
-    return [*members, {name: np.asarray(own) for name, own in mean.items()}]
-
-
-def _predicted(model: Function, frames: Frames, label: str) -> Values:
     parts: list[Values] = []
     starts = range(0, len(frames), FRAMES)
     for start in cli.progress(starts, label, len(starts), " calls"):
@@ -269,25 +287,32 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def spreads(
-    task: TaskSpec, found: Sequence[Values], frames: Frames
+def spread_and_error(
+    task: TaskSpec, mean: Values, spread: Values, frames: Frames
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each frame, root mean squares over its components of the forces: [F] each.
 
     Args:
-      task, found, frames: of `errors`; the last prediction is the mean of the others.
+      task: heads.
+      mean, spread: of `committees.summary`.
+      frames: that they are of.
 
     Returns:
       The spread of the members, and the error of their mean.
     """
     _, forces = heads_of(task)
-    *members, mean = found
-    variance = np.var([own[forces.name][:, 0] for own in members], axis=0, ddof=1)
     error = departures(task, mean, frames)[forces.name]
     return (
-        np.sqrt(per_frame(variance, frames)),
+        np.sqrt(per_frame(np.square(spread[forces.name][:, 0]), frames)),
         np.sqrt(per_frame(np.square(error), frames)),
     )
+
+
+def rank_correlation(spread: np.ndarray, error: np.ndarray) -> float | None:
+    """Spearman's, of values [F]; None of fewer than three frames or equal values."""
+    if len(spread) < 3 or not np.ptp(spread) or not np.ptp(error):
+        return None
+    return float(stats.spearmanr(spread, error).statistic)
 
 
 def draw(spread: np.ndarray, error: np.ndarray, task: TaskSpec) -> Figure:
@@ -295,7 +320,9 @@ def draw(spread: np.ndarray, error: np.ndarray, task: TaskSpec) -> Figure:
     unit = heads_of(task)[1].unit
     figure = Figure(figsize=(5, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.loglog(spread, error, ".", ms=4, alpha=0.5)
+    axes.plot(spread, error, ".", ms=4, alpha=0.5)
+    if spread.min() > 0 and error.min() > 0:
+        axes.set(xscale="log", yscale="log")
     ends = [min(spread.min(), error.min()), max(spread.max(), error.max())]
     axes.plot(ends, ends, "k--", lw=1, label="equal")
     axes.set(

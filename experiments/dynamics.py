@@ -78,7 +78,9 @@ class Options:
     )
     seed: int = setting(0, "Of the velocities.", DATA, NOT_NEGATIVE)
     committee: bool = setting(
-        False, "Take all RUNs as one model, the mean of their forces.", MODEL
+        False,
+        "Take all RUNs as one model, the mean of their energies and forces.",
+        MODEL,
     )
     dtypes: tuple[str, ...] = setting(
         DTYPES,
@@ -135,6 +137,10 @@ def main(given: Given, runs: Sequence[str]) -> None:
     molecule = structures.find(options.molecule)
     dtypes = dict.fromkeys(options.dtypes if options.what == "nve" else ("float64",))
     found = named(runs)
+    if options.committee and len(found) < 2:
+        raise UserError(
+            f"expected at least two runs with --committee, found {len(found)}"
+        )
     together = {", ".join(found): [*found.values()]}
     alone = {label: [run] for label, run in found.items()}
     subjects = [

@@ -4,7 +4,7 @@ r"""Predict with a trained model from files.
 
 The checkpoint is the work directory of a run, its best.npz, or pretrained:NAME. If
 --checkpoint is given several times, the mean of these models predicts, and an .npz also
-gets NAME_spread of each head, their standard deviation. What is
+gets NAME_spread of each head, their standard deviation, except in rollouts. What is
 read depends on the model: states of N bodies as .npz with the arrays that it names
 (positions, velocities, charges: [n, 3] and [n], or with an axis of systems in front, or
 the splits of a generated data set), or molecules as .xyz, extended xyz, .npz or .sdf; a
@@ -40,6 +40,7 @@ from experiments.run import (
     rollout,
 )
 from experiments.run.prediction_inputs import Chunk
+from experiments.run.prediction_outputs import SPREAD
 from tools.command_line import MOST_DIGITS, CommandLine, Given
 
 
@@ -97,7 +98,7 @@ LINE = CommandLine(Options)
 def main(given: Given, _: list[str]) -> None:
     """Predict, export, or both."""
     options = given.read(Options)
-    if not options.checkpoint:
+    if not all(options.checkpoint) or not options.checkpoint:
         raise UserError("expected --checkpoint=RUN, the model to predict with")
     if not (options.export or (options.input and options.out)):
         raise UserError("expected --input=PATH and --out=FILE, or --export=FILE")
@@ -246,10 +247,8 @@ def _values(
     try:
         if steps == 1 and isinstance(model, Committee):
             mean, spread = model.mean_and_spread(chunk.systems)
-            return mean | {
-                f"{name}{prediction_outputs.SPREAD}": own
-                for name, own in spread.items()
-            }
+            named = {f"{name}{SPREAD}": own for name, own in spread.items()}
+            return named | mean  # outputs come first if one is called so
         if steps == 1:
             return model.values(chunk.systems)
         return rollout.roll(model, chunk.systems, steps, _softening(path))

@@ -10,10 +10,13 @@ import pytest
 
 import demetar
 from demetar.committees import Committee
+from demetar.data import potentials
+from demetar.data.frames import Frames
 from demetar.errors import UserError
 from demetar.potential import Potential
 from demetar.types import Head
 from experiments import committee as command
+from experiments.run import potential_data
 from tests import potential_experiment_test as experiment
 from tests.support import trained
 
@@ -87,18 +90,44 @@ def test_what_is_no_committee(runs):
         ([], "at least two trained models for a committee, found 0"),
         ([runs / "egnn"], "found 1; demetar.load takes one"),
         (runs / "egnn", "found 1"),
-        ([runs / "egnn", runs / "egnn" / "best.npz"], "once, found .* 2 times"),
+        (
+            [runs / "egnn", runs / "egnn" / "best.npz"],
+            "different trained models .* more than once",
+        ),
         ([runs / "egnn", runs / "bodies"], "same inputs .* train them on the same"),
         ([runs / "egnn", runs / "missing"], "expected a trained model in"),
     ):
         with pytest.raises(UserError, match=told):
             demetar.committee(chosen)
-    other = dataclasses.replace(POTENTIAL, heads=POTENTIAL.heads[:1])
+    with pytest.raises(UserError, match="bodies: expected a seed of 7, 8 that were"):
+        demetar.committee([runs / "bodies", runs / "others"], seed=9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"heads": POTENTIAL.heads[:1]}, "same outputs .*forces, 1 node vector in meV"),
+        ({"length_unit": "nm"}, "same inputs"),
+        ({"name": "of another method"}, "same task .*'molecules' of egnn and 'of an"),
+    ],
+)
+def test_models_of_different_tasks_have_no_mean(changes, told):
+    """As of energies by different methods, or positions at different times."""
+    other = dataclasses.replace(POTENTIAL, **changes)
     members = [
         demetar.Predictor(trained.make("egnn", task)) for task in (POTENTIAL, other)
     ]
-    with pytest.raises(UserError, match="same outputs"):
+    with pytest.raises(UserError, match=told):
         Committee(members)
+
+
+def test_a_copy_of_a_run_is_no_other_member():
+    """A run has one id; its seeds are different models."""
+    made = trained.make("egnn", trained.BODIES, 2)
+    made = dataclasses.replace(made, metadata={**made.metadata, "run_id": 64 * "a"})
+    with pytest.raises(UserError, match="found copies of one run"):
+        Committee([demetar.Predictor(made), demetar.Predictor(made)])
+    assert Committee([demetar.Predictor(made, seed) for seed in (7, 8)]).seed == "7+8"
 
 
 # --- Potentials -----------------------------------------------------------------------
@@ -155,6 +184,8 @@ def test_predict_writes_mean_and_spread(run_module, runs, tmp_path):
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "out.npz") as found:
         assert not any(name.endswith("_spread") for name in found)
+    done = run_module("experiments.predict", "--checkpoint=", *args)
+    assert done.returncode == 2 and "expected --checkpoint=RUN" in done.stderr
     done = run_module(
         "experiments.predict", *chosen, "--num_nodes=4", "--export=model.bin"
     )
@@ -173,6 +204,21 @@ def test_dynamics_take_the_runs_as_one(run_module, runs, tmp_path):
         assert done.returncode == 0, done.stderr
         record = json.loads((tmp_path / "nve" / "nve.json").read_text())
         assert [row["model"] for row in record["results"]] == expected
+    done = run_module("experiments.dynamics", chosen[0], *args, "--committee")
+    assert done.returncode == 2 and "at least two runs with --committee" in done.stderr
+
+
+def test_an_output_may_be_called_a_spread(run_module, tmp_path):
+    """Its shape is that of its head."""
+    head = dataclasses.replace(trained.MOLECULES.heads[0], name="line_spread")
+    task = dataclasses.replace(trained.MOLECULES, heads=(head,))
+    trained.save(tmp_path / "run", "egnn", task)
+    (tmp_path / "in.xyz").write_text("2\n\nH 0 0 0\nO 0 0 1\n")
+    args = ("--checkpoint=run", "--input=in.xyz", "--out=out.npz")
+    done = run_module("experiments.predict", *args)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["line_spread"].shape == (1,)
 
 
 @pytest.fixture
@@ -241,10 +287,60 @@ def test_runs_that_make_no_committee(run, several, train, tmp_path, place):
     refused("with other test frames", *several, "runs/other", data)
 
 
+def test_what_is_not_the_run_that_its_record_tells(run, several, tmp_path, place):
+    data = f"--data_dir={place}"
+    record = tmp_path / several[0] / "record.json"
+    content = json.loads(record.read_text())
+    own = tmp_path / several[0] / "best.npz"
+    saved = own.read_bytes()
+    own.write_bytes((tmp_path / several[1] / "best.npz").read_bytes())
+    found = run(*several, data, "--out=out", module="committee")
+    found.refused("best.npz belongs to run")
+    own.write_bytes(saved)
+    # As releases before 0.2 wrote it.
+    (tmp_path / several[0] / "test_errors.npz").unlink()
+    for name in ("run_id", "checksum"):
+        del content[name]
+    record.write_text(json.dumps(content))
+    run(*several, data, "--out=out", module="committee").succeeded()
+    written = json.loads((tmp_path / "out" / "committee.json").read_text())
+    assert [one["run_id"] is None for one in written["runs"]] == [True, False]
+
+
+def test_validation_frames_are_those_of_all_runs(run, train, tmp_path, place):
+    for count in (1, 2):
+        args = (f"--num_valid={count}", "--epochs=1", f"--workdir=runs/{count}")
+        train(*args).succeeded()
+    args = ("runs", f"--data_dir={place}", "--out=out")
+    found = run(*args, "--split=valid", module="committee")
+    found.refused("same validation frames of all runs, found 1 of 1, 2 of 2")
+    assert not (tmp_path / "out").exists()
+    run(*args, module="committee").succeeded()
+
+
+def test_the_data_of_the_runs_are_not_made_anew(tmp_path):
+    settings = potentials.Settings()
+    for name in ("xtb_ethanol", "mine.xyz"):
+        with pytest.raises(UserError, match=f"the data {name} here or in .*--data_dir"):
+            potential_data.load_known(name, tmp_path, settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_correlation_needs_ranks():
+    values = np.array([1.0, 2.0, 3.0])
+    assert command.rank_correlation(values, values**2) == pytest.approx(1)
+    assert command.rank_correlation(values, -values) == pytest.approx(-1)
+    assert command.rank_correlation(values, np.ones(3)) is None
+    assert command.rank_correlation(values[:2], values[:2]) is None
+    figure = command.draw(np.zeros(3), values, POTENTIAL)
+    assert figure.axes[0].get_xscale() == "linear"
+    assert command.draw(values, values, POTENTIAL).axes[0].get_xscale() == "log"
+
+
 def test_means_over_frames_of_several_sizes():
     """By the atoms of each frame."""
     sizes = np.array([2, 3], np.int32)
-    frames = demetar.data.frames.Frames(
+    frames = Frames(
         np.ones(5, np.uint8), np.zeros((5, 3)), np.zeros(2), np.zeros((5, 3)), sizes
     )
     values = np.arange(15.0).reshape(5, 3)

@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pretrained": set(),
     "predict": {"types", "heads", "data", "precision", "models", "train"},
     "ase": set(),
-    "potential": {"types", "ase", "data", "models", "predict"},
+    "committees": {"types", "data", "predict"},
+    "potential": {"types", "ase", "data", "models", "predict", "committees"},
     "symmetry": {"types", "geometry", "graphs", "precision", "net", "predict"},
     "generation": _BASE
     | {"files", "places", "settings", "data", "distributed", "generation"},

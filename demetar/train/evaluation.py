@@ -101,13 +101,15 @@ class Evaluator:
         counts = self._composition[padded["sample"]]  # [B, G, Z]
         task = self._dataset.task
 
-        def evaluation(measures: Any, predictions: Any, *mean: Any) -> Evaluation:
+        def evaluation(
+            measures: Any, predictions: Any, mean: Evaluation | None = None
+        ) -> Evaluation:
             measures = jax.tree.map(
                 lambda value: in_sample_order(value, padded), measures
             )
             errors = {head.name: measures[head.error][head.name] for head in task.heads}
             values = heads.absolute_all(task, predictions, counts)
-            return Evaluation(errors, values, measures, *mean)
+            return Evaluation(errors, values, measures, mean)
 
         if not of_mean:
             return evaluation(measures, predictions)

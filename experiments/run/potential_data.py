@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
-from demetar.data import potentials
+from demetar.data import frame_sources, potentials
 from demetar.data.potentials import Sets, Settings
+from demetar.errors import UserError
 from experiments.run import generators
 
 GENERATED = "xtb_"  # begins the names of sets that are generated
@@ -18,7 +19,7 @@ DATASETS = (
 
 
 def load(name: str, root: pathlib.Path, settings: Settings) -> Sets:
-    """The frames of a data set; a named one is generated.
+    """The frames of a data set; a named one is generated if need be.
 
     Args:
       name: of the data set, a folder or a file.
@@ -30,6 +31,25 @@ def load(name: str, root: pathlib.Path, settings: Settings) -> Sets:
     """
     if name.startswith(GENERATED) and not pathlib.Path(name).exists():
         return potentials.load(str(generated(name, root)), root, settings)
+    return potentials.load(name, root, settings)
+
+
+def load_known(name: str, root: pathlib.Path, settings: Settings) -> Sets:
+    """The frames of a data set that a run was trained on. Nothing is generated.
+
+    Args:
+      name, root, settings: of `load`.
+
+    Raises:
+      UserError: as `load` does, or it is not there.
+    """
+    places = [pathlib.Path(name), root / name]
+    is_there = any(place.exists() for place in places)
+    if not is_there and not frame_sources.is_rmd17(name):
+        raise UserError(
+            f"expected the data {name} here or in {root}, found nothing of that name; "
+            "start where the run was trained, or give their folder with --data_dir"
+        )
     return potentials.load(name, root, settings)
 
 

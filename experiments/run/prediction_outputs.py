@@ -140,7 +140,7 @@ class NpzWriter:
         with zipfile.ZipFile(self._path, "w", allowZip64=True) as archive:
             for name, part in self._parts.items():
                 dtype, tail = self._kinds[name]
-                head = heads.get(name.removesuffix(SPREAD))
+                head = heads.get(name) or heads.get(name.removesuffix(SPREAD))
                 shape = (-1, *tail) if head is None else self._shape(head, tail)
                 _copy(archive, name, part, dtype, shape)
             text = json.dumps(
