@@ -89,46 +89,47 @@ def main(given: Given, folders: Sequence[str]) -> None:
         raise UserError(f"expected --seed={MEAN} or none, found {options.seed!r}")
     runs = finished.read_runs(folders)
     committee = read(runs, options.seed)
+    conservative = Potential(committee).is_conservative  # refuses what is no potential
     frames, fingerprint = read_frames(runs, options)
     name = runs[0].record["dataset"]
     print(f"committee {committee.model}")
     print(f"data      {name}, {len(frames):,} {options.split} frames")
-    folder = pathlib.Path(options.out)
-    if not Potential(committee).is_conservative:
+    if not conservative:
         print(
             "note      a member predicts its forces directly: those of the mean are "
             "not the gradient of its energy"
         )
-    labels = [*(run.label for run in runs), TOGETHER]
+    folder = pathlib.Path(options.out)
     with cli.new_folder(folder):
         members = [
-            predicted(member, frames, label)
-            for member, label in zip(committee.members, labels[:-1], strict=True)
+            predicted(member, frames, run.label)
+            for member, run in zip(committee.members, runs, strict=True)
         ]
         mean, spread = committees.summary(members)
         measures = errors(committee.task, [*members, mean], frames)
+        labels = [*(run.label for run in runs), TOGETHER]
         rows = results(committee, measures, frames, labels)
         sizes = spread_and_error(committee.task, mean, spread, frames)
         correlation = rank_correlation(*sizes)
+        print(cli.markdown_table([shown(row) for row in rows], "---:"))
+        told = "not defined" if correlation is None else f"{correlation:.2f}"
+        print(f"spread    rank correlation with the error of a frame: {told}")
         content = {
             "command": records.typed_command(MODULE),
             "settings": {"split": options.split, "seed": options.seed},
             "dataset": name,
             "fingerprint": fingerprint,
             "num_frames": len(frames),
-            "conservative": Potential(committee).is_conservative,
             "runs": [
                 {"run": run.label, "run_id": run.record.get(run_files.RUN_ID)}
                 for run in runs
             ],
+            "conservative": conservative,
             "results": rows,
             "spread_correlation": correlation,
             "versions": cli.versions(),
             "device": cli.device(),
         }
-        print(cli.markdown_table([shown(row) for row in rows], "---:"))
-        told = "not defined" if correlation is None else f"{correlation:.2f}"
-        print(f"spread    rank correlation with the error of a frame: {told}")
         cli.save_figure(folder / "committee.png", draw(*sizes, committee.task))
         checkpoint.write_json(folder / "committee.json", checkpoint.to_json(content))
     print(f"{folder}: committee.json, committee.png")
@@ -138,8 +139,8 @@ def read(runs: Sequence[finished.Run], seed: str | None) -> Committee:
     """The committee of finished runs.
 
     Raises:
-      UserError: there are fewer than two, they are no potentials, or were not tested on
-        the same frames, or a model is not that of its record.
+      UserError: there are fewer than two, they were not tested on the same frames, or a
+        model is not that of its record.
     """
     if len(runs) < 2:
         raise UserError(
@@ -156,9 +157,7 @@ def read(runs: Sequence[finished.Run], seed: str | None) -> Committee:
         checkpoint.check_run(
             run.folder / workdir.BEST, run.record.get(run_files.RUN_ID) or ""
         )
-    committee = demetar.committee([run.folder for run in runs], seed)
-    Potential(committee)  # refuses what is none
-    return committee
+    return demetar.committee([run.folder for run in runs], seed)
 
 
 def read_frames(runs: Sequence[finished.Run], options: Options) -> tuple[Frames, str]:
