@@ -30,7 +30,7 @@ from demetar.data.potentials import unit_of
 from demetar.errors import UserError
 from demetar.potential import Potential, heads_of
 from demetar.predict import MEAN, Function, Values
-from demetar.settings import DATA, MODEL, OUTPUT, fields_of, setting
+from demetar.settings import DATA, MODEL, OUTPUT, replaced, setting
 from demetar.train import checkpoint
 from demetar.types import TaskSpec
 from experiments.run import (
@@ -174,11 +174,8 @@ def read_frames(runs: Sequence[finished.Run], options: Options) -> tuple[Frames,
         raise UserError(
             f"expected the same validation frames of all runs, found {told}"
         )
-    names = [field.name for field, _ in fields_of(potentials.Settings)]
-    settings = potentials.Settings(
-        **{name: known[name] for name in names if name in known}
-    )
-    root = pathlib.Path(options.data_dir or cli.cache_dir() / "data")
+    settings = replaced(potentials.Settings(), known)
+    root = cli.data_root(options.data_dir)
     sets = potential_data.load_known(known["dataset"], root, settings)
     if sets.fingerprint != first.record["fingerprint"]:
         raise UserError(

@@ -128,7 +128,7 @@ def _training_data(
     settings: Mapping[str, Any], data_dir: str | None
 ) -> tuple[Dataset, dict[str, Any]]:
     """What the model was trained on, and how it was simulated."""
-    root = pathlib.Path(data_dir or cli.cache_dir() / "data")
+    root = cli.data_root(data_dir)
     names = [field.name for field in dataclasses.fields(Data)]
     data = Data(**{name: settings[name] for name in names if name in settings})
     dataset, folder = nbody_data.load(settings["dataset"], data, root)

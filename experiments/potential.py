@@ -50,7 +50,7 @@ class Choice:
     @property
     def root(self) -> pathlib.Path:
         """Where data sets lie."""
-        return pathlib.Path(self.data_dir or cli.cache_dir() / "data")
+        return cli.data_root(self.data_dir)
 
 
 LINE = CommandLine(Choice, (protocols.Data, {}), *options.SHARED)

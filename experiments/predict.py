@@ -98,7 +98,7 @@ LINE = CommandLine(Options)
 def main(given: Given, _: list[str]) -> None:
     """Predict, export, or both."""
     options = given.read(Options)
-    if not all(options.checkpoint) or not options.checkpoint:
+    if not options.checkpoint or "" in options.checkpoint:
         raise UserError("expected --checkpoint=RUN, the model to predict with")
     if not (options.export or (options.input and options.out)):
         raise UserError("expected --input=PATH and --out=FILE, or --export=FILE")

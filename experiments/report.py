@@ -337,11 +337,9 @@ def _wanted(options: Options) -> scenes.Wanted:
     for text in options.systems:
         if not text.isdecimal() or len(text) > MOST_DIGITS:
             raise UserError(f"expected whole numbers in --systems, found {text!r}")
-    root = options.data_dir or cli.cache_dir() / "data"
+    root = cli.data_root(options.data_dir)
     systems = dict.fromkeys(map(int, options.systems))
-    return scenes.Wanted(
-        options.checkpoints, (*systems,), pathlib.Path(root), cli.cache_dir()
-    )
+    return scenes.Wanted(options.checkpoints, (*systems,), root, cli.cache_dir())
 
 
 def write_page(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from demetar import heads
@@ -96,25 +97,20 @@ class Evaluator:
             )
             for start in progress(range(0, length, steps))
         ]
-        found = jax.tree.map(lambda *own: np.concatenate(own, axis=1), *parts)
-        measures, predictions, of_mean = found
+        found, predictions = jax.tree.map(
+            lambda *own: np.concatenate(own, axis=1), *parts
+        )
+        measures = jax.tree.map(lambda value: in_sample_order(value, padded), found)
         counts = self._composition[padded["sample"]]  # [B, G, Z]
         task = self._dataset.task
-
-        def evaluation(
-            measures: Any, predictions: Any, mean: Evaluation | None = None
-        ) -> Evaluation:
-            measures = jax.tree.map(
-                lambda value: in_sample_order(value, padded), measures
-            )
-            errors = {head.name: measures[head.error][head.name] for head in task.heads}
-            values = heads.absolute_all(task, predictions, counts)
-            return Evaluation(errors, values, measures, mean)
-
-        if not of_mean:
-            return evaluation(measures, predictions)
-        mean = jax.tree.map(lambda value: value.mean(0, keepdims=True), predictions)
-        return evaluation(measures, predictions, evaluation(of_mean, mean))
+        errors = {head.name: measures[head.error][head.name] for head in task.heads}
+        values = heads.absolute_all(task, predictions, counts)
+        every = Evaluation(errors, values, measures)
+        if self._num_replicas == 1:
+            return every
+        mean: Evaluation = jax.tree.map(lambda value: value[-1:], every)
+        replicas: Evaluation = jax.tree.map(lambda value: value[:-1], every)
+        return replicas._replace(mean=mean)
 
     def validate(self, params: Params) -> dict[str, np.ndarray]:
         """Mean error of each head and replica on the validation samples, {head: [R]}.
@@ -160,8 +156,8 @@ class Evaluator:
 
     def _program(
         self, params: Params, arrays: Any, rows: Mapping[str, Array]
-    ) -> tuple[dict[str, Any], ...]:
-        """Measures and predictions of all replicas, and the measures of their mean."""
+    ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
+        """Measures and predictions of all replicas, and of their mean if several."""
         task = self._dataset.task
 
         def measures(predictions: Mapping[str, Array], batch: Batch) -> Any:
@@ -182,15 +178,17 @@ class Evaluator:
         def of_mean(predictions: Mapping[str, jax.Array]) -> Any:
             def step(_: None, known: Any) -> Any:
                 row, mean = known
-                return None, measures(mean, self._dataset.batch(arrays, row))
+                return None, (measures(mean, self._dataset.batch(arrays, row)), mean)
 
             mean = jax.tree.map(lambda value: value.mean(axis=0), predictions)
             found = jax.lax.scan(step, None, (rows, mean))[1]
             return jax.tree.map(lambda value: value[None], found)
 
         on_cpu = self._placement.on_cpu
-        found, predictions = over_replicas(one, (0,), self._num_replicas, on_cpu)(
-            params
-        )
-        several = self._num_replicas > 1
-        return found, predictions, of_mean(predictions) if several else {}
+        found: tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]
+        found = over_replicas(one, (0,), self._num_replicas, on_cpu)(params)
+        if self._num_replicas > 1:
+            found = jax.tree.map(
+                lambda *own: jnp.concatenate(own), found, of_mean(found[1])
+            )
+        return found

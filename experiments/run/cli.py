@@ -158,6 +158,11 @@ def cache_dir() -> pathlib.Path:
         return _homeless_cache()
 
 
+def data_root(data_dir: str | None) -> pathlib.Path:
+    """Where data sets lie: --data_dir, or the place in the cache."""
+    return pathlib.Path(data_dir or cache_dir() / "data")
+
+
 def _homeless_cache() -> pathlib.Path:
     """A folder that nobody else can write to, for programs are run from it.
 

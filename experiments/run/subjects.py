@@ -297,7 +297,7 @@ def _of_dataset(
             "expected --input=PATH, a file with the system: the checkpoint does not "
             "say on which data it was trained"
         )
-    root = pathlib.Path(options.data_dir or cli.cache_dir() / "data")
+    root = cli.data_root(options.data_dir)
     names = {field.name for field in dataclasses.fields(protocols.Data)}
     given = {own: value for own, value in settings.items() if own in names}
     if options.frame is not None:
